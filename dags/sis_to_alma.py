@@ -1,0 +1,53 @@
+"""
+### Payments from PeopleSoft to Alma
+
+Through the day: fetch PeopleSoft's query output of paid library items, take each payment into the
+ledger once, post it to Alma with *pay user fine/fee*, archive the file.
+
+| task | when it is red |
+|---|---|
+| `find_payment_files` | SFTP failed. Nothing was changed; clear it. |
+| `take_in_payments` | The ledger can't be reached. Clear it. |
+| `post_payments` | Alma is down, the day's calls are spent, or the first payment could not be read back. Each payment is posted or still waiting; clear it and it goes on. |
+| `archive_files` | SFTP failed (clear it), or a file was refused: the log of `take_in_payments` names every line. The other files are done. |
+
+Every task may be cleared and run again at any time: a payment is never posted twice.
+Connections: `alma_default`, `alma_ledger`, `sfs_sftp`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from airflow.sdk import DAG, Param
+
+from alma_hook import campus, operators
+from alma_hook.schedule import TASK_DEFAULTS, every
+
+SETTINGS_FILE = campus.find(Path(__file__).parent)
+CAMPUS = campus.load(SETTINGS_FILE)
+
+with DAG(
+    "sis_to_alma",
+    schedule=every(CAMPUS.sis_to_alma.schedule, CAMPUS.timezone),
+    catchup=False,
+    max_active_runs=1,
+    doc_md=__doc__,
+    tags=["alma", "peoplesoft", "fees"],
+    default_args={**TASK_DEFAULTS, "settings_file": str(SETTINGS_FILE)},
+    params={
+        "dry_run": Param(
+            False,
+            type="boolean",
+            title="Dry run",
+            description="Take the files in, post nothing, leave them there.",
+        ),
+    },
+):
+    (
+        operators.FindPaymentFiles(task_id="find_payment_files")
+        >> operators.TakeInPayments(task_id="take_in_payments")
+        >> operators.PostPayments(task_id="post_payments")
+        >> operators.ArchiveFiles(task_id="archive_files")
+        >> operators.Report(task_id="report")
+    )

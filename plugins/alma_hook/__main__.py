@@ -1,0 +1,138 @@
+"""``python -m alma_hook``: what is done by hand, once or after an accident."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from alma_hook import __version__, campus
+from alma_hook.errors import AlmaHookError, Fatal
+from alma_hook.ledger import Ledger, batches, institutions
+from alma_hook.resources import include
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except AlmaHookError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m alma_hook", description="Library fees between Alma and PeopleSoft."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True)
+
+    init = commands.add_parser(
+        "init", help="write the DAG files and a settings file for an installed package"
+    )
+    init.add_argument("directory", type=Path, help="an AIRFLOW_HOME: dags/ and include/ are made below it")
+    init.set_defaults(command=_init)
+
+    for name, command, text in (
+        ("migrate", _migrate, "bring the ledger's tables up to this package"),
+        ("open", _open, "open the ledger for live running, once"),
+        ("mark-delivered", _mark_delivered, "say that PeopleSoft has an unconfirmed batch"),
+        ("mark-not-delivered", _mark_not_delivered, "say that PeopleSoft never got an unconfirmed batch"),
+    ):
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument(
+            "--settings", type=Path, help=f"the settings file (default: ${campus.SETTINGS_VARIABLE})"
+        )
+        sub.add_argument("--ledger", help="the ledger's SQLAlchemy address (default: the Airflow connection)")
+        if command is _open:
+            sub.add_argument(
+                "--begin-clean",
+                action="store_true",
+                required=True,
+                help="PeopleSoft holds no library fees of ours yet",
+            )
+        if name.startswith("mark"):
+            sub.add_argument("batch")
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _init(options: argparse.Namespace) -> None:
+    """Never overwrites: a campus's own files are left as they are."""
+    targets = [(file, options.directory / "dags" / file.name) for file in sorted(_dag_files())]
+    targets.append((include("campus.toml"), options.directory / "include" / "campus.toml"))
+    for source, target in targets:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            print(f"kept     {target}")
+        else:
+            shutil.copyfile(source, target)
+            print(f"written  {target}")
+    print("Next: fill in include/campus.toml, create its connections, run `python -m alma_hook migrate`.")
+
+
+def _dag_files() -> list[Path]:
+    try:
+        folder = include("dags")
+    except FileNotFoundError:
+        folder = include("sql").parents[1] / "dags"
+    return list(folder.glob("*.py"))
+
+
+def _ledger(options: argparse.Namespace) -> Ledger:
+    settings = campus.load(options.settings or campus.find(Path.cwd()))
+    actor = getpass.getuser()
+    if options.ledger:
+        return Ledger(options.ledger, settings.institution, actor=actor)
+    from alma_hook.connections import open_ledger
+
+    return open_ledger(settings, run_id="command line", actor=actor)
+
+
+def _migrate(options: argparse.Namespace) -> None:
+    applied = _ledger(options).migrate()
+    print(
+        f"The ledger is up to date{': applied ' + ', '.join(applied) if applied else ', nothing to apply'}."
+    )
+
+
+def _open(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.write() as tx:
+        institutions.open_clean(tx, ledger.actor)
+    print(f"The ledger of {ledger.institution} is open.")
+
+
+def _mark_delivered(options: argparse.Namespace) -> None:
+    ledger = _checked_unconfirmed(options)
+    with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
+        batches.deliver(tx, options.batch, "unconfirmed")
+    print(f"Batch {options.batch} counts as delivered.")
+
+
+def _mark_not_delivered(options: argparse.Namespace) -> None:
+    ledger = _checked_unconfirmed(options)
+    with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
+        batches.drop(tx, options.batch, "unconfirmed")
+    print(f"Batch {options.batch} is given up; the next run works its fees out anew.")
+
+
+def _checked_unconfirmed(options: argparse.Namespace) -> Ledger:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        waiting = [row["batch_id"] for row in batches.in_states(tx, "unconfirmed")]
+    if options.batch not in waiting:
+        raise Fatal(f"Batch {options.batch} is not unconfirmed; those are: {', '.join(waiting) or 'none'}.")
+    return ledger
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,326 @@
+"""What PeopleSoft must be told of each fee: one formula, its evidence, and what is held back.
+
+    A  balance in Alma                   C  charges sent to PeopleSoft
+    Pa payments in the same reading      K  credits sent to PeopleSoft
+       that carry our key
+
+    due = A - (C - K - Pa)     above nought: a charge     below: a credit     nought: nothing
+
+C - K - Pa is what Alma's balance would be if nothing had happened but what both sides know.
+Whatever else happened is the difference, whatever its cause, so a run that is repeated, late or
+doubled sends nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date
+
+import pandas as pd
+
+from alma_hook import charge_file
+from alma_hook.campus import Campus
+from alma_hook.errors import SendingStopped
+from alma_hook.layouts import Layout
+from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, fees, moment, payments
+from alma_hook.ledger.batches import Line
+from alma_hook.ledger.exceptions import Listed
+from alma_hook.money import amount
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A fee as read, beside what the ledger knows of it. Amounts in cents."""
+
+    fee_id: str
+    status: str
+    type: str
+    currency: str | None
+    emplid: str
+    original: int
+    balance: int
+    own: tuple[tuple[str, int], ...]
+    charged: int
+    credited: int
+    posted: Mapping[str, int]
+    reason: str
+    problem: str | None
+    sent: Line | None
+
+    @property
+    def own_paid(self) -> int:
+        """Pa."""
+        return sum(value for _, value in self.own)
+
+    @property
+    def due(self) -> int:
+        """A - (C - K - Pa)."""
+        return self.balance - (self.charged - self.credited - self.own_paid)
+
+
+def decide(position: Position, campus: Campus, day: date) -> Line | Listed | None:
+    """Return the line a fee needs, or why it is held, or ``None``."""
+    kind = hold(position, campus)
+    if kind is not None:
+        return listed(position, kind)
+    if position.due == 0:
+        return None
+    if position.sent is None:
+        return first_charge(position, campus, day)
+    # Whatever the settings say today, a line about a known charge copies that charge.
+    return replace(
+        position.sent,
+        kind="charge" if position.due > 0 else "credit",
+        amount=abs(position.due),
+        effective_date=day.isoformat(),
+        reason=position.reason if position.due < 0 else "raised",
+    )
+
+
+def hold(position: Position, campus: Campus) -> str | None:
+    """Return why nothing may be sent for a fee now, or ``None``. The order is that of the evidence."""
+    p = position
+    if p.problem is not None:
+        return p.problem
+    if sorted(p.own) != sorted(p.posted.items()):
+        return "payments in Alma differ from those posted"
+    if p.due == 0 and p.status != "INDISPUTE":
+        return None
+    if p.type == "CREDIT":
+        return "credit in Alma"
+    if p.status == "INDISPUTE":
+        return "in dispute"
+    if p.status == "EXPORTED":
+        return "transferred by Alma's bursar profile"
+    if p.balance + p.own_paid > p.original:
+        return "balance above the original amount"
+    if p.currency not in (campus.currency, None):
+        return "other currency"
+    if p.sent is not None and p.emplid != p.sent.emplid and p.charged - p.credited - p.own_paid != 0:
+        return "EMPLID changed since the charge"
+    if p.due < 0 and (p.sent is None or -p.due > p.charged - p.credited):
+        return "credit above what was charged"
+    return first_charge_hold(p, campus) if p.sent is None else None
+
+
+def first_charge_hold(position: Position, campus: Campus) -> str | None:
+    """Return why a fee may not be charged for the first time. None of this ever holds a credit back."""
+    if position.type not in campus.item_types:
+        return "fee type without item type"
+    if not position.emplid:
+        return "no EMPLID"
+    if re.fullmatch(campus.emplid.pattern, position.emplid, re.ASCII) is None:
+        return "EMPLID of another shape"
+    return None
+
+
+def listed(position: Position, kind: str) -> Listed:
+    """Return the list's entry for a held fee; its amount is what would have been sent."""
+    told = amount(position.charged - position.credited)
+    detail = f"Alma {amount(position.balance)} in {position.status}; PeopleSoft was told {told}"
+    if kind == "fee type without item type":
+        detail += f"; give {position.type} an item type in the settings"
+    return Listed(kind, f"fee {position.fee_id}", position.due, detail, fee_id=position.fee_id)
+
+
+def first_charge(position: Position, campus: Campus, day: date) -> Line:
+    """Return the first charge of a fee, as the settings say today."""
+    return Line(
+        fee_id=position.fee_id,
+        kind="charge",
+        amount=position.due,
+        emplid=position.emplid,
+        item_type=campus.item_types[position.type],
+        term=campus.term(day),
+        reference=campus.reference(position.fee_id),
+        description=campus.description(position.type),
+        account_type=campus.sfs.account_type,
+        effective_date=day.isoformat(),
+        due_date="",
+        reason="new",
+    )
+
+
+@dataclass
+class PlanCounts:
+    """What a plan came to. ``totals`` in cents by kind; ``stale`` and ``busy`` fees are left to the next run."""
+
+    read: int = 0
+    charges: int = 0
+    credits: int = 0
+    charged: int = 0
+    credited: int = 0
+    listed: int = 0
+    stale: int = 0
+    busy: int = 0
+    batches: list[str] = field(default_factory=list)
+
+
+def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: str, live: bool) -> PlanCounts:
+    """Turn this run's readings into batches, all in one transaction.
+
+    A fee is left to the next run when its books changed after it was read, when a line of it is not
+    delivered yet, or when a payment of it is being posted. Raises ``SendingStopped`` when Alma shows
+    payments of ours that this ledger never made: it is then not the ledger that made them.
+    """
+    counts = PlanCounts()
+    with ledger.write(lease) as tx:
+        day = campus.today(moment(tx.now))
+        own = fees.own_payments_of_run(tx)
+        posted = payments.posted_by_fee(tx)
+        refuse_foreign(
+            own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
+        )
+        lines: dict[str, list[Line]] = {"charge": [], "credit": []}
+        held: list[Listed] = []
+        considered: list[str] = []
+        for row in fees.readings_of_run(tx):
+            counts.read += 1
+            if int(row["fee_version"]) != int(row["version"]):
+                counts.stale += 1
+                continue
+            if row["pending"] or row["in_flight"]:
+                counts.busy += 1
+                continue
+            considered.append(row["fee_id"])
+            decision = decide(position_of(row, own, posted.get(row["fee_id"], {})), campus, day)
+            if isinstance(decision, Listed):
+                held.append(decision)
+            elif decision is not None:
+                lines[decision.kind].append(decision)
+        for kind, of_kind in lines.items():
+            fitting, misfits = fit(layout, of_kind)
+            held += misfits
+            if fitting:
+                counts.batches.append(
+                    batches.open_batch(
+                        tx,
+                        f"{kind}s",
+                        live,
+                        fitting,
+                        batches.Target(
+                            layout=layout.name,
+                            file_name=campus.sfs.file_name.replace("{kind}", f"{kind}s").replace(
+                                "{date}", day.strftime("%Y%m%d")
+                            ),
+                            file_date=day.isoformat(),
+                            host=target,
+                            directory=campus.sfs.directory,
+                        ),
+                    )
+                )
+            total = sum(line.amount for line in fitting)
+            if kind == "charge":
+                counts.charges, counts.charged = len(fitting), total
+            else:
+                counts.credits, counts.credited = len(fitting), total
+        exceptions.close_others(tx, [f"fee {fee_id}" for fee_id in considered], held)
+        exceptions.open_all(tx, held)
+        counts.listed = len(held)
+        fees.put_back_stale(tx, live)
+        fees.forget_read(tx, live)
+    return counts
+
+
+def refuse_foreign(own: Mapping[str, Sequence[tuple[str, int]]], known: frozenset[str]) -> None:
+    """Stop when Alma shows payments with our mark that this ledger has never made."""
+    foreign = sorted(fee_id for fee_id, pairs in own.items() if any(key not in known for key, _ in pairs))
+    if foreign:
+        raise SendingStopped(
+            f"Alma shows payments of ours on {len(foreign)} fees that this ledger does not know (first: fee "
+            f"{foreign[0]}). The ledger is older than Alma's books, empty, or not this institution's: nothing was "
+            "sent. Put the right ledger back before anything else is run."
+        )
+
+
+def position_of(row: Row, own: Mapping[str, list[tuple[str, int]]], posted: Mapping[str, int]) -> Position:
+    """Return a fee's position from the ledger's row of it."""
+    sent = None
+    if row["line_reference"] is not None:
+        sent = Line(
+            fee_id=row["fee_id"],
+            kind="charge",
+            amount=1,
+            emplid=row["line_emplid"],
+            item_type=row["line_item_type"],
+            term=row["line_term"],
+            reference=row["line_reference"],
+            description=row["line_description"],
+            account_type=row["line_account_type"],
+            effective_date="",
+            due_date="",
+            reason="",
+        )
+    return Position(
+        fee_id=row["fee_id"],
+        status=row["status"],
+        type=row["type"],
+        currency=row["currency"],
+        emplid=row["emplid"] or "",
+        original=int(row["original"]),
+        balance=int(row["balance"]),
+        own=tuple(own.get(row["fee_id"], [])),
+        charged=int(row["charged"]),
+        credited=int(row["credited"]),
+        posted=posted,
+        reason=row["reason"],
+        problem=row["problem"],
+        sent=sent,
+    )
+
+
+def frame(lines: Sequence[Line | Row]) -> pd.DataFrame:
+    """Return lines as the table that ``charge_file.write`` takes."""
+    rows = [
+        dict(line) if isinstance(line, Mapping) else {n: getattr(line, n) for n in Line.__slots__}
+        for line in lines
+    ]
+    for row in rows:
+        row["reversal"] = "Y" if row["kind"] == "credit" else "N"
+    return pd.DataFrame(rows, columns=list(charge_file.COLUMNS))
+
+
+def fit(layout: Layout, lines: Sequence[Line]) -> tuple[list[Line], list[Listed]]:
+    """Part the lines that fit the layout from those that don't, so that one can't hold up the others."""
+    wrong = charge_file.misfits(layout, frame(lines)) if lines else {}
+    misfits = [
+        Listed(
+            "does not fit the layout",
+            f"fee {line.fee_id}",
+            line.amount if line.kind == "charge" else -line.amount,
+            wrong[line.fee_id],
+            fee_id=line.fee_id,
+        )
+        for line in lines
+        if line.fee_id in wrong
+    ]
+    return [line for line in lines if line.fee_id not in wrong], misfits
+
+
+def write_file(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, row: Row) -> bytes:
+    """Write one batch's file and keep its bytes in the ledger; return them.
+
+    A rehearsal's file begins with a line that no loader takes for a header.
+    """
+    with ledger.read() as tx:
+        lines = batches.lines(tx, row["batch_id"])
+    control = charge_file.Control(
+        kind=row["kind"],
+        line_count=int(row["line_count"]),
+        total=int(row["total"]),
+        origin_id=campus.sfs.origin_id,
+        business_unit=campus.sfs.business_unit,
+        currency=campus.currency,
+        file_date=date.fromisoformat(row["file_date"]),
+    )
+    content = charge_file.write(layout, control, frame(lines))
+    if row["state"] == "preview":
+        content = f"DRY RUN, NOT FOR LOADING{layout.newline}".encode(layout.encoding) + content
+    with ledger.write(lease) as tx:
+        batches.keep_content(tx, row["batch_id"], content, hashlib.sha256(content).hexdigest())
+        if row["state"] == "planned":
+            batches.move(tx, row["batch_id"], "planned", "written")
+    return content

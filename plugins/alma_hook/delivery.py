@@ -1,0 +1,228 @@
+"""Files to PeopleSoft, each exactly once.
+
+    written -> uploading -> (acknowledged) -> uploaded -> renaming -> delivered
+
+Each state is committed before the next action, so after a crash the state says what to look at on
+the far side. Whatever can't be told for sure is parked as ``unconfirmed`` for a person and never
+sent again by itself: a charge sent twice is worse than one that waits.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from dataclasses import dataclass
+from datetime import timedelta
+
+from alma_hook.campus import Sfs
+from alma_hook.errors import Retriable, SendingStopped
+from alma_hook.ledger import Lease, Ledger, Row, batches, moment
+from alma_hook.money import amount
+from alma_hook.remote import RemoteFolder
+
+TEMPORARY = ".part"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one batch ended: ``state`` is its state now."""
+
+    batch_id: str
+    file_name: str
+    state: str
+
+
+def deliver_all(ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder) -> list[Outcome]:
+    """Deliver every written batch, charges before credits, this run's or one that an earlier run left."""
+    with ledger.read() as tx:
+        rows = batches.in_states(tx, *batches.UNFINISHED[1:])
+    return [deliver(ledger, lease, sfs, folder, row["batch_id"]) for row in rows]
+
+
+def deliver(ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder, batch_id: str) -> Outcome:
+    """Take one batch as far as it goes: delivered, or parked as unconfirmed.
+
+    Raises ``Retriable`` when the connection fails; the batch stays in its state and the next attempt
+    goes on from there. Raises ``SendingStopped`` when the far side is not the batch's, or holds a
+    file of its name that is not its.
+    """
+    with ledger.read() as tx:
+        row = batches.batch(tx, batch_id)
+        content = batches.content(tx, batch_id)
+    if row["target"] != folder.target:
+        raise SendingStopped(
+            f"Batch {batch_id} was made for {row['target']}, and the connection names {folder.target} now. Put the "
+            "old address back until the batch is delivered, so that it can't be sent to two places."
+        )
+    delivery = _Delivery(ledger, lease, sfs, folder, row, content)
+    while delivery.state in batches.UNFINISHED:
+        delivery.step()
+    return Outcome(batch_id, row["file_name"], delivery.state)
+
+
+class _Delivery:
+    """One batch on its way. Every step looks at the far side, acts, and commits."""
+
+    def __init__(
+        self, ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder, row: Row, content: bytes
+    ) -> None:
+        self.ledger, self.lease, self.sfs, self.folder, self.row, self.content = (
+            ledger, lease, sfs, folder, row, content,
+        )  # fmt: skip
+        self.state: str = row["state"]
+        self.final = f"{row['directory']}/{row['file_name']}"
+        self.temporary = self.final + TEMPORARY
+        self.acknowledged = row["acknowledged_at"] is not None
+        # A state found at the start was left by an attempt that died: then the far side is asked first.
+        self.resumed = self.state in ("uploading", "uploaded", "renaming")
+
+    def step(self) -> None:
+        getattr(self, f"_{self.state}")()
+        self.resumed = False
+
+    def _written(self) -> None:
+        self._archive()
+        if self.folder.size(self.final) is not None:
+            raise SendingStopped(
+                f"A file named {self.row['file_name']} lies at PeopleSoft's already, and this ledger has not put it "
+                "there. Either the ledger is an older copy, or another one sends to the same folder. Nothing was sent."
+            )
+        self._move("uploading")
+
+    def _uploading(self) -> None:
+        if self.sfs.mode == "direct":
+            self._upload_direct()
+        elif self.resumed and self.acknowledged and self.folder.size(self.temporary) is None:
+            self._move("unconfirmed")
+        elif self.resumed and self.acknowledged and self._is_ours(self.temporary):
+            self._uploaded_now()
+        else:
+            self.folder.write(self.temporary, self.content)
+            self._acknowledge()
+            if self.folder.size(self.temporary) is None:
+                self._move("unconfirmed")
+            elif self._is_ours(self.temporary):
+                self._uploaded_now()
+            else:
+                raise Retriable(
+                    "The uploaded file reads back otherwise than it was written; it is put again."
+                )
+
+    def _upload_direct(self) -> None:
+        """Without a temporary name the far side may load the file at once, so any doubt is left to a person."""
+        if self.resumed:
+            if self.folder.size(self.final) is not None and self._is_ours(self.final):
+                self._delivered()
+            else:
+                self._move("unconfirmed")
+            return
+        self.folder.write(self.final, self.content)
+        self._acknowledge()
+        if self.folder.size(self.final) is None or self._is_ours(self.final):
+            self._delivered()
+        else:
+            self._move("unconfirmed")
+
+    def _uploaded(self) -> None:
+        if self.folder.size(self.temporary) is None:
+            self._move("unconfirmed")
+        else:
+            self._move("renaming")
+
+    def _renaming(self) -> None:
+        if self.resumed:
+            self._look_after_rename()
+            return
+        try:
+            self.folder.rename(self.temporary, self.final)
+        except Retriable:
+            # The answer may be lost, not the rename: only the far side knows.
+            self._look_after_rename(give_up=True)
+            return
+        self._delivered()
+
+    def _look_after_rename(self, give_up: bool = False) -> None:
+        if self.folder.size(self.final) is not None:
+            if self._is_ours(self.final):
+                self._delivered()
+            else:
+                self._move("unconfirmed")
+        elif self.folder.size(self.temporary) is not None:
+            if give_up:
+                raise Retriable("The far side did not rename the file; the next attempt does it.")
+            self.folder.rename(self.temporary, self.final)
+            self._delivered()
+        elif self._recently_uploaded():
+            self._delivered()
+        else:
+            self._move("unconfirmed")
+
+    def _recently_uploaded(self) -> bool:
+        """With both names gone soon after the upload, the far side has taken the file."""
+        uploaded = self.row["uploaded_at"]
+        with self.ledger.read() as tx:
+            now = moment(tx.now)
+        return uploaded is not None and now - moment(uploaded) <= timedelta(hours=self.sfs.taken_within_hours)
+
+    def _is_ours(self, path: str) -> bool:
+        if self.sfs.read_back == "none":
+            return True
+        if self.sfs.read_back == "size":
+            return self.folder.size(path) == len(self.content)
+        return hashlib.sha256(self.folder.read(path)).hexdigest() == str(self.row["sha256"])
+
+    def _move(self, state: str) -> None:
+        with self.ledger.write(self.lease) as tx:
+            batches.move(tx, self.row["batch_id"], self.state, state)
+        self.state = state
+
+    def _acknowledge(self) -> None:
+        with self.ledger.write(self.lease) as tx:
+            batches.acknowledge(tx, self.row["batch_id"])
+        self.acknowledged = True
+
+    def _uploaded_now(self) -> None:
+        with self.ledger.write(self.lease) as tx:
+            batches.move(tx, self.row["batch_id"], self.state, "uploaded", uploaded_at=tx.now)
+            self.row = batches.batch(tx, self.row["batch_id"])
+        self.state = "uploaded"
+
+    def _delivered(self) -> None:
+        with self.ledger.write(self.lease) as tx:
+            batches.deliver(tx, self.row["batch_id"], self.state)
+        self.state = "delivered"
+
+    def _archive(self) -> None:
+        """Keep the bytes and a manifest before anything is sent: from them the ledger can be rebuilt."""
+        with self.ledger.read() as tx:
+            lines = batches.lines(tx, self.row["batch_id"])
+        for name, data in (
+            (self.row["file_name"], self.content),
+            (self.row["file_name"] + ".manifest.csv", manifest(self.row, lines)),
+        ):
+            self.folder.write(f"{self.sfs.archive_directory}/{name}", data)
+
+
+def manifest(row: Row, lines: list[Row]) -> bytes:
+    """Return what a file says in the ledger's words: one row a line, enough to rebuild the ledger.
+
+    It holds no EMPLID; the archived file beside it does.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["batch", "kind", "sha256", "line", "fee", "cents", "item_type", "term", "reference"])
+    for line in lines:
+        writer.writerow(
+            [row["batch_id"], row["kind"], row["sha256"], line["line_no"], line["fee_id"], line["amount"],
+             line["item_type"], line["term"], line["reference"]]
+        )  # fmt: skip
+    return out.getvalue().encode("ascii")
+
+
+def describe(row: Row) -> str:
+    """Return one batch for a log: number, file, lines and total, without patron data."""
+    return (
+        f"batch {row['batch_id']} ({row['kind']}): {row['file_name']}, {row['line_count']} lines, "
+        f"{amount(int(row['total']))}, {row['state']}"
+    )

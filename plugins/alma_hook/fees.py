@@ -1,0 +1,195 @@
+"""Live reading of accounts: what Alma says of their fees right now, and whether that is evidence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from alma_hook import ledger as books
+from alma_hook.alma import STATUSES, Fee, User
+from alma_hook.errors import Inconsistent, QuotaSpent, Refused, Retriable, UserNotFound
+from alma_hook.ledger import Lease, Ledger
+from alma_hook.ledger import fees as entries
+
+_CHUNK = 50
+_FEW = 3
+_SECOND_LOOKS = 2
+
+NOT_FOUND = "fee not found in Alma"
+USER_GONE = "user not found in Alma"
+INCONSISTENT = "inconsistent reading"
+
+
+class FeesSource(Protocol):
+    """The two calls a reading needs."""
+
+    def fees(self, user_id: str, status: str = "ACTIVE") -> list[Fee]:
+        """Return a user's fees in one status."""
+        ...
+
+    def user(self, user_id: str) -> User:
+        """Return one user."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AccountReading:
+    """One account as read. ``missing`` wanted fees are in none of the four lists; ``problem`` says why."""
+
+    user_id: str
+    fees: tuple[Fee, ...] = ()
+    missing: frozenset[str] = frozenset()
+    problem: str | None = None
+    emplid: str | None = None
+
+
+@dataclass
+class ReadCounts:
+    """What a reading task did: accounts read, fees seen, accounts with a problem, accounts left unread."""
+
+    accounts: int = 0
+    fees: int = 0
+    problems: int = 0
+    unread: int = 0
+
+    def add(self, reading: AccountReading) -> None:
+        """Count one account."""
+        self.accounts += 1
+        self.fees += len(reading.fees)
+        self.problems += reading.problem is not None
+
+
+def read_account(
+    source: FeesSource, user_id: str, wanted: frozenset[str], emplid_source: str
+) -> AccountReading:
+    """Read one account, in as many statuses as it takes to find every wanted fee.
+
+    A fee seen in two lists moved between the calls, so the account is read again. A fee in no list
+    is reported as missing, never as settled.
+    """
+    try:
+        for _ in range(_SECOND_LOOKS + 1):
+            seen: dict[str, Fee] = {}
+            twice = False
+            for status in STATUSES:
+                if status != "ACTIVE" and wanted <= seen.keys():
+                    break
+                for fee in source.fees(user_id, status):
+                    twice = twice or fee.fee_id in seen
+                    # Of the other lists only what is looked for matters: old closed fees are not ours.
+                    if status == "ACTIVE" or fee.fee_id in wanted:
+                        seen[fee.fee_id] = fee
+            if not twice:
+                found, missing = tuple(seen.values()), wanted - seen.keys()
+                emplid = _emplid(source, user_id, emplid_source) if found else None
+                return AccountReading(user_id, found, missing, NOT_FOUND if missing else None, emplid)
+    except UserNotFound:
+        return AccountReading(user_id, missing=wanted, problem=USER_GONE)
+    except Refused as error:
+        return AccountReading(user_id, missing=wanted, problem=f"reading refused by Alma, code {error.code}")
+    except Inconsistent:
+        pass
+    return AccountReading(user_id, missing=wanted, problem=INCONSISTENT)
+
+
+def _emplid(source: FeesSource, user_id: str, emplid_source: str) -> str | None:
+    """Return the EMPLID among the user's identifiers; with ``primary_id`` the fee itself names it."""
+    if emplid_source == "primary_id":
+        return None
+    return source.user(user_id).identifiers.get(emplid_source.removeprefix("identifier:"), "")
+
+
+def read_accounts(
+    source: FeesSource,
+    ledger: Ledger,
+    lease: Lease,
+    *,
+    live: bool,
+    emplid_source: str,
+    workers: int,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> ReadCounts:
+    """Read every account on the list and store what was seen, some accounts a transaction.
+
+    Stops at once when the day's calls are down to the reserve (``QuotaSpent``); what is stored
+    stays, and the next attempt goes on from there.
+    """
+    counts = ReadCounts()
+    with ledger.write(lease) as tx:
+        entries.put_back_stale(tx, live)
+        todo = entries.accounts_left(tx, live)
+    with ThreadPoolExecutor(workers, "alma") as pool:
+        for start in range(0, len(todo), _CHUNK):
+            chunk = todo[start : start + _CHUNK]
+            with ledger.read() as tx:
+                wanted, before = entries.wanted(tx, chunk), entries.versions(tx, chunk)
+            attempt = partial(_attempt, source, wanted, emplid_source)
+            answers = list(pool.map(attempt, chunk))
+            with ledger.write(lease) as tx:
+                for answer in answers:
+                    if isinstance(answer, AccountReading):
+                        _store(tx, live, answer, before)
+                        counts.add(answer)
+            failed = [answer for answer in answers if isinstance(answer, Retriable)]
+            counts.unread += len(failed)
+            _raise_if_alma_is_down(failed, len(chunk))
+            progress(counts.accounts, len(todo))
+    return counts
+
+
+def _attempt(
+    source: FeesSource, wanted: dict[str, set[str]], emplid_source: str, user_id: str
+) -> AccountReading | Retriable:
+    try:
+        return read_account(source, user_id, frozenset(wanted[user_id]), emplid_source)
+    except Retriable as error:
+        return error
+
+
+def _raise_if_alma_is_down(failed: list[Retriable], of: int) -> None:
+    """One account that can't be read stays on the list for the next run.
+
+    Several with none read between them, or the end of the day's calls, is Alma's state and not theirs.
+    """
+    spent = [error for error in failed if isinstance(error, QuotaSpent)]
+    if spent or (len(failed) == of and of > _FEW):
+        raise (spent or failed)[0]
+
+
+def _store(tx: books.Tx, live: bool, reading: AccountReading, before: dict[str, int]) -> None:
+    for fee in reading.fees:
+        # A fee that belonged to another account before has no version from before the call: -1 is stale.
+        version = before.get(fee.fee_id)
+        if version is None:
+            version = -1 if entries.known(tx, fee.fee_id) else 0
+        emplid = fee.user_id if reading.emplid is None else reading.emplid
+        entries.store_reading(tx, fee, version, emplid=emplid, reason=reason_of(fee))
+    for fee_id in reading.missing:
+        entries.store_missing(tx, fee_id, before.get(fee_id, 0), reading.problem or NOT_FOUND)
+    entries.mark_read(tx, live, reading.user_id)
+
+
+def reason_of(fee: Fee) -> str:
+    """Say for people why a fee's balance is what it is; it never changes an amount."""
+    others = [t for t in fee.transactions if t not in fee.own_payments()]
+    kinds = [re.sub(r"[^a-z]", "", t.type.lower()) for t in others]
+    if any("waive" in kind for kind in kinds):
+        return "waived"
+    if any("payment" in kind for kind in kinds):
+        return "paid in the library"
+    if fee.status == "CLOSED" and not fee.transactions:
+        return "closed"
+    return "fee"
+
+
+def gather_open_accounts(ledger: Ledger, lease: Lease, live: bool, changed: Iterable[Fee] | None) -> int:
+    """List the accounts with open fees: all of them, or those of the fees that Alma names as changed."""
+    with ledger.write(lease) as tx:
+        if changed is None:
+            return entries.add_open_accounts(tx, live, "open fees")
+        users = entries.accounts_of_fees(tx, [fee.fee_id for fee in changed])
+        return entries.add_accounts(tx, live, sorted(users), "changed fees")

@@ -1,0 +1,160 @@
+"""Alma as an Airflow connection.
+
+Airflow's http provider builds the session (TLS, proxy, client certificate); the calls are made
+here. Its own ``run()`` would fetch the connection for each call, write bodies of errors to the log
+and, for asynchronous calls, repeat a POST that failed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlencode
+
+from airflow.sdk import BaseHook
+
+from alma_hook.errors import AlmaHookError, NotPermitted, OutcomeUnknown, QuotaSpent, Retriable
+from alma_hook.sftp import no_connection
+
+if TYPE_CHECKING:
+    from requests import Session
+
+    from alma_hook.alma import AlmaApi, Reply, Request
+
+#: What the session itself understands of a connection's extra; all else is ours and never sent.
+_SESSION_EXTRAS = ("proxies", "proxy", "verify", "verify_ssl", "cert", "trust_env")
+_CONNECT_SECONDS = 10
+
+
+class AlmaHook(BaseHook):
+    """A connection of type ``alma``: host is the API gateway's address, password the API key.
+
+    Extra: ``requests_per_second`` (default 10), ``timeout`` in seconds (default 20), ``write``
+    (default true), and the http provider's ``proxies``, ``verify``, ``cert``, ``trust_env``.
+    ``reserve`` daily calls are left to the campus's other integrations.
+    """
+
+    conn_name_attr = "alma_conn_id"
+    default_conn_name = "alma_default"
+    conn_type = "alma"
+    hook_name = "Ex Libris Alma"
+
+    def __init__(self, alma_conn_id: str = default_conn_name, *, reserve: int = 0, workers: int = 8) -> None:
+        super().__init__()
+        self.alma_conn_id = alma_conn_id
+        self.reserve = reserve
+        self.workers = workers
+        self.remaining: int | None = None
+        self._api: AlmaApi | None = None
+        self._may_write = True
+
+    def get_conn(self) -> AlmaApi:
+        """Return Alma's API over this connection; the connection is fetched once."""
+        if self._api is None:
+            from alma_hook.alma import AlmaApi
+            from alma_hook.pace import Pace
+
+            session, base, extra = self._session()
+            pace = Pace(float(extra.get("requests_per_second") or 10))
+            timeout = (_CONNECT_SECONDS, float(extra.get("timeout") or 20))
+
+            def send(request: Request) -> Reply:
+                self._keep_reserve()
+                pace.wait()
+                return _send(session, base, request, timeout)
+
+            self._may_write = bool(extra.get("write", True))
+            self._api = AlmaApi(send, on_quota=self._note_quota)
+        return self._api
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask Alma who the key belongs to and, when it is to write, whether it may."""
+        try:
+            api = self.get_conn()
+            institution = api.institution()
+            if self._may_write:
+                api.check_write()
+        except AlmaHookError as error:
+            return False, str(error)
+        return True, f"Alma answers for {institution}" + (
+            ", reading and writing" if self._may_write else ", reading"
+        )
+
+    def _note_quota(self, remaining: int) -> None:
+        self.remaining = remaining
+
+    def _keep_reserve(self) -> None:
+        if self.remaining is not None and self.remaining <= self.reserve:
+            raise QuotaSpent(
+                f"{self.remaining} of today's API calls are left, and {self.reserve} are kept for the campus's other "
+                "integrations. What was read or posted stays; the next run goes on from there."
+            )
+
+    def _session(self) -> tuple[Session, str, dict[str, Any]]:
+        from airflow.providers.http.hooks.http import HttpHook
+        from airflow.sdk import Connection
+        from airflow.sdk.exceptions import AirflowNotFoundException
+        from requests.adapters import HTTPAdapter
+
+        try:
+            connection = self.get_connection(self.alma_conn_id)
+        except AirflowNotFoundException:
+            raise no_connection(self.alma_conn_id) from None
+        key, host = connection.password, (connection.host or "").rstrip("/")
+        if not key or not host:
+            raise NotPermitted(f"Connection {self.alma_conn_id} lacks the gateway's address or the API key.")
+        if "://" not in host:
+            host = f"https://{host}"
+        extra: dict[str, Any] = connection.extra_dejson
+        plain = Connection(
+            conn_id=self.alma_conn_id, conn_type="http", host=host, port=connection.port,
+            extra=json.dumps({name: extra[name] for name in _SESSION_EXTRAS if name in extra}),
+        )  # fmt: skip
+
+        class _Http(HttpHook):
+            @classmethod
+            def get_connection(cls, _conn_id: str) -> Any:
+                return plain
+
+        http = _Http(adapter=HTTPAdapter(pool_maxsize=self.workers, max_retries=0))
+        session = http.get_conn(headers={"Authorization": f"apikey {key}"})
+        return session, http.base_url + "/almaws/v1", extra
+
+
+def _send(session: Session, base: str, request: Request, timeout: tuple[float, float]) -> Reply:
+    import requests
+
+    from alma_hook.alma import Reply
+
+    if request.send_before is not None and time.monotonic() > request.send_before:
+        raise Retriable("The call waited too long for its turn and was not sent.")
+    url = base + request.path
+    if request.query:
+        url += "?" + urlencode(request.query, quote_via=quote, safe="")
+    headers = {"Accept": request.accept}
+    if request.body is not None:
+        headers["Content-Type"] = "application/json"
+    try:
+        response = session.request(
+            request.method, url, data=request.body, headers=headers, timeout=timeout, allow_redirects=False
+        )
+    except requests.exceptions.SSLError:
+        raise NotPermitted("The gateway's certificate is not trusted; nothing was sent.") from None
+    except (requests.exceptions.ConnectTimeout, requests.exceptions.ProxyError) as error:
+        raise Retriable(f"Alma can't be reached ({type(error).__name__}); nothing was sent.") from None
+    except requests.exceptions.ConnectionError as error:
+        if _never_connected(error):
+            raise Retriable("Alma can't be reached (no connection); nothing was sent.") from None
+        raise OutcomeUnknown("The connection to Alma broke off before the answer came.") from None
+    except requests.exceptions.RequestException as error:
+        raise OutcomeUnknown(f"Alma's answer did not come ({type(error).__name__}).") from None
+    lower = {name.lower(): value for name, value in response.headers.items()}
+    return Reply(response.status_code, lower, response.content)
+
+
+def _never_connected(error: Exception) -> bool:
+    from urllib3.exceptions import NewConnectionError
+
+    reason = getattr(error.args[0], "reason", None) if error.args else None
+    return isinstance(reason, NewConnectionError)

@@ -1,0 +1,109 @@
+"""The list of what does not fit: opened once, kept until the numbers meet again or a person settles it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from alma_hook.ledger.store import Row, Tx, in_list
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One entry: ``subject`` (``fee 138...``, ``payment 00017``, ``file ...``) and the cents it is about."""
+
+    kind: str
+    subject: str
+    amount: int
+    detail: str
+    fee_id: str | None = None
+    payment_key: str | None = None
+
+
+def open_all(tx: Tx, entries: Iterable[Listed]) -> int:
+    """List these, or note that they still stand; return how many are new."""
+    new = 0
+    for entry in entries:
+        seen = tx.run(
+            "UPDATE exception_item SET seen_at = :now, amount = :amount, detail = :detail "
+            "WHERE institution = :i AND kind = :kind AND subject = :subject AND closed_at IS NULL",
+            now=tx.now,
+            amount=entry.amount,
+            detail=entry.detail,
+            kind=entry.kind,
+            subject=entry.subject,
+        )
+        if seen:
+            continue
+        new += 1
+        tx.run(
+            "INSERT INTO exception_item (institution, exception_id, kind, subject, fee_id, payment_key, amount, "
+            "detail, opened_at, opened_run, seen_at) "
+            "VALUES (:i, :id, :kind, :subject, :fee, :payment, :amount, :detail, :now, :run, :now)",
+            id=secrets.token_hex(6),
+            kind=entry.kind,
+            subject=entry.subject,
+            fee=entry.fee_id,
+            payment=entry.payment_key,
+            amount=entry.amount,
+            detail=entry.detail,
+            now=tx.now,
+            run=tx.run_id,
+        )
+        tx.event(entry.subject, "listed", entry.kind)
+    return new
+
+
+def close_others(tx: Tx, subjects: Sequence[str], keep: Iterable[Listed]) -> int:
+    """Close what is listed on these subjects and not in ``keep``: the numbers meet again."""
+    kept = {(entry.kind, entry.subject) for entry in keep}
+    sql = (
+        "SELECT exception_id, kind, subject FROM exception_item "
+        "WHERE institution = :i AND closed_at IS NULL AND subject"
+    )
+    over = [row for row in in_list(tx, sql, subjects) if (row["kind"], row["subject"]) not in kept]
+    for row in over:
+        close(tx, row["exception_id"], "system", "the numbers agree again")
+    return len(over)
+
+
+def close_subject(tx: Tx, subject: str, resolution: str) -> None:
+    """Close all that is listed on one subject."""
+    for row in tx.rows(
+        "SELECT exception_id FROM exception_item WHERE institution = :i AND closed_at IS NULL AND subject = :s",
+        s=subject,
+    ):
+        close(tx, row["exception_id"], "system", resolution)
+
+
+def close(tx: Tx, exception_id: str, by: str, resolution: str) -> None:
+    """Close one entry."""
+    tx.run(
+        "UPDATE exception_item SET closed_at = :now, closed_by = :by, resolution = :why "
+        "WHERE institution = :i AND exception_id = :id AND closed_at IS NULL",
+        now=tx.now,
+        by=by,
+        why=resolution,
+        id=exception_id,
+    )
+    subject = tx.one(
+        "SELECT subject FROM exception_item WHERE institution = :i AND exception_id = :id", id=exception_id
+    )
+    tx.event(str(subject), "settled", resolution)
+
+
+def open_items(tx: Tx) -> list[Row]:
+    """Return the open entries, oldest first."""
+    return tx.rows(
+        "SELECT * FROM exception_item WHERE institution = :i AND closed_at IS NULL ORDER BY opened_at, exception_id"
+    )
+
+
+def counts(tx: Tx) -> dict[str, int]:
+    """Return how many entries are open, by kind."""
+    rows = tx.rows(
+        "SELECT kind, COUNT(*) AS n FROM exception_item WHERE institution = :i AND closed_at IS NULL "
+        "GROUP BY kind ORDER BY kind"
+    )
+    return {row["kind"]: int(row["n"]) for row in rows}

@@ -1,0 +1,316 @@
+"""Accounts to read, readings of fees, and what the ledger expects of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from alma_hook.alma import Fee
+from alma_hook.ledger.store import Row, Tx, in_list
+
+_ADD = (
+    "INSERT INTO account_to_read (institution, live, user_id, why, added_at, added_run) "
+    "{source} ON CONFLICT (institution, live, user_id) DO UPDATE SET read_run = NULL"
+)
+_FEE = (
+    "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) VALUES (:i, :fee, :user, :now) "
+    "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id"
+)
+
+
+def add_accounts(tx: Tx, live: bool, user_ids: Iterable[str], why: str) -> int:
+    """Put accounts on the list of those to read live; return how many were named."""
+    rows = [{"live": int(live), "user": u, "why": why, "now": tx.now, "run": tx.run_id} for u in user_ids]
+    tx.many(_ADD.format(source="VALUES (:i, :live, :user, :why, :now, :run)"), rows)
+    return len(rows)
+
+
+def add_open_accounts(tx: Tx, live: bool, why: str) -> int:
+    """Put every account on the list that the ledger has open, by our books or by the last reading."""
+    source = (
+        "SELECT DISTINCT :i, CAST(:live AS INTEGER), user_id, CAST(:why AS TEXT), CAST(:now AS TEXT), "
+        "CAST(:run AS TEXT) FROM fee_wanted WHERE institution = :i"
+    )
+    return tx.run(_ADD.format(source=source), live=int(live), why=why, now=tx.now, run=tx.run_id)
+
+
+def accounts_of_fees(tx: Tx, fee_ids: Iterable[str]) -> set[str]:
+    """Return the accounts of those fees that the ledger knows."""
+    sql = "SELECT user_id FROM fee WHERE institution = :i AND fee_id"
+    return {row["user_id"] for row in in_list(tx, sql, list(fee_ids))}
+
+
+def clear_report(tx: Tx) -> None:
+    """Forget what an attempt of this run staged before: a report is read whole or not at all."""
+    tx.run("DELETE FROM reported_fee WHERE institution = :i AND run_id = :run", run=tx.run_id)
+
+
+def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep a report's rows (``fee``, ``user``, ``balance`` in cents) until they are compared.
+
+    A fee may stand in several rows, one a transaction; they are the same fee, so the last counts.
+    """
+    tx.many(
+        "INSERT INTO reported_fee VALUES (:i, :run, :fee, :user, :balance) "
+        "ON CONFLICT (institution, run_id, fee_id) DO UPDATE SET user_id = excluded.user_id, balance = excluded.balance",
+        [{"run": tx.run_id, **row} for row in rows],
+    )
+
+
+def nominate(tx: Tx, live: bool) -> tuple[int, int]:
+    """Compare the staged report with what the ledger expects; return fees reported, accounts to read.
+
+    A report is a day old, so it only names accounts: those of fees whose balance is not the expected
+    one, and those of fees open here that it does not show.
+    """
+    values = {"live": int(live), "now": tx.now, "run": tx.run_id}
+    reported = int(
+        tx.one("SELECT COUNT(*) FROM reported_fee WHERE institution = :i AND run_id = :run", run=tx.run_id)
+    )
+    differing = (
+        "FROM reported_fee r LEFT JOIN fee_expected e ON e.institution = r.institution AND e.fee_id = r.fee_id "
+        "WHERE r.institution = :i AND r.run_id = :run AND (e.fee_id IS NULL OR e.expected <> r.balance)"
+    )
+    columns = (
+        "CAST(:live AS INTEGER), user_id, CAST('report' AS TEXT), CAST(:now AS TEXT), CAST(:run AS TEXT)"
+    )
+    tx.run(
+        _ADD.format(source=f"SELECT DISTINCT :i, {columns.replace('user_id', 'r.user_id')} {differing}"),
+        **values,
+    )
+    tx.run(
+        "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) "
+        f"SELECT :i, r.fee_id, r.user_id, CAST(:now AS TEXT) {differing} "
+        "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id",
+        now=tx.now,
+        run=tx.run_id,
+    )
+    tx.run(
+        _ADD.format(
+            source=f"SELECT DISTINCT :i, {columns} FROM fee_wanted w WHERE w.institution = :i AND w.expected <> 0 "
+            "AND NOT EXISTS (SELECT 1 FROM reported_fee r WHERE r.institution = w.institution "
+            "AND r.run_id = :run AND r.fee_id = w.fee_id)"
+        ),
+        **values,
+    )
+    clear_report(tx)
+    return reported, len(accounts_left(tx, live))
+
+
+def accounts_left(tx: Tx, live: bool) -> list[str]:
+    """Return the accounts that this run has still to read."""
+    rows = tx.rows(
+        "SELECT user_id FROM account_to_read WHERE institution = :i AND live = :live "
+        "AND (read_run IS NULL OR read_run <> :run) ORDER BY user_id",
+        live=int(live),
+        run=tx.run_id,
+    )
+    return [row["user_id"] for row in rows]
+
+
+def put_back_stale(tx: Tx, live: bool) -> int:
+    """Put accounts back on the list whose fees changed in the ledger after this run had read them."""
+    return tx.run(
+        "UPDATE account_to_read SET read_run = NULL WHERE institution = :i AND live = :live AND read_run = :run "
+        "AND EXISTS (SELECT 1 FROM fee f JOIN reading r ON r.institution = f.institution AND r.fee_id = f.fee_id "
+        "WHERE f.institution = account_to_read.institution AND f.user_id = account_to_read.user_id "
+        "AND r.run_id = :run AND r.fee_version <> f.version)",
+        live=int(live),
+        run=tx.run_id,
+    )
+
+
+def wanted(tx: Tx, user_ids: Sequence[str]) -> dict[str, set[str]]:
+    """Return, for each account, the fees that must be found when it is read."""
+    found: dict[str, set[str]] = {user: set() for user in user_ids}
+    for row in in_list(
+        tx, "SELECT user_id, fee_id FROM fee_wanted WHERE institution = :i AND user_id", user_ids
+    ):
+        found[row["user_id"]].add(row["fee_id"])
+    return found
+
+
+def versions(tx: Tx, user_ids: Sequence[str]) -> dict[str, int]:
+    """Return the version of every fee of these accounts: what a reading made now is based on."""
+    sql = "SELECT fee_id, version FROM fee WHERE institution = :i AND user_id"
+    return {row["fee_id"]: int(row["version"]) for row in in_list(tx, sql, user_ids)}
+
+
+def known(tx: Tx, fee_id: str) -> bool:
+    """Whether the ledger has met this fee."""
+    return tx.one("SELECT 1 FROM fee WHERE institution = :i AND fee_id = :fee", fee=fee_id) is not None
+
+
+def store_reading(
+    tx: Tx, fee: Fee, version: int, *, emplid: str | None, reason: str, problem: str | None = None
+) -> None:
+    """Keep the newest reading of a fee; ``version`` is the fee's from before Alma was asked."""
+    tx.run(_FEE, fee=fee.fee_id, user=fee.user_id, now=tx.now)
+    own = fee.own_payments()
+    _store(
+        tx,
+        fee.fee_id,
+        {
+            "version": version,
+            "emplid": emplid,
+            "status": fee.status,
+            "type": fee.type,
+            "owner": fee.owner,
+            "currency": fee.currency,
+            "original": fee.original,
+            "balance": fee.balance,
+            "own": sum(t.cents for t in own),
+            "reason": reason,
+            "problem": problem,
+        },
+    )
+    tx.many(
+        "INSERT INTO reading_payment VALUES (:i, :fee, :place, :id, :amount)",
+        [{"fee": fee.fee_id, "place": n, "id": t.external_id, "amount": t.cents} for n, t in enumerate(own)],
+    )
+
+
+def store_missing(tx: Tx, fee_id: str, version: int, problem: str) -> None:
+    """Keep that a fee was found nowhere. Its last known balance stays as it was: unseen is not zero."""
+    changed = tx.run(
+        "UPDATE reading SET run_id = :run, read_at = :now, fee_version = :v, status = 'MISSING', problem = :p "
+        "WHERE institution = :i AND fee_id = :fee",
+        run=tx.run_id,
+        now=tx.now,
+        v=version,
+        p=problem,
+        fee=fee_id,
+    )
+    if not changed:
+        nothing = {
+            "emplid": None,
+            "type": "",
+            "owner": "",
+            "currency": None,
+            "original": 0,
+            "balance": 0,
+            "own": 0,
+        }
+        _store(
+            tx, fee_id, {**nothing, "version": version, "status": "MISSING", "reason": "", "problem": problem}
+        )
+
+
+def _store(tx: Tx, fee_id: str, values: Mapping[str, Any]) -> None:
+    for table in ("reading", "reading_payment"):
+        tx.run(f"DELETE FROM {table} WHERE institution = :i AND fee_id = :fee", fee=fee_id)
+    tx.run(
+        "INSERT INTO reading VALUES (:i, :fee, :run, :now, :version, :emplid, :status, :type, :owner, :currency, "
+        ":original, :balance, :own, :reason, :problem)",
+        fee=fee_id,
+        run=tx.run_id,
+        now=tx.now,
+        **values,
+    )
+
+
+def mark_read(tx: Tx, live: bool, user_id: str) -> None:
+    """Note that this run has read an account."""
+    tx.run(
+        "UPDATE account_to_read SET read_run = :run WHERE institution = :i AND live = :live AND user_id = :user",
+        run=tx.run_id,
+        live=int(live),
+        user=user_id,
+    )
+
+
+def forget_read(tx: Tx, live: bool) -> None:
+    """Take the accounts off the list whose readings this run has considered."""
+    tx.run(
+        "DELETE FROM account_to_read WHERE institution = :i AND live = :live AND read_run = :run",
+        live=int(live),
+        run=tx.run_id,
+    )
+
+
+def readings_of_run(tx: Tx) -> list[Row]:
+    """Return this run's readings with the fee's position and the line that a credit would copy."""
+    return tx.rows(
+        "SELECT r.*, p.user_id, p.version, p.charged, p.credited, p.pending, p.received, p.posted, p.in_flight, "
+        "c.emplid AS line_emplid, c.item_type AS line_item_type, c.term AS line_term, "
+        "c.reference AS line_reference, c.description AS line_description, c.account_type AS line_account_type "
+        "FROM reading r JOIN fee_position p ON p.institution = r.institution AND p.fee_id = r.fee_id "
+        "LEFT JOIN line c ON c.institution = r.institution AND c.fee_id = r.fee_id AND c.state = 'sent' "
+        "AND c.kind = 'charge' AND NOT EXISTS (SELECT 1 FROM line d WHERE d.institution = c.institution "
+        "AND d.fee_id = c.fee_id AND d.state = 'sent' AND d.kind = 'charge' "
+        "AND (d.batch_id > c.batch_id OR (d.batch_id = c.batch_id AND d.line_no > c.line_no))) "
+        "WHERE r.institution = :i AND r.run_id = :run ORDER BY r.fee_id",
+        run=tx.run_id,
+    )
+
+
+def own_payments_of_run(tx: Tx) -> dict[str, list[tuple[str, int]]]:
+    """Return, by fee, the payments with our key that this run's readings showed."""
+    rows = tx.rows(
+        "SELECT q.fee_id, q.external_id, q.amount FROM reading_payment q "
+        "JOIN reading r ON r.institution = q.institution AND r.fee_id = q.fee_id "
+        "WHERE q.institution = :i AND r.run_id = :run ORDER BY q.fee_id, q.place",
+        run=tx.run_id,
+    )
+    found: dict[str, list[tuple[str, int]]] = {}
+    for row in rows:
+        found.setdefault(row["fee_id"], []).append((row["external_id"], int(row["amount"])))
+    return found
+
+
+def touch(tx: Tx, fee_ids: Iterable[str]) -> None:
+    """Make every reading of these fees stale: their lines or payments have changed."""
+    tx.many(
+        "UPDATE fee SET version = version + 1 WHERE institution = :i AND fee_id = :fee",
+        [{"fee": fee_id} for fee_id in fee_ids],
+    )
+
+
+def balances(tx: Tx) -> Row:
+    """Return the balances line: what both sides hold, what explains the difference, what does not."""
+    nothing = dict.fromkeys(("fees", "alma", "peoplesoft", "explained", "on_its_way", "unexplained"), 0)
+    return tx.row("SELECT * FROM balances WHERE institution = :i") or nothing
+
+
+def store_balance(tx: Tx, fee: Fee, external_id: str, value: int) -> None:
+    """Bring the last reading of a fee up to a payment just posted. It stays too old to plan from."""
+    changed = tx.run(
+        "UPDATE reading SET balance = :balance, status = :status, own_paid = own_paid + :value "
+        "WHERE institution = :i AND fee_id = :fee AND NOT EXISTS (SELECT 1 FROM reading_payment q "
+        "WHERE q.institution = reading.institution AND q.fee_id = reading.fee_id AND q.external_id = :id)",
+        balance=fee.balance,
+        status=fee.status,
+        value=value,
+        fee=fee.fee_id,
+        id=external_id,
+    )
+    if changed:
+        tx.run(
+            "INSERT INTO reading_payment SELECT :i, CAST(:fee AS TEXT), COALESCE(MAX(place), -1) + 1, "
+            "CAST(:id AS TEXT), CAST(:value AS BIGINT) FROM reading_payment WHERE institution = :i AND fee_id = :fee",
+            fee=fee.fee_id,
+            id=external_id,
+            value=value,
+        )
+
+
+def export_taken(tx: Tx, live: bool, name: str, sha256: str) -> bool:
+    """Whether an export of the SIS profile was taken in before."""
+    sql = (
+        "SELECT 1 FROM export_file WHERE institution = :i AND live = :live AND name = :name AND sha256 = :sha"
+    )
+    return tx.one(sql, live=int(live), name=name, sha=sha256) is not None
+
+
+def take_export(tx: Tx, live: bool, name: str, sha256: str, user_ids: Sequence[str]) -> None:
+    """List an export's accounts and remember the file, both or neither."""
+    add_accounts(tx, live, user_ids, "modified")
+    tx.run(
+        "INSERT INTO export_file VALUES (:i, :live, :name, :sha, :accounts, :now, :run)",
+        live=int(live),
+        name=name,
+        sha=sha256,
+        accounts=len(user_ids),
+        now=tx.now,
+        run=tx.run_id,
+    )

@@ -1,0 +1,26 @@
+"""An institution's books as a whole: opened once, by a person."""
+
+from __future__ import annotations
+
+from alma_hook.errors import Fatal, SendingStopped
+from alma_hook.ledger.store import Tx
+
+
+def require_opened(tx: Tx) -> None:
+    """Raise ``SendingStopped`` unless a person has opened this ledger for live running."""
+    if tx.one("SELECT opened_at FROM institution WHERE institution = :i") is None:
+        raise SendingStopped(
+            "This ledger was never opened, so it knows nothing of what PeopleSoft already holds, and would charge it "
+            "again. If PeopleSoft holds no library fees of ours, run `python -m alma_hook open --begin-clean` once. If "
+            "it does, this is not the right ledger: put the right one back."
+        )
+
+
+def open_clean(tx: Tx, by: str) -> None:
+    """Open the books with nothing in PeopleSoft. Raises ``Fatal`` when they are open already."""
+    if tx.one("SELECT opened_at FROM institution WHERE institution = :i") is not None:
+        raise Fatal("This ledger is open already; opening is done once.")
+    tx.run(
+        "UPDATE institution SET opened_at = :now, opened_by = :by WHERE institution = :i", now=tx.now, by=by
+    )
+    tx.event("institution", "opened", "clean: PeopleSoft holds no library fees of ours")

@@ -1,0 +1,250 @@
+"""Payment files, the payments in them, and how far their posting to Alma has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alma_hook.errors import LeaseTaken
+from alma_hook.ledger import fees
+from alma_hook.ledger.store import Row, Tx, in_list
+
+#: States from which a payment may (again) be tried.
+WAITING = ("new", "posting", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """One payment as PeopleSoft reported it; ``amount`` in cents, more than nought."""
+
+    payment_key: str
+    external_id: str
+    fee_id: str | None
+    emplid: str
+    amount: int
+    paid_on: str
+    line_no: int
+
+
+def keep_file(tx: Tx, name: str, sha256: str, content: bytes) -> bool:
+    """Keep a file's bytes; return whether it is new. The same bytes under the same name are the same file.
+
+    One that was archived before and lies there again is only to be archived again.
+    """
+    new = tx.run(
+        "INSERT INTO payment_file (institution, name, sha256, state, content, found_at, run_id) "
+        "VALUES (:i, :name, :sha, 'found', :content, :now, :run) ON CONFLICT (institution, name, sha256) DO NOTHING",
+        name=name,
+        sha=sha256,
+        content=content,
+        now=tx.now,
+        run=tx.run_id,
+    )
+    tx.run(
+        "UPDATE payment_file SET state = 'taken' "
+        "WHERE institution = :i AND name = :name AND sha256 = :sha AND state = 'archived'",
+        name=name,
+        sha=sha256,
+    )
+    return bool(new)
+
+
+def withdraw_absent(tx: Tx, present: set[tuple[str, str]]) -> list[str]:
+    """Drop refused files that are no longer in the folder; return the subjects they were listed under."""
+    gone = [row for row in files(tx, "refused") if (row["name"], row["sha256"]) not in present]
+    for row in gone:
+        move_file(tx, row["name"], row["sha256"], "withdrawn")
+    return [f"file {row['sha256'][:12]}" for row in gone]
+
+
+def files(tx: Tx, *states: str) -> list[Row]:
+    """Return the files in these states without their bytes, by name."""
+    names = ", ".join(f"'{state}'" for state in states)
+    return tx.rows(
+        "SELECT name, sha256, state, lines, lines_new, lines_refused, found_at, run_id FROM payment_file "
+        f"WHERE institution = :i AND state IN ({names}) ORDER BY found_at, name"
+    )
+
+
+def file_content(tx: Tx, name: str, sha256: str) -> bytes:
+    """Return a file's bytes."""
+    sql = "SELECT content FROM payment_file WHERE institution = :i AND name = :name AND sha256 = :sha"
+    return bytes(tx.one(sql, name=name, sha=sha256))
+
+
+def move_file(tx: Tx, name: str, sha256: str, state: str, **counts: int) -> None:
+    """Set a file's state and, when taken in, its counts of lines."""
+    allowed = {"lines", "lines_new", "lines_refused"}
+    sets = "".join(f", {column} = :{column}" for column in counts if column in allowed)
+    tx.run(
+        f"UPDATE payment_file SET state = :state{sets} WHERE institution = :i AND name = :name AND sha256 = :sha",
+        state=state,
+        name=name,
+        sha=sha256,
+        **counts,
+    )
+    tx.event(f"file {sha256[:12]}", state)
+
+
+def known(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
+    """Return the amounts of those payments that were taken in before, by key."""
+    sql = "SELECT payment_key, amount FROM payment WHERE institution = :i AND payment_key"
+    return {row["payment_key"]: int(row["amount"]) for row in in_list(tx, sql, keys)}
+
+
+def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> None:
+    """Take payments in, each once for ever."""
+    first = int(tx.one("SELECT last_payment FROM institution WHERE institution = :i")) + 1
+    tx.run("UPDATE institution SET last_payment = last_payment + :n WHERE institution = :i", n=len(found))
+    tx.many(
+        "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
+        "file_name, file_sha256, line_no, taken_at, run_id, state) VALUES (:i, :payment_key, :no, :external_id, "
+        ":fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new')",
+        [
+            {
+                "no": number,
+                "file": file_name,
+                "sha": file_sha256,
+                "now": tx.now,
+                "run": tx.run_id,
+                **{name: getattr(payment, name) for name in Payment.__slots__},
+            }
+            for number, payment in enumerate(found, first)
+        ],
+    )
+    tx.events(
+        [
+            (f"payment {number}", "taken in", f"file {file_sha256[:12]}, line {payment.line_no}")
+            for number, payment in enumerate(found, first)
+        ]
+    )
+
+
+def to_post(tx: Tx) -> list[Row]:
+    """Return every payment still to be posted, with the fee's account and the EMPLID it was charged to.
+
+    ``account`` is null where no fee of ours is meant, ``charged_emplid`` where it was never charged.
+    """
+    return tx.rows(
+        "SELECT p.*, f.user_id AS account, (SELECT MAX(l.emplid) FROM line l WHERE l.institution = p.institution "
+        "AND l.fee_id = p.fee_id AND l.state = 'sent' AND l.kind = 'charge') AS charged_emplid "
+        "FROM payment p LEFT JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
+        "WHERE p.institution = :i AND p.state IN ('new', 'posting', 'unknown') ORDER BY f.user_id, p.payment_no"
+    )
+
+
+def mark_posting(tx: Tx, payment: Row, amount: int) -> Row:
+    """Set the mark that stands before the call, and return the payment as it is then.
+
+    Whoever finds the mark knows that money may have moved.
+    """
+    marked = tx.run(
+        "UPDATE payment SET state = 'posting', trying = :amount, marked_at = :now, attempts = attempts + 1 "
+        "WHERE institution = :i AND payment_key = :key AND state = :state AND attempts = :attempts",
+        amount=amount,
+        now=tx.now,
+        key=payment["payment_key"],
+        state=payment["state"],
+        attempts=payment["attempts"],
+    )
+    if not marked:
+        raise LeaseTaken("Another run posts this payment; it is left to that run.")
+    if payment["fee_id"] is not None:
+        fees.touch(tx, [payment["fee_id"]])
+    tx.event(f"payment {payment['payment_no']}", "posting")
+    return {
+        **payment,
+        "state": "posting",
+        "trying": amount,
+        "marked_at": tx.now,
+        "attempts": payment["attempts"] + 1,
+    }
+
+
+def settle_posting(
+    tx: Tx,
+    payment: Row,
+    state: str,
+    *,
+    posted: int = 0,
+    code: str | None = None,
+    tracking_id: str | None = None,
+) -> Row:
+    """Record how a posting ended and return the payment as it is then.
+
+    ``posted``, ``unknown``, ``new`` when surely nothing happened, ``settled`` when nothing is to be posted.
+
+    ``payment`` is the row as it was read, or as ``mark_posting`` left it: a worker that stood still
+    while another took over changes nothing any more.
+    """
+    settled = tx.run(
+        "UPDATE payment SET state = :state, posted = :posted, code = :code, tracking_id = :tracking "
+        "WHERE institution = :i AND payment_key = :key AND state = :before AND attempts = :attempts",
+        before=payment["state"],
+        attempts=payment["attempts"],
+        state=state,
+        posted=posted,
+        code=code,
+        tracking=tracking_id,
+        key=payment["payment_key"],
+    )
+    if not settled:
+        raise LeaseTaken("Another run took over this payment; it is left to that run.")
+    if payment["fee_id"] is not None:
+        fees.touch(tx, [payment["fee_id"]])
+    detail = ", ".join(
+        filter(None, [f"code {code}" if code else "", f"trackingId {tracking_id}" if tracking_id else ""])
+    )
+    tx.event(f"payment {payment['payment_no']}", {"new": "not posted"}.get(state, state), detail)
+    return {**payment, "state": state, "posted": posted}
+
+
+def explained_by_credits(tx: Tx) -> list[Row]:
+    """Return the listed payments, not wholly posted, of fees whose credits since then make up for them."""
+    return tx.rows(
+        "SELECT p.* FROM payment p JOIN unposted u ON u.institution = p.institution AND u.fee_id = p.fee_id "
+        "WHERE p.institution = :i AND p.amount > p.posted AND p.state IN ('new', 'posted') "
+        "AND u.credited_since >= u.unposted AND EXISTS (SELECT 1 FROM exception_item x "
+        "WHERE x.institution = p.institution AND x.payment_key = p.payment_key AND x.closed_at IS NULL)"
+    )
+
+
+def posted_by_fee(tx: Tx) -> dict[str, dict[str, int]]:
+    """Return what this run's readings should show: per fee, our key and cents of each posted payment."""
+    found: dict[str, dict[str, int]] = {}
+    for row in tx.rows(
+        "SELECT p.fee_id, p.external_id, p.posted FROM payment p "
+        "JOIN reading r ON r.institution = p.institution AND r.fee_id = p.fee_id "
+        "WHERE p.institution = :i AND r.run_id = :run AND p.state = 'posted'",
+        run=tx.run_id,
+    ):
+        found.setdefault(row["fee_id"], {})[row["external_id"]] = int(row["posted"])
+    return found
+
+
+def known_external_ids(tx: Tx, ids: Sequence[str]) -> frozenset[str]:
+    """Return those of these keys that this ledger made."""
+    sql = "SELECT external_id FROM payment WHERE institution = :i AND external_id"
+    return frozenset(row["external_id"] for row in in_list(tx, sql, ids))
+
+
+def canary_passed(tx: Tx) -> bool:
+    """Whether a payment of this institution was ever read back from Alma."""
+    return tx.one("SELECT canary_at FROM institution WHERE institution = :i") is not None
+
+
+def pass_canary(tx: Tx) -> None:
+    """Record that the first live payment was read back."""
+    tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i", now=tx.now)
+    tx.event("institution", "first payment read back from Alma")
+
+
+def payments_of_fee(tx: Tx, fee_id: str) -> list[dict[str, Any]]:
+    """Return every payment on a fee, oldest first."""
+    return [
+        dict(row)
+        for row in tx.rows(
+            "SELECT * FROM payment WHERE institution = :i AND fee_id = :fee ORDER BY payment_no", fee=fee_id
+        )
+    ]

@@ -1,0 +1,433 @@
+"""PeopleSoft's payments into the ledger, and from there to Alma, each exactly once.
+
+For each payment: read the account's fees; is our key on the fee already, it is posted. Else mark it
+``posting``, commit, call, and record the outcome. An unclear outcome is looked at again after a
+quiet period longer than any call can last: our key found means posted, the fee found without our
+key means that it may be tried again, the fee not found means that nothing is known yet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import groupby
+from typing import Protocol
+
+from alma_hook import payment_file
+from alma_hook.alma import STATUSES, Fee
+from alma_hook.campus import Campus
+from alma_hook.errors import (
+    AlmaHookError,
+    BadFile,
+    Inconsistent,
+    OutcomeUnknown,
+    Refused,
+    Retriable,
+    SendingStopped,
+    UserNotFound,
+)
+from alma_hook.ledger import Lease, Ledger, Row, Tx, exceptions, fees, moment
+from alma_hook.ledger import payments as entries
+from alma_hook.ledger.exceptions import Listed
+from alma_hook.money import amount
+from alma_hook.remote import RemoteFolder
+
+#: A call must leave within this many seconds of its mark, or not at all: a worker that stood still
+#: must not send late, when another may have taken over.
+DEADLINE_SECONDS = 30.0
+
+
+class FeesTarget(Protocol):
+    """The two calls that posting needs."""
+
+    def fees(self, user_id: str, status: str = "ACTIVE") -> list[Fee]:
+        """Return a user's fees in one status."""
+        ...
+
+    def pay(
+        self,
+        user_id: str,
+        fee_id: str,
+        value: int,
+        external_id: str,
+        comment: str,
+        method: str,
+        send_before: float,
+    ) -> Fee:
+        """Pay cents on a fee; not sent once the monotonic clock is past ``send_before``."""
+        ...
+
+
+def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus) -> tuple[int, int]:
+    """Keep the bytes of every payment file in the folder; return how many lie there and how many are new.
+
+    A file that was refused and is gone or replaced since is off the list of exceptions.
+    """
+    directory = campus.sis_to_alma.directory
+    new = 0
+    present = set()
+    for file in folder.files(directory, campus.sis_to_alma.pattern):
+        content = folder.read(f"{directory}/{file.name}")
+        digest = hashlib.sha256(content).hexdigest()
+        present.add((file.name, digest))
+        with ledger.write(lease) as tx:
+            new += entries.keep_file(tx, file.name, digest, content)
+    with ledger.write(lease) as tx:
+        for subject in entries.withdraw_absent(tx, present):
+            exceptions.close_subject(tx, subject, "the file was taken away or replaced")
+    return len(present), new
+
+
+def archive_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus) -> int:
+    """Move every file that is taken in out of the folder; return how many.
+
+    One whose bytes have changed since stays: it is another file, for the next run.
+    """
+    settings = campus.sis_to_alma
+    with ledger.read() as tx:
+        rows = entries.files(tx, "taken")
+    moved = 0
+    for row in rows:
+        path = f"{settings.directory}/{row['name']}"
+        if folder.size(path) is not None:
+            if hashlib.sha256(folder.read(path)).hexdigest() != row["sha256"]:
+                continue
+            stamp = ledger.now().strftime("%Y%m%dT%H%M%S%f")
+            folder.rename(path, f"{settings.archive_directory}/{stamp}_{row['name']}")
+        with ledger.write(lease) as tx:
+            entries.move_file(tx, row["name"], row["sha256"], "archived")
+        moved += 1
+    return moved
+
+
+@dataclass
+class TakeInCounts:
+    """What a take-in came to: ``lines`` = ``new`` + ``known`` + ``refused``."""
+
+    files: int = 0
+    files_refused: int = 0
+    lines: int = 0
+    new: int = 0
+    known: int = 0
+    refused: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
+    """Take the lines of every file found into the ledger, each payment once for ever.
+
+    A file is taken in one transaction or refused as a whole (listed, left in its place, the others
+    go on). A line that is refused is listed by its content, so tomorrow's cumulative file does not
+    list it twice. A known payment with another amount changes nothing and is listed.
+    """
+    counts = TakeInCounts()
+    with ledger.read() as tx:
+        waiting = entries.files(tx, "found", "refused")
+    for row in waiting:
+        with ledger.read() as tx:
+            content = entries.file_content(tx, row["name"], row["sha256"])
+        try:
+            file = payment_file.read(row["name"], content, campus)
+        except BadFile as error:
+            _refuse_file(ledger, lease, row, error)
+            counts.files_refused += 1
+            counts.faults.append(str(error))
+            continue
+        with ledger.write(lease) as tx:
+            _take_in_file(tx, row, file, counts)
+    return counts
+
+
+def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None:
+    with ledger.write(lease) as tx:
+        entries.move_file(tx, row["name"], row["sha256"], "refused")
+        exceptions.open_all(tx, [Listed("payment file refused", f"file {row['sha256'][:12]}", 0, str(error))])
+
+
+def _take_in_file(tx: Tx, row: Row, file: payment_file.PaymentFile, counts: TakeInCounts) -> None:
+    known = entries.known(tx, [p.payment_key for p in file.payments])
+    by_key: dict[str, list[entries.Payment]] = {}
+    for payment in file.payments:
+        by_key.setdefault(payment.payment_key, []).append(payment)
+    new = [found[0] for key, found in by_key.items() if key not in known]
+    entries.add(tx, row["name"], row["sha256"], new)
+    listed = [
+        Listed(
+            "payment with another amount",
+            f"payment line {hashlib.sha256(key.encode()).hexdigest()[:16]}",
+            payment.amount - before,
+            f"line {payment.line_no} of {row['name']} says {amount(payment.amount)}, taken in before as {amount(before)}",
+            fee_id=payment.fee_id,
+            payment_key=key,
+        )
+        for key, found in by_key.items()
+        for before in [known.get(key, found[0].amount)]
+        for payment in found
+        if payment.amount != before
+    ]
+    listed += [
+        Listed(
+            "payment line refused",
+            f"payment line {line.digest}",
+            0,
+            f"line {line.line_no} of {row['name']}, {line.field}: {line.text}",
+        )
+        for line in file.refused
+    ]
+    exceptions.open_all(tx, listed)
+    exceptions.close_others(tx, [f"file {row['sha256'][:12]}"], [])
+    entries.move_file(
+        tx,
+        row["name"],
+        row["sha256"],
+        "taken",
+        lines=file.lines,
+        lines_new=len(new),
+        lines_refused=len(file.refused),
+    )
+    counts.files += 1
+    counts.lines += file.lines
+    counts.new += len(new)
+    counts.known += len(file.payments) - len(new)
+    counts.refused += len(file.refused)
+
+
+@dataclass
+class PostCounts:
+    """What a posting came to; ``cents`` is what was newly applied in Alma."""
+
+    tried: int = 0
+    posted: int = 0
+    cents: int = 0
+    found_posted: int = 0
+    waiting: int = 0
+    listed: int = 0
+
+
+def post(
+    ledger: Ledger,
+    lease: Lease,
+    campus: Campus,
+    alma: FeesTarget,
+    *,
+    monotonic: Callable[[], float] = time.monotonic,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> PostCounts:
+    """Post every waiting payment to Alma, account by account.
+
+    One account that can't be read leaves its payments to the next run; Alma being down for several in
+    a row ends the task (``Retriable``). Raises ``SendingStopped`` when the first payment ever can't be
+    read back.
+    """
+    with ledger.read() as tx:
+        waiting = entries.to_post(tx)
+    poster = _Poster(ledger, lease, campus, alma, monotonic)
+    done = failed_in_a_row = 0
+    for account, group in groupby(waiting, key=lambda row: row["account"]):
+        payments = list(group)
+        try:
+            poster.account(account, payments)
+            failed_in_a_row = 0
+        except UserNotFound:
+            poster.list_all(payments, "user not found in Alma")
+        except Refused as error:
+            poster.list_all(payments, "reading refused by Alma", error)
+        except Inconsistent:
+            poster.counts.waiting += len(payments)
+        except Retriable:
+            poster.counts.waiting += len(payments)
+            failed_in_a_row += 1
+            if failed_in_a_row == 3:
+                raise
+        done += len(payments)
+        progress(done, len(waiting))
+    settle_by_credits(ledger, lease)
+    return poster.counts
+
+
+def settle_by_credits(ledger: Ledger, lease: Lease) -> int:
+    """Settle payments that a credit delivered later explains; return how many.
+
+    A fee paid in both places is credited in PeopleSoft, where the student then gets the money back:
+    nothing is left to post.
+    """
+    with ledger.write(lease) as tx:
+        explained = entries.explained_by_credits(tx)
+        for row in explained:
+            if row["state"] == "new":
+                entries.settle_posting(tx, row, "settled")
+            exceptions.close_subject(
+                tx, f"payment {row['payment_no']}", "a credit of that size was delivered later"
+            )
+    return len(explained)
+
+
+class _Poster:
+    def __init__(
+        self, ledger: Ledger, lease: Lease, campus: Campus, alma: FeesTarget, monotonic: Callable[[], float]
+    ) -> None:
+        self.ledger, self.lease, self.campus, self.alma = ledger, lease, campus, alma
+        self.monotonic = monotonic
+        self.counts = PostCounts()
+        with ledger.read() as tx:
+            self.canary_passed = entries.canary_passed(tx)
+
+    def account(self, account: str | None, payments: Sequence[Row]) -> None:
+        """Post one account's payments, from one reading of its fees."""
+        if account is None:
+            self.list_all(payments, "no such fee was charged")
+            return
+        payments = [row for row in payments if not self._held(row)]
+        if not payments:
+            return
+        found = self._read(account, {str(row["fee_id"]) for row in payments})
+        for row in payments:
+            fee = found.get(row["fee_id"])
+            if fee is None:
+                # Not seen is not settled: a payment whose outcome is unclear stays so.
+                self._list(row, "fee not found in Alma")
+                continue
+            after = self._one(account, row, fee)
+            if after is not None:
+                found[row["fee_id"]] = after
+
+    def _held(self, row: Row) -> bool:
+        if row["charged_emplid"] is None:
+            self._list(row, "no such fee was charged")
+        elif row["charged_emplid"] != row["emplid"]:
+            self._list(row, "payment by another EMPLID than was charged")
+        elif row["state"] in ("posting", "unknown") and self._quiet_until(row):
+            self._list(row, "outcome of the posting unclear")
+            self.counts.waiting += 1
+        else:
+            return False
+        return True
+
+    def _quiet_until(self, row: Row) -> bool:
+        """Whether a call made under the mark may still be on its way."""
+        with self.ledger.read() as tx:
+            now = moment(tx.now)
+        return now < moment(row["marked_at"]) + timedelta(minutes=self.campus.sis_to_alma.quiet_minutes)
+
+    def _read(self, account: str, wanted: set[str]) -> dict[str, Fee]:
+        """Return the wanted fees, looked for in as many statuses as it takes."""
+        found: dict[str, Fee] = {}
+        for status in STATUSES:
+            for fee in self.alma.fees(account, status):
+                if fee.fee_id in wanted:
+                    if fee.fee_id in found:
+                        raise Inconsistent("A fee moved from one list to another while it was read.")
+                    found[fee.fee_id] = fee
+            if wanted <= found.keys():
+                break
+        return found
+
+    def _one(self, account: str, row: Row, fee: Fee) -> Fee | None:
+        """Post one payment on a fee as read; return the fee as it stands then, if it changed."""
+        ours = [t for t in fee.own_payments() if t.external_id == row["external_id"]]
+        if ours:
+            self._posted(row, fee, sum(t.cents for t in ours[:1]), found=True)
+            return None
+        if row["state"] != "new":
+            # The quiet period is over and the fee is seen without our key: it was not applied.
+            with self.ledger.write(self.lease) as tx:
+                row = entries.settle_posting(tx, row, "new")
+        if fee.status != "ACTIVE" or fee.balance <= 0:
+            self._list(
+                row, "fee already settled in Alma" if fee.balance <= 0 else f"fee is {fee.status} in Alma"
+            )
+            return None
+        value = min(int(row["amount"]), fee.balance)
+        deadline = self.monotonic() + DEADLINE_SECONDS
+        with self.ledger.write(self.lease) as tx:
+            row = entries.mark_posting(tx, row, value)
+        self.counts.tried += 1
+        settings = self.campus.sis_to_alma
+        try:
+            after = self.alma.pay(
+                account,
+                fee.fee_id,
+                value,
+                row["external_id"],
+                settings.comment,
+                settings.method,
+                send_before=deadline,
+            )
+            if after.fee_id != fee.fee_id or fee.balance - after.balance != value:
+                raise OutcomeUnknown("Alma's answer does not show the payment.")
+        except OutcomeUnknown as error:
+            self._settle(row, "unknown", error)
+            self._list(row, "outcome of the posting unclear", error)
+            return None
+        except Refused as error:
+            self._settle(row, "new", error)
+            self._list(row, "refused by Alma", error)
+            return None
+        except AlmaHookError as error:
+            # Surely not applied: never sent, or refused before Alma looked at it.
+            self._settle(row, "new", error)
+            raise
+        self._posted(row, after, value)
+        self._canary(account, row, value)
+        return after
+
+    def _posted(self, row: Row, fee: Fee, value: int, found: bool = False) -> None:
+        over = int(row["amount"]) - value
+        with self.ledger.write(self.lease) as tx:
+            entries.settle_posting(tx, row, "posted", posted=value)
+            listed = [self._listing(row, "paid more than Alma's balance", over)] if over > 0 else []
+            exceptions.close_others(tx, [self._subject(row)], listed)
+            exceptions.open_all(tx, listed)
+            # So that the balances count the payment on both sides; the next plan reads for itself.
+            fees.store_balance(tx, fee, row["external_id"], value)
+        self.counts.posted += 1
+        self.counts.listed += over > 0
+        if found:
+            self.counts.found_posted += 1
+        else:
+            self.counts.cents += value
+
+    def _canary(self, account: str, row: Row, value: int) -> None:
+        """Read the institution's first payment back before a second one is made."""
+        if self.canary_passed:
+            return
+        seen = self._read(account, {str(row["fee_id"])}).get(row["fee_id"])
+        ours = [t for t in seen.own_payments() if t.external_id == row["external_id"]] if seen else []
+        if [t.cents for t in ours] != [value]:
+            raise SendingStopped(
+                f"Payment {row['payment_no']}, the first of this institution, was accepted by Alma but does not show "
+                "there with our external_transaction_id and amount. Without that no payment can be told from another "
+                "after a failure, so posting stops here. Look at the fee in Alma."
+            )
+        with self.ledger.write(self.lease) as tx:
+            entries.pass_canary(tx)
+        self.canary_passed = True
+
+    def _settle(self, row: Row, state: str, error: AlmaHookError) -> None:
+        with self.ledger.write(self.lease) as tx:
+            entries.settle_posting(tx, row, state, code=error.code, tracking_id=error.tracking_id)
+
+    def list_all(self, rows: Sequence[Row], kind: str, error: AlmaHookError | None = None) -> None:
+        """List every payment of an account."""
+        for row in rows:
+            self._list(row, kind, error)
+
+    def _list(self, row: Row, kind: str, error: AlmaHookError | None = None) -> None:
+        listed = self._listing(row, kind, int(row["amount"]), error)
+        with self.ledger.write(self.lease) as tx:
+            exceptions.close_others(tx, [listed.subject], [listed])
+            exceptions.open_all(tx, [listed])
+        self.counts.listed += 1
+
+    def _listing(self, row: Row, kind: str, value: int, error: AlmaHookError | None = None) -> Listed:
+        part = f"{amount(value)} of {amount(int(row['amount']))}"
+        detail = f"{part} not in Alma; file {row['file_sha256'][:12]}, line {row['line_no']}"
+        if error is not None:
+            detail += f"; {error}"
+        return Listed(kind, self._subject(row), value, detail, row["fee_id"], row["payment_key"])
+
+    def _subject(self, row: Row) -> str:
+        return f"payment {row['payment_no']}"

@@ -1,0 +1,49 @@
+"""``python -m simulator serve --work DIR``: a campus to try things on."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from simulator.campus import DEFAULT_LAYOUT
+from simulator.serve import serve
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; other subcommands are added to its subparsers."""
+    top = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("serve", help="run Alma, PeopleSoft and SFTP until SIGTERM or Ctrl-C")
+    command.add_argument(
+        "--work", type=Path, required=True, help="folder for simulator.json and the SFTP files"
+    )
+    command.add_argument("--alma-port", type=int, default=0, help="0 takes a free port")
+    command.add_argument("--sftp-port", type=int, default=0, help="0 takes a free port")
+    command.add_argument("--seed", type=int, default=1, help="the same seed makes the same campus")
+    command.add_argument("--students", type=int, default=2000)
+    command.add_argument("--fees", type=int, default=1500)
+    command.add_argument("--layout", type=Path, default=DEFAULT_LAYOUT, help="SFS layout declaration (TOML)")
+    command.set_defaults(run=_serve)
+    return top
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    serve(
+        arguments.work,
+        alma_port=arguments.alma_port,
+        sftp_port=arguments.sftp_port,
+        seed=arguments.seed,
+        students=arguments.students,
+        fees=arguments.fees,
+        layout=arguments.layout,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand; returns the exit code."""
+    arguments = parser().parse_args(argv)
+    arguments.run(arguments)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
