@@ -1,10 +1,12 @@
 """``python -m simulator serve --work DIR``: a campus to try things on."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from simulator.campus import DEFAULT_LAYOUT
+from simulator.demo import demo, up
 from simulator.serve import serve
 
 
@@ -23,10 +25,35 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--fees", type=int, default=1500)
     command.add_argument("--layout", type=Path, default=DEFAULT_LAYOUT, help="SFS layout declaration (TOML)")
     command.set_defaults(run=_serve)
+    for name, play, text in (
+        (
+            "demo",
+            demo,
+            "the round trip in a real Airflow, told as it happens; exit status 0 when the books agree",
+        ),
+        ("up", up, "the same, left running with Airflow's pages until Ctrl-C"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--work", type=Path, default=Path(".work") / name, help="folder, made anew")
+        command.add_argument("--layout", default="default", help="name of a layout in include/layouts")
+        command.add_argument("--seed", type=int, default=1)
+        command.add_argument("--students", type=int, default=2000)
+        command.add_argument("--fees", type=int, default=1500)
+        command.set_defaults(run=partial(_play, play))
     return top
 
 
-def _serve(arguments: argparse.Namespace) -> None:
+def _play(play: Callable[..., int], arguments: argparse.Namespace) -> int:
+    return play(
+        arguments.work.resolve(),
+        layout=arguments.layout,
+        seed=arguments.seed,
+        students=arguments.students,
+        fees=arguments.fees,
+    )
+
+
+def _serve(arguments: argparse.Namespace) -> int:
     serve(
         arguments.work,
         alma_port=arguments.alma_port,
@@ -36,13 +63,13 @@ def _serve(arguments: argparse.Namespace) -> None:
         fees=arguments.fees,
         layout=arguments.layout,
     )
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns the exit code."""
     arguments = parser().parse_args(argv)
-    arguments.run(arguments)
-    return 0
+    return int(arguments.run(arguments))
 
 
 if __name__ == "__main__":

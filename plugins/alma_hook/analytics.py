@@ -83,6 +83,9 @@ def take_in(
         if stale:
             raise BadFile("The report can't be used.", [Fault(name, stale)])
         reported, accounts = fees.nominate(tx, live)
+        day = campus.today(moment(tx.now))
+        if live and day.strftime("%a").lower() == campus.alma_to_sis.sweep_weekday:
+            accounts += fees.sweep(tx, day.isoformat())
     return ReportCounts(rows, reported, accounts, updated)
 
 

@@ -126,12 +126,13 @@ def _key(values: Mapping[str, str], digest: str, seen: Counter[str]) -> str:
 
 
 def _table(name: str, content: bytes, settings: SisToAlma) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    if not content.strip():
-        raise BadFile(
-            "A payment file can't be taken in.",
-            [Fault(name, "is empty: not even a heading; run the query again")],
-        )
+    empty = BadFile(
+        "A payment file can't be taken in.",
+        [Fault(name, "is empty: not even a heading; run the query again")],
+    )
     text = _decode(name, content)
+    if not text.strip():
+        raise empty
     if not text.endswith(("\n", "\r")):
         raise BadFile(
             "A payment file can't be taken in.",
@@ -152,6 +153,8 @@ def _table(name: str, content: bytes, settings: SisToAlma) -> tuple[list[str], l
         raise BadFile(
             "A payment file can't be taken in.", [Fault(name, f"is not CSV: {error}", line=reader.line_num)]
         ) from None
+    if not rows:
+        raise empty
     header = [cell.strip() for cell in rows[0][1]]
     faults = _heading_faults(name, header, settings)
     faults += [

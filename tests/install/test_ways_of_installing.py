@@ -113,7 +113,8 @@ def dropped_in(tmp_path: Path) -> Path:
     """An AIRFLOW_HOME with the three folders copied into it."""
     home = tmp_path / "airflow"
     for folder in ("plugins", "dags", "include"):
-        shutil.copytree(ROOT / folder, home / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        made = shutil.ignore_patterns("__pycache__", ".*_cache")
+        shutil.copytree(ROOT / folder, home / folder, ignore=made)
     return home
 
 
@@ -132,6 +133,7 @@ def test_the_plugin_scan_executes_what_is_not_ignored(other_environment, dropped
     """So the test above tests something."""
     for ignore in dropped_in.glob("plugins/**/.airflowignore"):
         ignore.unlink()
+    (dropped_in / "plugins" / "alma_hook" / "__main__.py").unlink()  # executed, it would end the process
 
     seen = look(other_environment, dropped_in, dropped_in / "dags")
 
@@ -156,7 +158,7 @@ def test_the_wheel_carries_all_that_stands_beside_plugins(wheel):
 
     for source, inside in (("include", "alma_hook/include"), ("dags", "alma_hook/include/dags")):
         for path in (ROOT / source).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and path.suffix != ".pyc":
                 assert f"{inside}/{path.relative_to(ROOT / source).as_posix()}" in names
     assert not [name for name in names if name.endswith((".pyc", ".db"))]
     assert not [name for name in names if not name.startswith(("alma_hook/", "alma_sfs_dags-"))]

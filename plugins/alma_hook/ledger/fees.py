@@ -34,6 +34,16 @@ def add_open_accounts(tx: Tx, live: bool, why: str) -> int:
     return tx.run(_ADD.format(source=source), live=int(live), why=why, now=tx.now, run=tx.run_id)
 
 
+def sweep(tx: Tx, day: str) -> int:
+    """Once on a day, list every open account, for what no report nominated; return how many were added."""
+    if tx.one("SELECT 1 FROM event WHERE institution = :i AND subject = 'sweep' AND detail = :day", day=day):
+        return 0
+    tx.event("sweep", "all open accounts listed", day)
+    before = len(accounts_left(tx, True))
+    add_open_accounts(tx, True, "sweep")
+    return len(accounts_left(tx, True)) - before
+
+
 def accounts_of_fees(tx: Tx, fee_ids: Iterable[str]) -> set[str]:
     """Return the accounts of those fees that the ledger knows."""
     sql = "SELECT user_id FROM fee WHERE institution = :i AND fee_id"

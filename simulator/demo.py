@@ -1,0 +1,351 @@
+"""``python -m simulator demo``: the money's round trip in a real Airflow, told as it happens.
+
+The campus is simulated, Airflow and the package are not. At the end the simulator's own books are laid
+beside the ledger's list of exceptions; what neither side can explain must be 0.00.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from simulator.airflow_home import AirflowHome
+from simulator.campus import Campus
+from simulator.serve import running
+
+ROOT = Path(__file__).resolve().parents[1]
+CALLS_PER_SECOND = 150  # the simulator's limit and the package's share of it; real campuses have 10 to 50
+
+SETTINGS = """\
+institution = "{institution}"
+live = true
+
+[alma_to_sis]
+report_path = "{report_path}"
+export_directory = "{sis_export}"
+reserve_calls = 1000
+
+[sfs]
+layout = "{layout}"
+business_unit = "CAMPS"
+origin_id = "LIB01"
+account_type = "LIB"
+directory = "{inbound}"
+archive_directory = "{archive}"
+
+[item_types]
+OVERDUEFINE = "300000000001"
+LOSTITEMREPLACEMENTFEE = "300000000002"
+LOSTITEMPROCESSFEE = "300000000003"
+
+[sis_to_alma]
+directory = "{outbound}"
+archive_directory = "{outbound_archive}"
+
+[sis_to_alma.columns]
+payment_id = "Payment ID"
+emplid = "Emplid"
+reference = "Reference Number"
+amount = "Paid Amount"
+paid_on = "Date Paid"
+"""
+
+
+@dataclass
+class Told:
+    """What the runs came to, from what the tasks returned."""
+
+    lines: Counter[str] = field(default_factory=Counter)
+    cents: Counter[str] = field(default_factory=Counter)
+    failed: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Both systems' books at the end, in cents. ``unexplained`` is a sum of absolute differences."""
+
+    fees: int
+    alma: int
+    peoplesoft: int
+    explained: int
+    unexplained: int
+    exceptions: Counter[str]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every difference is on the list with its very amount."""
+        return self.unexplained == 0
+
+
+class Demo:
+    """A simulated campus, a real Airflow, and the story between them. All files lie below ``work``."""
+
+    def __init__(self, work: Path, campus: Campus, facts: dict[str, Any], layout: str) -> None:
+        self.campus = campus
+        self.told = Told()
+        self.ledger = work / "ledger.db"
+        settings = work / "campus.toml"
+        settings.write_text(
+            SETTINGS.format(
+                institution=facts["alma"]["institution"],
+                report_path=facts["alma"]["report_path"],
+                layout=layout,
+                **facts["folders"],
+            )
+        )
+        for command in (("migrate",), ("open", "--begin-clean")):
+            _bridge(*command, "--settings", str(settings), "--ledger", f"sqlite:///{self.ledger}")
+        self.airflow = AirflowHome(
+            work / "airflow",
+            dags=ROOT / "dags",
+            env={"ALMA_HOOK_CAMPUS": str(settings)},
+            connections=_connections(facts, self.ledger),
+        )
+
+    # -- runs ------------------------------------------------------------------------------------------------
+
+    def run(self, dag_id: str, conf: dict[str, Any] | None = None) -> None:
+        """Run a DAG and tell what came of it."""
+        started = time.monotonic()
+        run_id = self.airflow.trigger(dag_id, conf or {})
+        state = self.airflow.wait(dag_id, run_id, timeout=240)
+        seconds = time.monotonic() - started
+        if state != "success":
+            self.told.failed.append(dag_id)
+            self._show_failure(dag_id, run_id)
+        said = (
+            self._count_out(dag_id, run_id) if dag_id.startswith("alma") else self._count_back(dag_id, run_id)
+        )
+        method = f" by {conf['method']}" if conf and "method" in conf else ""
+        print(f"  {dag_id}{method}: {said} [{state}, {seconds:.0f} s]", flush=True)
+
+    def _count_out(self, dag_id: str, run_id: str) -> str:
+        plan = self.airflow.xcom(dag_id, run_id, "plan_batches") or {}
+        for kind, cents in (("charges", "charged"), ("credits", "credited")):
+            self.told.lines[kind] += plan.get(kind, 0)
+            self.told.cents[kind] += plan.get(cents, 0)
+        read = (self.airflow.xcom(dag_id, run_id, "read_fees") or {}).get("accounts", 0)
+        return (
+            f"{read} accounts read, {plan.get('charges', 0)} charges {_dollars(plan.get('charged', 0))}, "
+            f"{plan.get('credits', 0)} credits {_dollars(plan.get('credited', 0))}"
+        )
+
+    def _count_back(self, dag_id: str, run_id: str) -> str:
+        taken = self.airflow.xcom(dag_id, run_id, "take_in_payments") or {}
+        posted = self.airflow.xcom(dag_id, run_id, "post_payments") or {}
+        self.told.lines["payments"] += posted.get("posted", 0)
+        self.told.cents["payments"] += posted.get("cents", 0)
+        return (
+            f"{taken.get('lines', 0)} lines ({taken.get('new', 0)} new), "
+            f"{posted.get('posted', 0)} payments posted {_dollars(posted.get('cents', 0))}"
+        )
+
+    def _show_failure(self, dag_id: str, run_id: str) -> None:
+        for task_id, state in self.airflow.task_states(dag_id, run_id).items():
+            if state in ("failed", "up_for_retry"):
+                print(f"  {dag_id}.{task_id} is {state}:\n{self.airflow.task_log(dag_id, run_id, task_id)}")
+
+    # -- the story -------------------------------------------------------------------------------------------
+
+    def tell(self) -> None:
+        """Run both DAGs through a few days of campus life."""
+        campus = self.campus
+        _say("Fees go out. Day 1: Alma's Analytics report")
+        self.run("alma_to_sis", {"method": "analytics_report"})
+        self._loaded()
+
+        _say("Day 2: 40 new fees; Alma's SIS profile exports the accounts modified in 24 hours")
+        campus.clock.advance(hours=12)
+        campus.new_fees(40)
+        campus.write_sis_export(24)
+        self.run("alma_to_sis", {"method": "sis_profile"})
+        self._loaded()
+
+        _say("Day 2, noon: 10 fees paid at the desk and 10 waived; only open accounts are looked at again")
+        campus.clock.advance(hours=4)
+        campus.desk_payments(10)
+        campus.waives(10)
+        self.run("alma_to_sis", {"method": "open_fees"})
+        self._loaded()
+
+        _say("Day 3: 25 new fees; every user is asked for")
+        campus.clock.advance(hours=20)
+        campus.new_fees(25)
+        self.run("alma_to_sis", {"method": "all_users"})
+        self._loaded()
+
+        _say("Payments come back: a third is paid in PeopleSoft, some in part, 5 too much; 20 paid at the desk, 15 waived")
+        campus.students_pay(1 / 3)
+        campus.overpay(5)
+        campus.desk_payments(20)
+        campus.waives(15)
+        campus.write_query_output()
+        self.run("sis_to_alma")
+
+        _say("Day 4: the report shows it all; PeopleSoft is told what happened in Alma")
+        campus.clock.advance(hours=20)
+        campus.refresh_analytics()
+        self.run("alma_to_sis", {"method": "analytics_report"})
+        self._loaded()
+
+        _say("The same again at once: nothing may be sent and nothing posted")
+        before = Counter(self.told.lines)
+        campus.write_query_output()
+        self.run("sis_to_alma")
+        self.run("alma_to_sis", {"method": "analytics_report"})
+        if self.told.lines != before:
+            self.told.failed.append("a repeated run moved money")
+
+    def _loaded(self) -> None:
+        results = self.campus.load_inbound()
+        posted = sum(result.posted for result in results)
+        rejects = sum(len(result.rejects) for result in results)
+        refused = [str(result.error) for result in results if not result.loaded]
+        self.told.failed += refused
+        print(
+            f"  PeopleSoft loaded {len(results)} files: {posted} lines posted, {rejects} rejected", flush=True
+        )
+
+    # -- the end ---------------------------------------------------------------------------------------------
+
+    def settle(self) -> Settled:
+        """Lay the two systems' own books beside what the ledger lists."""
+        with sqlite3.connect(f"file:{self.ledger}?mode=ro", uri=True) as ledger:
+            listed = dict(
+                ledger.execute("SELECT fee_id, alma - peoplesoft FROM fee_balance WHERE exceptions > 0")
+            )
+            kinds = Counter(
+                dict(
+                    ledger.execute(
+                        "SELECT kind, COUNT(*) FROM exception_item WHERE closed_at IS NULL GROUP BY kind"
+                    )
+                )
+            )
+        books = self.campus.books()
+        explained = unexplained = 0
+        for fee in books.unequal.values():
+            if listed.get(fee.fee_id) == fee.difference_cents:
+                explained += fee.difference_cents
+            else:
+                unexplained += abs(fee.difference_cents)
+        unexplained += sum(abs(cents) for cents in books.foreign.values())
+        return Settled(
+            len(books.fees), books.alma_cents, books.peoplesoft_cents, explained, unexplained, kinds
+        )
+
+    def show(self, settled: Settled, seconds: float) -> None:
+        """Print the table."""
+        told = self.told
+        print("\n  SIMULATED campus, real Airflow")
+        print("  " + "-" * 62)
+        rows = [
+            ("fees in Alma", settled.fees, ""),
+            *(
+                (f"{kind} sent to PeopleSoft", told.lines[kind], _dollars(told.cents[kind]))
+                for kind in ("charges", "credits")
+            ),
+            ("payments posted to Alma", told.lines["payments"], _dollars(told.cents["payments"])),
+            ("open in Alma", "", _dollars(settled.alma)),
+            ("open in PeopleSoft", "", _dollars(settled.peoplesoft)),
+            ("difference explained by listed exceptions", "", _dollars(settled.explained)),
+            ("UNEXPLAINED", "", _dollars(settled.unexplained)),
+        ]
+        for name, count, cents in rows:
+            print(f"  {name:42} {count:>6} {cents:>12}")
+        print("  " + "-" * 62)
+        for kind, count in sorted(settled.exceptions.items()):
+            print(f"  listed: {kind:46} {count:>3}")
+        print(f"  {seconds:.0f} seconds", flush=True)
+
+
+def demo(
+    work: Path, *, layout: str = "default", seed: int = 1, students: int = 2000, fees: int = 1500
+) -> int:
+    """Tell the story once; return 0 when every run succeeded and nothing is unexplained."""
+    return _play(work, layout, seed, students, fees, keep=False)
+
+
+def up(work: Path, *, layout: str = "default", seed: int = 1, students: int = 2000, fees: int = 1500) -> int:
+    """Tell the story, then leave Airflow and the campus running until Ctrl-C."""
+    return _play(work, layout, seed, students, fees, keep=True)
+
+
+def _play(work: Path, layout: str, seed: int, students: int, fees: int, *, keep: bool) -> int:
+    started = time.monotonic()
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    path = ROOT / "include" / "layouts" / f"{layout}.toml"
+    with running(work / "campus", seed=seed, students=students, fees=fees, layout=path) as (campus, facts):
+        campus.limits.per_second = CALLS_PER_SECOND + 5
+        demo_ = Demo(work, campus, facts, layout)
+        _say(f"A simulated campus of {students} students with {fees} open fees; starting a real Airflow")
+        demo_.airflow.prepare()
+        try:
+            demo_.airflow.start(ui=keep)
+            demo_.tell()
+            settled = demo_.settle()
+            demo_.show(settled, time.monotonic() - started)
+            if keep:
+                _wait(demo_.airflow)
+        finally:
+            demo_.airflow.stop()
+    held = settled.holds and not demo_.told.failed
+    print("  The books agree." if held else f"  THE BOOKS DO NOT AGREE: {demo_.told.failed}", flush=True)
+    return 0 if held else 1
+
+
+def _wait(airflow: AirflowHome) -> None:
+    print(f"\n  Airflow: {airflow.url}   login admin   password {airflow.password}")
+    print("  Ctrl-C ends it.", flush=True)
+    try:
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        print()
+
+
+def _connections(facts: dict[str, Any], ledger: Path) -> dict[str, dict[str, Any]]:
+    sftp = {
+        "conn_type": "sftp",
+        **{name: facts["sftp"][name] for name in ("host", "port", "login", "password")},
+        "extra": {"host_key": facts["sftp"]["host_key"]},
+    }
+    return {
+        "alma_default": {
+            "conn_type": "alma",
+            "host": facts["alma"]["url"],
+            "password": facts["alma"]["api_keys"]["read_write"],
+            "extra": {"requests_per_second": CALLS_PER_SECOND},
+        },
+        "alma_ledger": {"conn_type": "sqlite", "host": str(ledger)},
+        "sfs_sftp": sftp,
+        "alma_export_sftp": sftp,
+    }
+
+
+def _bridge(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "alma_hook", *arguments],
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+
+
+def _say(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+def _dollars(cents: int) -> str:
+    return f"{'-' if cents < 0 else ''}{abs(cents) // 100:,}.{abs(cents) % 100:02d}"
