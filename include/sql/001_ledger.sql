@@ -132,6 +132,7 @@ CREATE TABLE batch (
     line_count INTEGER NOT NULL,
     total BIGINT NOT NULL,
     sha256 TEXT,
+    temporary TEXT,
     acknowledged_at TEXT,
     uploaded_at TEXT,
     delivered_at TEXT,

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from lxml import etree
 
-from alma_hook.campus import Campus
+from alma_hook.campus import WEEKDAYS, Campus
 from alma_hook.errors import BadFile, Fault, NotReady, Retriable, SettingsError
 from alma_hook.ledger import Lease, Ledger, fees, moment
 from alma_hook.money import cents
@@ -84,7 +84,7 @@ def take_in(
             raise BadFile("The report can't be used.", [Fault(name, stale)])
         reported, accounts = fees.nominate(tx, live)
         day = campus.today(moment(tx.now))
-        if live and day.strftime("%a").lower() == campus.alma_to_sis.sweep_weekday:
+        if live and WEEKDAYS[day.weekday()] == campus.alma_to_sis.sweep_weekday:
             accounts += fees.sweep(tx, day.isoformat())
     return ReportCounts(rows, reported, accounts, updated)
 

@@ -25,6 +25,7 @@ from alma_hook.errors import Fault, SettingsError
 
 SETTINGS_VARIABLE = "ALMA_HOOK_CAMPUS"
 METHODS = ("analytics_report", "sis_profile", "open_fees", "all_users")
+WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Method = Literal["analytics_report", "sis_profile", "open_fees", "all_users"]
 
 

@@ -136,7 +136,12 @@ def read(layout: Layout, content: bytes) -> tuple[dict[str, str], list[dict[str,
     Amounts come back as plain decimals. Raises ``BadFile`` with every line that does not fit the
     layout, and when the control count or total disagrees with the lines.
     """
-    lines = content.decode(layout.encoding).split(layout.newline)
+    try:
+        lines = content.decode(layout.encoding).split(layout.newline)
+    except UnicodeDecodeError:
+        raise BadFile(
+            "The file does not fit its layout.", [Fault("file", f"is not {layout.encoding} text")]
+        ) from None
     faults = [] if lines[-1] == "" else [Fault("file", "the last line has no line end", line=len(lines))]
     lines = lines[:-1] if lines[-1] == "" else lines
     header: dict[str, str] = {}
@@ -170,6 +175,8 @@ def _parse(record: RecordLayout, line: str, number: int, faults: list[Fault]) ->
             except ValueError as error:
                 faults.append(Fault("file", str(error), line=number, field=f.name))
         elif f.source == "line_count":
+            if not (text.isascii() and text.isdigit()):
+                faults.append(Fault("file", "is not a number", line=number, field=f.name))
             text = text.lstrip("0") or "0"
         elif f.source in DATES:
             try:

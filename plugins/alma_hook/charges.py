@@ -177,13 +177,16 @@ def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: s
         lines: dict[str, list[Line]] = {"charge": [], "credit": []}
         held: list[Listed] = []
         considered: list[str] = []
+        again: set[str] = set()
         for row in fees.readings_of_run(tx):
             counts.read += 1
             if int(row["fee_version"]) != int(row["version"]):
                 counts.stale += 1
+                again.add(row["user_id"])
                 continue
             if row["pending"] or row["in_flight"]:
                 counts.busy += 1
+                again.add(row["user_id"])
                 continue
             considered.append(row["fee_id"])
             decision = decide(position_of(row, own, posted.get(row["fee_id"], {})), campus, day)
@@ -220,8 +223,7 @@ def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: s
         exceptions.close_others(tx, [f"fee {fee_id}" for fee_id in considered], held)
         exceptions.open_all(tx, held)
         counts.listed = len(held)
-        fees.put_back_stale(tx, live)
-        fees.forget_read(tx, live)
+        fees.forget_read(tx, live, sorted(again))
     return counts
 
 

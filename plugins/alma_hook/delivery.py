@@ -72,7 +72,7 @@ class _Delivery:
         )  # fmt: skip
         self.state: str = row["state"]
         self.final = f"{row['directory']}/{row['file_name']}"
-        self.temporary = self.final + TEMPORARY
+        self.temporary = f"{row['directory']}/{row['temporary']}"
         self.acknowledged = row["acknowledged_at"] is not None
         # A state found at the start was left by an attempt that died: then the far side is asked first.
         self.resumed = self.state in ("uploading", "uploaded", "renaming")
@@ -82,32 +82,40 @@ class _Delivery:
         self.resumed = False
 
     def _written(self) -> None:
-        self._archive()
         if self.folder.size(self.final) is not None:
-            raise SendingStopped(
-                f"A file named {self.row['file_name']} lies at PeopleSoft's already, and this ledger has not put it "
-                "there. Either the ledger is an older copy, or another one sends to the same folder. Nothing was sent."
-            )
-        self._move("uploading")
+            raise self._name_taken("lies at PeopleSoft's already")
+        self._archive()
+        self._begin_upload()
 
     def _uploading(self) -> None:
         if self.sfs.mode == "direct":
             self._upload_direct()
-        elif self.resumed and self.acknowledged and self.folder.size(self.temporary) is None:
+        elif not self.resumed:
+            self._upload()
+        elif self.acknowledged and self.folder.size(self.temporary) is None:
             self._move("unconfirmed")
-        elif self.resumed and self.acknowledged and self._is_ours(self.temporary):
+        elif self.acknowledged and self._is_ours(self.temporary):
             self._uploaded_now()
         else:
-            self.folder.write(self.temporary, self.content)
-            self._acknowledge()
-            if self.folder.size(self.temporary) is None:
-                self._move("unconfirmed")
-            elif self._is_ours(self.temporary):
-                self._uploaded_now()
-            else:
-                raise Retriable(
-                    "The uploaded file reads back otherwise than it was written; it is put again."
-                )
+            # Never acknowledged, or not whole: put again, under a name the dead attempt can't write to.
+            self._begin_upload()
+
+    def _begin_upload(self) -> None:
+        name = f"{self.row['file_name']}.{self.lease.token}{TEMPORARY}"
+        with self.ledger.write(self.lease) as tx:
+            batches.begin_upload(tx, self.row["batch_id"], self.state, name)
+        self.temporary = f"{self.row['directory']}/{name}"
+        self.state, self.acknowledged = "uploading", False
+
+    def _upload(self) -> None:
+        self.folder.write(self.temporary, self.content)
+        self._acknowledge()
+        if self.folder.size(self.temporary) is None:
+            self._move("unconfirmed")
+        elif self._is_ours(self.temporary):
+            self._uploaded_now()
+        else:
+            raise Retriable("The uploaded file reads back otherwise than it was written; it is put again.")
 
     def _upload_direct(self) -> None:
         """Without a temporary name the far side may load the file at once, so any doubt is left to a person."""
@@ -201,7 +209,18 @@ class _Delivery:
             (self.row["file_name"], self.content),
             (self.row["file_name"] + ".manifest.csv", manifest(self.row, lines)),
         ):
-            self.folder.write(f"{self.sfs.archive_directory}/{name}", data)
+            path = f"{self.sfs.archive_directory}/{name}"
+            size = self.folder.size(path)
+            # Shorter: an attempt that died while it wrote. Anything else of that name is another batch's.
+            if size is not None and size >= len(data) and self.folder.read(path) != data:
+                raise self._name_taken("lies in the archive already, with other content")
+            self.folder.write(path, data)
+
+    def _name_taken(self, where: str) -> SendingStopped:
+        return SendingStopped(
+            f"A file named {self.row['file_name']} {where}, and this ledger has not put it there. Either the ledger is "
+            "an older copy, or another one sends to the same place. Nothing was sent."
+        )
 
 
 def manifest(row: Row, lines: list[Row]) -> bytes:

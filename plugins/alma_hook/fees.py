@@ -46,6 +46,11 @@ class AccountReading:
     problem: str | None = None
     emplid: str | None = None
 
+    @property
+    def readable(self) -> bool:
+        """Whether Alma gave an answer about the account, be it that there is none."""
+        return self.problem in (None, NOT_FOUND, USER_GONE)
+
 
 @dataclass
 class ReadCounts:
@@ -170,7 +175,9 @@ def _store(tx: books.Tx, live: bool, reading: AccountReading, before: dict[str, 
         entries.store_reading(tx, fee, version, emplid=emplid, reason=reason_of(fee))
     for fee_id in reading.missing:
         entries.store_missing(tx, fee_id, before.get(fee_id, 0), reading.problem or NOT_FOUND)
-    entries.mark_read(tx, live, reading.user_id)
+    # Where nothing could be read there may be new fees too: the account stays on the list.
+    if reading.readable:
+        entries.mark_read(tx, live, reading.user_id)
 
 
 def reason_of(fee: Fee) -> str:

@@ -8,6 +8,7 @@ and, for asynchronous calls, repeat a POST that failed.
 from __future__ import annotations
 
 import json
+import logging
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
@@ -119,6 +120,8 @@ class AlmaHook(BaseHook):
 
         http = _Http(adapter=HTTPAdapter(pool_maxsize=self.workers, max_retries=0))
         session = http.get_conn(headers={"Authorization": f"apikey {key}"})
+        # At level DEBUG it writes every address, and ours hold user ids.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.INFO)
         return session, http.base_url + "/almaws/v1", extra
 
 

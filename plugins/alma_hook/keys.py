@@ -17,7 +17,7 @@ _FORM = re.compile(rf"{PREFIX}[0-9A-Z]{{13}}", re.ASCII)
 
 
 def _check_character(text: str) -> str:
-    """ISO 7064 MOD 37,36: finds every single wrong character and swapped neighbours."""
+    """ISO 7064 MOD 37,36: finds every single wrong character, and nearly all swapped neighbours."""
     product = 36
     for character in text:
         total = (product + _ALPHABET.index(character)) % 36 or 36

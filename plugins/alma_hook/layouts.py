@@ -31,7 +31,7 @@ LineSource = Literal[
     "reference",
     "description",
 ]
-Source = Literal["literal"] | BatchSource | LineSource
+Source = Literal["literal", BatchSource, LineSource]
 
 BATCH_SOURCES = frozenset(BatchSource.__args__)  # type: ignore[attr-defined]
 LINE_SOURCES = frozenset(LineSource.__args__)  # type: ignore[attr-defined]
@@ -61,6 +61,8 @@ class FieldLayout(BaseModel):
             raise ValueError("a date needs a format")
         if self.source == "literal" and not self.value:
             raise ValueError("a literal needs a value")
+        if self.width is not None and len(self.value) > self.width:
+            raise ValueError("the literal is longer than its field")
         if self.width is None and (self.max_width is None or not self.is_text):
             raise ValueError("only a text may go without width, and then needs max_width")
         return self
@@ -130,7 +132,10 @@ class Layout(BaseModel):
             wrong = [f.name for f in record.fields if f.source not in sources] if record else []
             if wrong:
                 raise ValueError(f"{', '.join(wrong)} can't stand in this record")
-        missing = {"emplid", "item_type", "amount"} - {f.source for f in self.detail.fields}
+        # Without its mark a credit would be loaded as one more charge, and without the reference no
+        # payment would find its way back.
+        needed = {"emplid", "item_type", "amount", "reversal", "reference"}
+        missing = needed - {f.source for f in self.detail.fields}
         if missing:
             raise ValueError(f"the detail record lacks {', '.join(sorted(missing))}")
         return self

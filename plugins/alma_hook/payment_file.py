@@ -53,7 +53,7 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     """
     settings = campus.sis_to_alma
     header, rows = _table(name, content, settings)
-    columns: dict[str, str] = {**settings.columns}
+    columns: dict[str, str] = dict(settings.columns.items())
     place = {meaning: header.index(heading) for meaning, heading in columns.items()}
     seen: Counter[str] = Counter()
     payments: list[Payment] = []

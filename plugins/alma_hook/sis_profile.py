@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from lxml import etree
 
@@ -144,9 +145,9 @@ def _parse(name: str, data: bytes) -> Iterator[str]:
         ) from None
 
 
-def _primary_id(name: str, user: etree._Element) -> str:
-    for child in user:
-        if isinstance(child.tag, str) and etree.QName(child).localname == "primary_id":
+def _primary_id(name: str, user: Any) -> str:
+    for child in user.iterchildren(tag=etree.Element):
+        if etree.QName(child).localname == "primary_id":
             text = (child.text or "").strip()
             if text:
                 return str(text)

@@ -134,7 +134,7 @@ def keep_content(tx: Tx, batch_id: str, data: bytes, sha256: str) -> None:
 
 def move(tx: Tx, batch_id: str, before: str, after: str, **stamps: str) -> None:
     """Move a batch from one state to the next; refused when it is not where it was thought to be."""
-    allowed = {"acknowledged_at", "uploaded_at", "delivered_at"}
+    allowed = {"temporary", "acknowledged_at", "uploaded_at", "delivered_at"}
     sets = "".join(f", {name} = :{name}" for name in stamps if name in allowed)
     moved = tx.run(
         f"UPDATE batch SET state = :after, changed_at = :now{sets} "
@@ -158,6 +158,12 @@ def acknowledge(tx: Tx, batch_id: str) -> None:
         b=batch_id,
     )
     tx.event(f"batch {batch_id}", "acknowledged")
+
+
+def begin_upload(tx: Tx, batch_id: str, before: str, temporary: str) -> None:
+    """Begin an upload under a temporary name that no other attempt writes to."""
+    move(tx, batch_id, before, "uploading", temporary=temporary)
+    tx.run("UPDATE batch SET acknowledged_at = NULL WHERE institution = :i AND batch_id = :b", b=batch_id)
 
 
 def deliver(tx: Tx, batch_id: str, before: str) -> None:

@@ -229,8 +229,12 @@ def mark_read(tx: Tx, live: bool, user_id: str) -> None:
     )
 
 
-def forget_read(tx: Tx, live: bool) -> None:
-    """Take the accounts off the list whose readings this run has considered."""
+def forget_read(tx: Tx, live: bool, again: Sequence[str]) -> None:
+    """Take the accounts off the list whose readings this run has considered; ``again`` stay on it."""
+    tx.many(
+        "UPDATE account_to_read SET read_run = NULL WHERE institution = :i AND live = :live AND user_id = :user",
+        [{"live": int(live), "user": user} for user in again],
+    )
     tx.run(
         "DELETE FROM account_to_read WHERE institution = :i AND live = :live AND read_run = :run",
         live=int(live),

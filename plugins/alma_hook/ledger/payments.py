@@ -234,6 +234,15 @@ def canary_passed(tx: Tx) -> bool:
     return tx.one("SELECT canary_at FROM institution WHERE institution = :i") is not None
 
 
+def first_posted(tx: Tx) -> Row | None:
+    """Return the first payment that was posted, with its fee's account."""
+    return tx.row(
+        "SELECT p.*, f.user_id AS account FROM payment p "
+        "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
+        "WHERE p.institution = :i AND p.state = 'posted' ORDER BY p.marked_at, p.payment_no"
+    )
+
+
 def pass_canary(tx: Tx) -> None:
     """Record that the first live payment was read back."""
     tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i", now=tx.now)

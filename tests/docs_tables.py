@@ -1,0 +1,299 @@
+"""The tables in the docs that follow from the code: ``python -m tests.docs_tables`` writes them anew.
+
+They stand between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+"""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+from pydantic import AfterValidator, BaseModel, StringConstraints
+from pydantic.fields import FieldInfo
+
+from alma_hook import analytics, campus, charge_file, charges, layouts
+from alma_hook.ledger.batches import Line
+
+ROOT = Path(__file__).parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs" / "settings.md", ROOT / "include" / "alma" / "README.md")
+
+MEANINGS = {
+    "institution": "Alma's institution code. The API key must belong to it, or nothing is read or changed.",
+    "timezone": "The campus's zone: schedules, and the day that stands in a file.",
+    "currency": "A fee in another currency is listed, not sent.",
+    "live": "`false`: everything is read and worked out, nothing is uploaded and nothing is posted.",
+    "connections.alma": "The Alma API.",
+    "connections.ledger": "The ledger's database, `sqlite` or `postgres`.",
+    "connections.sfs": "PeopleSoft's SFTP server, for both directions.",
+    "connections.alma_export": "The SFTP server where Alma's SIS profile leaves its files.",
+    "alma_to_sis.method": "How fees are found, unless a run's trigger form says otherwise.",
+    "alma_to_sis.schedule": "When `alma_to_sis` runs: a cron expression in `timezone`.",
+    "alma_to_sis.intraday_schedule": "When `alma_to_sis_intraday` runs; without it, only when triggered.",
+    "alma_to_sis.report_path": "The Analytics report's full path. Needed by `analytics_report`.",
+    "alma_to_sis.report_max_age_hours": "A report whose `Data Updated As Of` is older stops the run.",
+    "alma_to_sis.export_directory": "Where the SIS profile's files lie. Without it `sis_profile` asks the API for the "
+    "modified users.",
+    "alma_to_sis.export_pattern": "Which files there are exports; patterns separated by commas.",
+    "alma_to_sis.look_back_hours": "With `sis_profile` by API: how far back of the interval's end users count as "
+    "modified.",
+    "alma_to_sis.fee_transactions": "`open_fees` reads only accounts that Alma names as paid or waived in the last "
+    "two days. Needs the Configuration area on the key.",
+    "alma_to_sis.sweep_weekday": "On this day the first live run by `analytics_report` reads every account with open "
+    "fees besides, for what no report named.",
+    "alma_to_sis.reserve_calls": "Stop when so few of the day's API calls are left. Must be well below the "
+    "institution's daily allowance.",
+    "alma_to_sis.workers": "API calls in flight at once. The rate is set on the connection.",
+    "emplid.source": "`primary_id`, or `identifier:` and the code of an identifier type, such as `identifier:UNIV_ID` "
+    "(one more call an account).",
+    "emplid.pattern": "An EMPLID of another shape is listed, not charged. The whole text must match.",
+    "sfs.layout": "A file in `include/layouts/` beside the settings, or a shipped layout, without `.toml`.",
+    "sfs.business_unit": "For layouts that have a place for it.",
+    "sfs.origin_id": "Stands in the file's header.",
+    "sfs.account_type": "Stands in each line, where the layout has a place for it.",
+    "sfs.reference_prefix": "REF1_DESCR is this and the Alma fee id. Never change it while charges are open: payments "
+    "with the old prefix would be refused.",
+    "sfs.directory": "Where PeopleSoft collects our files.",
+    "sfs.archive_directory": "Where a copy of each file and its manifest are put first, on the same SFTP server.",
+    "sfs.file_name": "Must hold `{kind}` and `{sequence}`, may hold `{date}`, must end in `.dat`.",
+    "sfs.mode": "`rename`: upload under a name that ends in `.part`, check, rename. `direct`: upload under the final name; any doubt is "
+    "left to a person.",
+    "sfs.read_back": "How the upload is checked. `none` still asks for the file's size, to see that it is there.",
+    "sfs.taken_within_hours": "After a crash in the rename: with both names gone, the file counts as collected if it "
+    "was uploaded this recently.",
+    "item_types": "Alma fee type -> PeopleSoft item type. A fee type without one is listed, not charged.",
+    "descriptions": "Alma fee type -> the line's fixed description. Without one: `Library fee`.",
+    "terms": "Rows of `first` (a day) and `term`. A charge made on or after `first` carries `term`; before the first "
+    "row, blanks.",
+    "sis_to_alma.schedule": "When `sis_to_alma` runs: a cron expression in `timezone`.",
+    "sis_to_alma.directory": "Where PeopleSoft leaves its query output.",
+    "sis_to_alma.pattern": "Which files there are payments; patterns separated by commas.",
+    "sis_to_alma.archive_directory": "Where files that were taken in are moved, on the same SFTP server.",
+    "sis_to_alma.delimiter": "What stands between two columns.",
+    "sis_to_alma.date_format": "How the query writes days, in Python's `strptime` signs.",
+    "sis_to_alma.columns": "What is meant -> the query's heading. `emplid`, `reference`, `amount` and `paid_on` are "
+    "needed; `payment_id` is strongly advised; `item_type` only helps to tell lines without `payment_id` apart.",
+    "sis_to_alma.method": "What Alma records as the payment's method.",
+    "sis_to_alma.comment": "What Alma records as the payment's comment.",
+    "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it.",
+}
+
+#: What a first set-up has to look at; the rest has defaults that can stay.
+FIRST = (
+    "institution", "timezone", "live", "alma_to_sis.method", "alma_to_sis.report_path", "emplid.source",
+    "emplid.pattern", "sfs.layout", "sfs.business_unit", "sfs.origin_id", "sfs.directory", "item_types",
+    "sis_to_alma.directory", "sis_to_alma.columns",
+)  # fmt: skip
+
+_CHECKED = {
+    "_regular_expression": "regular expression",
+    "_zone": "time zone name",
+    "_directory": "absolute path",
+    "_single_line": "text",
+}
+
+
+# -- settings -----------------------------------------------------------------------------------------
+
+
+def settings(model: type[BaseModel] = campus.Campus, above: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every setting with its key; a section's settings in place of the section."""
+    for name, info in model.model_fields.items():
+        if info.exclude:
+            continue
+        section = info.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            yield from settings(section, f"{above}{name}.")
+        else:
+            yield above + name, info
+
+
+def type_of(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
+    """Say in words what a setting may hold."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return type_of(arguments[0], [*arguments[1:], *metadata])
+    if origin in (Union, types.UnionType):
+        (one,) = (a for a in arguments if a is not type(None))
+        return type_of(one, metadata)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in arguments)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return "table"
+    if origin is tuple:
+        return "list of tables"
+    if annotation is bool:
+        return "`true`, `false`"
+    if annotation is int:
+        low = [m.ge for m in metadata if isinstance(m, annotated_types.Ge)]
+        high = [m.le for m in metadata if isinstance(m, annotated_types.Le)]
+        bounds = [f"from {n}" for n in low] + [f"to {n}" for n in high]
+        return " ".join(["whole number", *bounds])
+    assert annotation is str, annotation
+    patterns = [m.pattern for m in metadata if isinstance(m, StringConstraints) and m.pattern]
+    checks = [_CHECKED[m.func.__name__] for m in metadata if isinstance(m, AfterValidator)]
+    if patterns:
+        return code(str(patterns[0]).removeprefix("^").removesuffix("$"))
+    if any(isinstance(m, StringConstraints) and m.max_length == 1 for m in metadata):
+        return "one character"
+    return checks[0] if checks else "text"
+
+
+def default_of(info: FieldInfo) -> str:
+    """Say what holds where a setting is not written."""
+    if info.is_required():
+        return "**needed**"
+    value = info.default
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if value in ({}, (), ""):
+        return "empty"
+    return code(str(value))
+
+
+def code(text: str) -> str:
+    """Return text as code in a table, where a bar would end the column."""
+    return "`" + text.replace("|", "\\|") + "`"
+
+
+def settings_table(keys: frozenset[str] | None = None) -> str:
+    """Return the settings, all or some, as a table."""
+    rows = [
+        (f"`{key}`", type_of(info.annotation, info.metadata), default_of(info), MEANINGS[key])
+        for key, info in settings()
+        if keys is None or key in keys
+    ]
+    return table(("setting", "holds", "default", "meaning"), rows)
+
+
+# -- layouts ------------------------------------------------------------------------------------------
+
+FROM = {
+    "literal": "fixed",
+    "line_count": "number of lines in the file",
+    "control_total": "sum of the lines' amounts",
+    "origin_id": "`sfs.origin_id`",
+    "business_unit": "`sfs.business_unit`",
+    "currency": "`currency`",
+    "file_date": "the day the file was planned",
+    "emplid": "Alma user, by `emplid.source`",
+    "item_type": "Alma fee type, by `item_types`",
+    "amount": "what the formula says is due, never negative",
+    "reversal": "`N` in a file of charges, `Y` in a file of credits",
+    "term": "the day, by `terms`; else blank",
+    "effective_date": "the day the line was planned",
+    "due_date": "blank: this version sends none",
+    "account_type": "`sfs.account_type`",
+    "reference": "`sfs.reference_prefix` + Alma fee id",
+    "description": "Alma fee type, by `descriptions`",
+}
+
+EXAMPLE_DAY = date(2026, 11, 21)
+EXAMPLE = Line(
+    fee_id="1389888970001234",
+    kind="charge",
+    amount=1250,
+    emplid="012345678",
+    item_type="300000000001",
+    term="2267",
+    reference="ALMA1389888970001234",
+    description="Library fee",
+    account_type="LIB",
+    effective_date=EXAMPLE_DAY.isoformat(),
+    due_date="",
+    reason="new",
+)
+
+
+def example_file(layout: layouts.Layout) -> list[str]:
+    """Return the lines of a file with the one example charge."""
+    control = charge_file.Control("charges", 1, EXAMPLE.amount, "LIB01", "CAMPS", "USD", EXAMPLE_DAY)
+    content = charge_file.write(layout, control, charges.frame([EXAMPLE]))
+    return content.decode(layout.encoding).splitlines()
+
+
+def layout_tables() -> str:
+    """Return each shipped layout: title, status, and one table a record."""
+    parts = []
+    for name in layouts.shipped():
+        layout = layouts.load(name)
+        end = {"lf": "LF", "crlf": "CR LF"}[layout.line_end]
+        parts.append(
+            f"**`{name}`**: {layout.title}. {layout.encoding.upper()}, lines end with {end}. {layout.status} "
+            f"Source: {layout.source}"
+        )
+        lines = example_file(layout)
+        for title, record in (("Header", layout.header), ("Line", layout.detail)):
+            if record is None:
+                continue
+            line = lines.pop(0)
+            length = f"{record.width} columns" if record.width else "ends with its last field"
+            rows = [
+                (
+                    f.name,
+                    f"{f.at}-{f.end}",
+                    FROM[f.source]
+                    + (f", as {f.format}" if f.format and f.source != "due_date" else "")
+                    + (", negative in a file of credits" if f.negative == "credits" else ""),
+                    shown(line[f.at - 1 : f.end]),
+                )
+                for f in record.fields
+            ]
+            parts.append(table((f"{title} ({length})", "columns", "from", "example"), rows))
+    return "\n\n".join(parts)
+
+
+def shown(text: str) -> str:
+    """Return a field's characters; what fills it with blanks is left out."""
+    return f"`{text.rstrip()}`" if text.strip() else "(blanks)"
+
+
+def headings_table() -> str:
+    """Return the report's columns that the code asks for."""
+    why = {
+        analytics.FEE_ID: "which fee",
+        analytics.USER_ID: "which account to read live",
+        analytics.REMAINING: "compared with what the ledger expects",
+        analytics.UPDATED: "how old the data is; see `alma_to_sis.report_max_age_hours`",
+    }
+    rows = [(f"`{heading}`", why[heading]) for heading in analytics.HEADINGS]
+    return table(("heading, exactly", "used for"), rows)
+
+
+# -- the pages ----------------------------------------------------------------------------------------
+
+
+def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a Markdown table."""
+    lines = [headings, tuple("---" for _ in headings), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+TABLES = {
+    "settings": settings_table,
+    "first settings": lambda: settings_table(frozenset(FIRST)),
+    "layouts": layout_tables,
+    "report headings": headings_table,
+}
+_PLACE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def renewed(text: str) -> str:
+    """Return a page's text with its tables as the code has them now."""
+    return _PLACE.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+
+
+def main() -> None:
+    """Write the tables of every page anew."""
+    for page in PAGES:
+        page.write_text(renewed(page.read_text("utf-8")), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

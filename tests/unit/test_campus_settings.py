@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import tomllib
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+
+from alma_hook import campus, layouts
+from alma_hook.errors import Fatal, SettingsError
+from alma_hook.resources import include
+
+SHORTEST = """
+institution = "01CAMPUS_INST"
+[alma_to_sis]
+report_path = "/shared/Campus/Reports/Fees for PeopleSoft"
+[sfs]
+business_unit = "CAMPS"
+origin_id = "LIB01"
+directory = "/sfs/inbound"
+[item_types]
+OVERDUEFINE = "300000000001"
+[sis_to_alma]
+directory = "/sfs/outbound"
+columns = { emplid = "Emplid", reference = "Reference Number", amount = "Paid Amount", paid_on = "Date Paid" }
+"""
+
+
+def load(folder: Path, text: str) -> campus.Campus:
+    file = folder / "campus.toml"
+    file.write_text(text, encoding="utf-8")
+    return campus.load(file)
+
+
+def faults(folder: Path, text: str) -> dict[str, str]:
+    """The faults of settings: key -> what is said of it."""
+    with pytest.raises(SettingsError) as caught:
+        load(folder, text)
+    assert isinstance(caught.value, Fatal)
+    for fault in caught.value.faults:
+        assert str(fault) in str(caught.value)
+    return {fault.field: fault.text for fault in caught.value.faults}
+
+
+def changed(*pairs: tuple[str, str]) -> str:
+    text = SHORTEST
+    for before, after in pairs:
+        assert before in text
+        text = text.replace(before, after)
+    return text
+
+
+def test_the_shipped_settings_are_whole_short_and_not_live() -> None:
+    file = include("campus.toml")
+    settings = campus.load(file)
+    assert not settings.live
+    assert layouts.load(settings.sfs.layout, settings.folder).name == settings.sfs.layout
+    lines = [line for line in file.read_text().splitlines() if line.strip()]
+    assert len(lines) <= 40
+
+
+def test_what_is_not_answered_has_a_default(tmp_path: Path) -> None:
+    settings = load(tmp_path, SHORTEST)
+    assert not settings.live
+    assert settings.connections.alma == "alma_default"
+    assert settings.alma_to_sis.schedule == "0 8,20 * * *"
+    assert settings.alma_to_sis.intraday_schedule is None
+    assert settings.emplid.source == "primary_id"
+    assert settings.folder == tmp_path
+
+
+def test_every_fault_is_named_at_once_with_its_key(tmp_path: Path) -> None:
+    found = faults(
+        tmp_path,
+        changed(
+            ('institution = "01CAMPUS_INST"', 'institution = "no blanks"\ntimezone = "Atlantis/Capital"\nlife = true'),
+            ('business_unit = "CAMPS"', 'business_unit = "CAMPUS"'),
+            ('directory = "/sfs/inbound"', 'directory = "sfs/inbound"\nread_back = "md5"'),
+            ('"300000000001"', '"3000000000012"'),
+            ('emplid = "Emplid", ', ""),
+        ),
+    )  # fmt: skip
+    assert set(found) == {
+        "institution", "timezone", "life", "sfs.business_unit", "sfs.directory", "sfs.read_back",
+        "item_types.OVERDUEFINE", "sis_to_alma",
+    }  # fmt: skip
+    assert found["timezone"] == "not a time zone name such as America/Los_Angeles"
+    assert found["sfs.directory"] == "must be an absolute path on the SFTP server"
+    assert "emplid" in found["sis_to_alma"]
+
+
+def test_every_missing_answer_is_named(tmp_path: Path) -> None:
+    assert set(faults(tmp_path, "")) == {"institution", "alma_to_sis", "sfs", "item_types", "sis_to_alma"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key", "said"),
+    [
+        ('report_path = "/shared/Campus/Reports/Fees for PeopleSoft"', "", "alma_to_sis", "report_path"),
+        ("[alma_to_sis]", '[alma_to_sis]\nmethod = "guess"', "alma_to_sis.method", "analytics_report"),
+        ("[alma_to_sis]", "[alma_to_sis]\nworkers = 0", "alma_to_sis.workers", "greater than or equal to 1"),
+        ("[sfs]", '[sfs]\nfile_name = "libfines.dat"', "sfs", "{kind} and {sequence}"),
+        ("[sfs]", '[sfs]\nfile_name = "{kind}_{sequence}_{place}.dat"', "sfs", "place"),
+        ("[sfs]", '[sfs]\nfile_name = "{kind}_{sequence}.txt"', "sfs", "must end in .dat"),
+        ("[sfs]", '[sfs]\nfile_name = "../{kind}_{sequence}.dat"', "sfs.file_name", "pattern"),
+        ("[sfs]", '[sfs]\nlayout = "../other"', "sfs.layout", "pattern"),
+        ("[sfs]", '[emplid]\npattern = "[0-9"\n[sfs]', "emplid.pattern", "not a regular expression"),
+        ("[sfs]", '[emplid]\nsource = "barcode"\n[sfs]', "emplid.source", "pattern"),
+        ("[sfs]", '[descriptions]\nOVERDUEFINE = "Bücher"\n[sfs]', "descriptions.OVERDUEFINE", "plain ASCII"),
+        ("[sfs]", '[descriptions]\nOVERDUEFINE = "a\\nb"\n[sfs]', "descriptions.OVERDUEFINE", "one line"),
+        ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms.0.term", "pattern"),
+        ("[item_types]", '[item_types]\nLOST = "3-1"', "item_types.LOST", "pattern"),
+        ('amount = "Paid Amount"', 'amount = "Emplid"', "sis_to_alma", "two meanings"),
+        ('amount = "Paid Amount"', 'paid = "Paid Amount"', "sis_to_alma.columns.paid.[key]", "amount"),
+        ("[sis_to_alma]", "[sis_to_alma]\nquiet_minutes = 0", "sis_to_alma.quiet_minutes", "greater"),
+    ],
+)  # fmt: skip
+def test_one_fault(tmp_path: Path, before: str, after: str, key: str, said: str) -> None:
+    found = faults(tmp_path, changed((before, after)))
+    assert key in found
+    assert said in found[key]
+
+
+def test_settings_that_are_no_toml_name_the_place(tmp_path: Path) -> None:
+    assert "line 2" in " ".join(faults(tmp_path, 'institution = "01CAMPUS_INST"\nlive = yes').values())
+
+
+def test_settings_in_another_encoding(tmp_path: Path) -> None:
+    file = tmp_path / "campus.toml"
+    file.write_bytes(SHORTEST.replace("Emplid", "Matrikel für").encode("cp1252"))
+    with pytest.raises(SettingsError, match=r"campus\.toml"):
+        campus.load(file)
+
+
+def test_missing_settings_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"campus\.toml: No such file"):
+        campus.load(tmp_path / "campus.toml")
+
+
+def test_a_value_never_stands_in_the_fault(tmp_path: Path) -> None:
+    # A key pasted into the wrong file must not end in a log.
+    secret = "l7xx0000000000000000000000000000"
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, changed(("[sfs]", f'[sfs]\napi_key = "{secret}"\nread_back = "{secret}"')))
+    assert secret not in str(caught.value)
+
+
+def test_the_environment_names_the_settings_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside = tmp_path / "home" / "include" / "campus.toml"
+    named = tmp_path / "elsewhere.toml"
+    for file in (beside, named):
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.write_text(SHORTEST)
+    monkeypatch.delenv("AIRFLOW_HOME", raising=False)
+    monkeypatch.delenv(campus.SETTINGS_VARIABLE, raising=False)
+    assert campus.find(tmp_path / "home" / "dags") == beside
+    monkeypatch.setenv("AIRFLOW_HOME", str(tmp_path / "home"))
+    assert campus.find() == beside
+    monkeypatch.setenv(campus.SETTINGS_VARIABLE, str(named))
+    assert campus.find(tmp_path / "home" / "dags") == named
+    named.unlink()
+    with pytest.raises(SettingsError) as caught:
+        campus.find(tmp_path / "home" / "dags")
+    assert str(named) in str(caught.value)
+    assert str(beside) not in str(caught.value)
+
+
+def test_a_search_in_vain_says_where_it_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_HOME", raising=False)
+    monkeypatch.delenv(campus.SETTINGS_VARIABLE, raising=False)
+    with pytest.raises(SettingsError) as caught:
+        campus.find(tmp_path / "dags")
+    assert str(tmp_path / "include" / "campus.toml") in str(caught.value)
+    assert "python -m alma_hook init" in str(caught.value)
+
+
+def test_the_term_is_that_of_the_last_row_begun(tmp_path: Path) -> None:
+    rows = '[[terms]]\nfirst = 2027-01-04\nterm = "2272"\n[[terms]]\nfirst = 2026-08-20\nterm = "2268"\n'
+    settings = load(tmp_path, changed(("[item_types]", f"{rows}[item_types]")))
+    assert [
+        settings.term(day)
+        for day in (date(2026, 8, 19), date(2026, 8, 20), date(2027, 1, 3), date(2027, 1, 4), date(2030, 1, 1))
+    ] == ["", "2268", "2268", "2272", "2272"]  # fmt: skip
+
+
+def test_the_day_is_the_campuss_own(tmp_path: Path) -> None:
+    settings = load(tmp_path, SHORTEST)
+    assert settings.today(datetime(2026, 11, 2, 7, 59, tzinfo=UTC)) == date(2026, 11, 1)
+    assert settings.today(datetime(2026, 11, 2, 8, 0, tzinfo=UTC)) == date(2026, 11, 2)
+
+
+@pytest.mark.parametrize(
+    ("reference", "fee_id"),
+    [
+        ("ALMA138412345678", "138412345678"), ("ALMA138412345678   ", "138412345678"), ("138412345678", None),
+        ("ALMA", None), ("ALMA13841x", None), ("alma138412345678", None), ("ALMA １３", None), ("", None),
+    ],
+)  # fmt: skip
+def test_a_reference_tells_its_fee(tmp_path: Path, reference: str, fee_id: str | None) -> None:
+    settings = load(tmp_path, SHORTEST)
+    assert settings.fee_id_of(reference) == fee_id
+    assert settings.fee_id_of(settings.reference("138412345678")) == "138412345678"
+
+
+def test_the_shortest_settings_have_twelve_answers_at_most() -> None:
+    def answers(value: object) -> int:
+        return sum(map(answers, value.values())) if isinstance(value, dict) else 1
+
+    assert answers(tomllib.loads(SHORTEST)) <= 12

@@ -1,0 +1,80 @@
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alma_hook.money import amount, cents
+
+MOST = 9_999_999_999_99
+any_cents = st.integers(-MOST, MOST)
+
+
+@given(any_cents)
+def test_an_amount_survives_the_way_to_text_and_back(value: int) -> None:
+    assert cents(amount(value)) == value
+
+
+@given(any_cents)
+def test_an_amount_survives_as_a_decimal(value: int) -> None:
+    assert cents(Decimal(value) / 100) == value
+
+
+@given(any_cents)
+def test_an_amount_has_a_point_and_two_decimals(value: int) -> None:
+    whole, _, decimals = amount(value).removeprefix("-").partition(".")
+    assert whole.isdecimal()
+    assert len(decimals) == 2
+
+
+@given(any_cents, st.integers(0, 20), st.integers(0, 20))
+def test_noughts_before_and_behind_change_nothing(value: int, before: int, behind: int) -> None:
+    sign, text = ("-" if value < 0 else ""), amount(abs(value))
+    assert cents(f"{sign}{'0' * before}{text}{'0' * behind}") == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("0", 0), ("-0.00", 0), ("12.5", 1250), ("12.50", 1250), ("+3", 300), ("007.20", 720), (" 1.00 ", 100),
+        ("0000000000000000000000000.01", 1), (12, 1200), (Decimal("1E+2"), 10000), (Decimal("0.10"), 10),
+    ],
+)  # fmt: skip
+def test_plain_amounts(text: str | int | Decimal, value: int) -> None:
+    assert cents(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", " ", ".", ".50", "1.", "1,000.00", "1.000,00", "12,50", "1 000", "1_000", "1e2", "$5.00", "5.00 USD",
+        "--1", "1-", "(1.00)", "0x10", "nan", "Infinity", "١٢", "１.00", "12345678901.00", "1.00\n2.00",
+        Decimal("NaN"), Decimal("Infinity"), None, b"1.00", [], True,
+    ],
+)  # fmt: skip
+def test_what_is_not_a_plain_amount_is_refused(text: object) -> None:
+    with pytest.raises(ValueError, match="amount"):
+        cents(text)  # type: ignore[arg-type]
+
+
+@given(any_cents, st.integers(1, 9))
+def test_a_third_decimal_is_refused(value: int, digit: int) -> None:
+    with pytest.raises(ValueError, match="more than two decimals"):
+        cents(f"{amount(value)}{digit}")
+
+
+@given(st.floats())
+def test_a_float_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="float"):
+        cents(value)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="integer"):
+        amount(value)  # type: ignore[arg-type]
+
+
+@given(st.text())
+def test_any_text_is_an_amount_or_refused_as_a_value(text: str) -> None:
+    try:
+        value = cents(text)
+    except ValueError:
+        return
+    assert Decimal(text.strip()) * 100 == value

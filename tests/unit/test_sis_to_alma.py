@@ -1,0 +1,795 @@
+"""Payments from PeopleSoft to Alma on the simulated campus: whatever breaks, each is applied once and none is lost.
+
+The witness is Alma's own record of the transactions on a fee.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alma_hook import payments
+from alma_hook.alma import AlmaApi, Reply, Request
+from alma_hook.errors import LeaseTaken, OutcomeUnknown, Retriable, SendingStopped
+from alma_hook.ledger import Lease, Ledger
+from alma_hook.ledger import payments as entries
+from alma_hook.payments import PostCounts, TakeInCounts
+from simulator import wire
+from simulator.alma import NOT_AT_DESK
+from simulator.alma_records import Fee
+from tests.bridge import Bridge
+
+QUIET = 11 * 60  # seconds; the settings' quiet period is ten minutes
+HEAD = "Emplid,Payment ID,Date Paid,Reference Number,Paid Amount,Item Type"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Bridge:
+    return Bridge(tmp_path, students=4, fees=0)
+
+
+@pytest.fixture
+def small_on_both(tmp_path: Path, ledger_url: str) -> Bridge:
+    return Bridge(tmp_path, students=4, fees=0, url=ledger_url)
+
+
+def charged(bridge: Bridge, *cents: int, student: int | None = None) -> list[Fee]:
+    """Fees in Alma that PeopleSoft has on its items: a student each, or all on one."""
+    fees = [
+        bridge.far.alma.add_fee(bridge.far.students[student if student is not None else place], value)
+        for place, value in enumerate(cents)
+    ]
+    equalise(bridge)
+    return fees
+
+
+def equalise(bridge: Bridge) -> None:
+    bridge.far.refresh_analytics()
+    bridge.alma_to_sis()
+    assert all(result.loaded for result in bridge.far.load_inbound())
+
+
+def student_pays(bridge: Bridge, fee: Fee, cents: int | None = None) -> None:
+    bridge.far.peoplesoft.pay(f"ALMA{fee.id}", cents)
+
+
+def post(bridge: Bridge) -> tuple[TakeInCounts, PostCounts]:
+    """PeopleSoft writes its cumulative output, and the DAG runs."""
+    bridge.far.write_query_output()
+    return bridge.sis_to_alma()
+
+
+def leave(bridge: Bridge, *rows: tuple[str, str, str, str], name: str = "BY_HAND.csv") -> None:
+    """Leave a file of (EMPLID, payment id, reference, amount) in PeopleSoft's output folder."""
+    text = "".join(f"{e},{p},11/22/2026,{r},{a},300000000001\r\n" for e, p, r, a in rows)
+    bridge.folder.path(f"/sfs/outbound/{name}").write_text(f"{HEAD}\r\n{text}", newline="")
+
+
+def applied(fee: Fee) -> list[int]:
+    """What was paid on a fee by the API, by Alma's own record."""
+    return [t.amount_cents for t in fee.transactions if t.kind == "PAYMENT" and t.received_by == NOT_AT_DESK]
+
+
+def marks(*fees: Fee) -> list[str | None]:
+    return [
+        t.external_transaction_id for fee in fees for t in fee.transactions if t.received_by == NOT_AT_DESK
+    ]
+
+
+def states(bridge: Bridge) -> list[str]:
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        found = [
+            row["state"]
+            for row in tx.rows("SELECT state FROM payment WHERE institution = :i ORDER BY payment_no")
+        ]
+    ledger.close()
+    return found
+
+
+def kinds(bridge: Bridge) -> list[str]:
+    return sorted(bridge.exceptions().values())
+
+
+def run_through(bridge: Bridge) -> None:
+    """Run until nothing is left to do: now, and again when the quiet period and any lease are over."""
+    for _ in range(3):
+        with suppress(Retriable, SendingStopped):
+            bridge.sis_to_alma()
+        bridge.far.clock.advance(seconds=16 * 60)
+
+
+def assert_posted_once(bridge: Bridge, paid: dict[str, list[int]]) -> None:
+    """Alma holds exactly these payments of ours by fee id, and both sides are equal."""
+    fees = bridge.far.alma.fees
+    assert {fee_id: sorted(applied(fees[fee_id])) for fee_id in paid} == {
+        f: sorted(v) for f, v in paid.items()
+    }
+    keys = marks(*fees.values())
+    assert len(set(keys)) == len(keys) == sum(map(len, paid.values()))
+    assert set(states(bridge)) == {"posted"}
+    assert bridge.exceptions() == {}
+    assert bridge.books().unequal == {}
+
+
+# -- payments that fit --------------------------------------------------------------------------------
+
+
+def test_part_and_full_payments(small_on_both: Bridge) -> None:
+    bridge = small_on_both
+    part, full, untouched = charged(bridge, 1000, 2050, 300)
+    student_pays(bridge, part, 400)
+    student_pays(bridge, full)
+
+    taken, posted = post(bridge)
+
+    assert (taken.lines, taken.new, posted.posted, posted.cents) == (2, 2, 2, 2450)
+    assert (part.balance_cents, full.balance_cents, untouched.balance_cents) == (600, 0, 300)
+    assert (part.status, full.status) == ("ACTIVE", "CLOSED")
+    assert_posted_once(bridge, {part.id: [400], full.id: [2050], untouched.id: []})
+
+
+def test_many_payments_on_one_fee_of_one_account(small: Bridge) -> None:
+    first, second = charged(small, 1000, 500, student=0)
+    for cents in (100, 100, 250):
+        student_pays(small, first, cents)
+    student_pays(small, second)
+
+    post(small)
+
+    assert_posted_once(small, {first.id: [100, 100, 250], second.id: [500]})
+
+
+def test_the_same_file_and_a_cumulative_one_post_nothing_again(small_on_both: Bridge) -> None:
+    bridge = small_on_both
+    (fee,) = charged(bridge, 1000)
+    student_pays(bridge, fee, 300)
+    name = bridge.far.write_query_output()
+    content = bridge.folder.read(name)
+    bridge.sis_to_alma()
+
+    bridge.folder.path(name).write_bytes(content)
+    taken, posted = bridge.sis_to_alma()
+    assert (taken.files, posted.tried) == (0, 0)
+    assert list(bridge.folder.path("/sfs/outbound").glob("*.csv")) == []
+
+    bridge.folder.path("/sfs/outbound/ANOTHER_NAME.csv").write_bytes(content)
+    taken, posted = bridge.sis_to_alma()
+    assert (taken.files, taken.known, taken.new, posted.tried) == (1, 1, 0, 0)
+
+    student_pays(bridge, fee, 200)
+    taken, posted = post(bridge)
+    assert (taken.known, taken.new, posted.cents) == (1, 1, 200)
+    assert_posted_once(bridge, {fee.id: [300, 200]})
+
+
+def test_a_posting_is_not_charged_back(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    post(small)
+
+    small.far.refresh_analytics()
+    counts = small.alma_to_sis()
+
+    assert (counts.charges, counts.credits) == (0, 0)
+    assert small.balances()["unexplained"] == 0
+
+
+# -- payments that do not fit -------------------------------------------------------------------------
+
+
+def test_more_than_the_fee(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 1250)
+
+    _, posted = post(small)
+
+    assert (posted.cents, applied(fee), fee.status) == (1000, [1000], "CLOSED")
+    assert kinds(small) == ["paid more than Alma's balance"]
+    assert post(small)[1].tried == 0
+    assert kinds(small) == ["paid more than Alma's balance"]
+
+
+def test_more_than_what_the_desk_has_left(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    small.far.alma.pay_at_desk(fee.id, 700)
+    student_pays(small, fee)
+
+    post(small)
+    assert applied(fee) == [300]
+    assert kinds(small) == ["paid more than Alma's balance"]
+
+    equalise(small)  # the 7.00 paid twice come back as a credit in PeopleSoft
+    post(small)
+    assert applied(fee) == [300]
+    assert small.exceptions() == {}
+    assert small.far.books().unapplied_cents == 700
+    assert small.books().unequal == {}
+
+
+def test_paid_in_both_places_is_credited_and_settled(small_on_both: Bridge) -> None:
+    bridge = small_on_both
+    (fee,) = charged(bridge, 1000)
+    student_pays(bridge, fee)
+    bridge.far.alma.pay_at_desk(fee.id)
+
+    post(bridge)
+    assert applied(fee) == []
+    assert kinds(bridge) == ["fee already settled in Alma"]
+
+    equalise(bridge)
+    assert bridge.exceptions() == {}
+    assert states(bridge) == ["settled"]
+    assert bridge.far.books().unapplied_cents == 1000
+    assert post(bridge)[1].tried == 0
+    assert bridge.books().unequal == {}
+
+
+def test_a_disputed_fee_is_paid_once_the_dispute_is_over(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee)
+    small.far.alma.dispute(fee.id)
+
+    post(small)
+    assert (applied(fee), kinds(small)) == ([], ["fee is INDISPUTE in Alma"])
+
+    small.far.alma.restore(fee.id)
+    post(small)
+    assert_posted_once(small, {fee.id: [1000]})
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_a_fee_that_the_bursar_export_took(close: bool, small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee)
+    small.far.alma.export(fee.id, close=close)
+
+    post(small)
+
+    assert applied(fee) == []
+    assert kinds(small) == ["fee already settled in Alma" if close else "fee is EXPORTED in Alma"]
+
+
+def test_a_purged_user(small: Bridge) -> None:
+    gone, stays = charged(small, 1000, 500)
+    student_pays(small, gone)
+    student_pays(small, stays)
+    small.far.alma.purge_user(gone.user.primary_id)
+
+    post(small)
+
+    assert (applied(gone), applied(stays)) == ([], [500])
+    assert kinds(small) == ["user not found in Alma"]
+    assert sorted(states(small)) == ["new", "posted"]
+
+
+def test_another_emplid_than_was_charged(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    other = small.far.students[1].primary_id
+    leave(small, (other, "17", f"ALMA{fee.id}", "10.00"))
+
+    small.sis_to_alma()
+
+    assert (applied(fee), kinds(small)) == ([], ["payment by another EMPLID than was charged"])
+    assert small.listed_fees() == {fee.id}
+
+
+def test_a_fee_that_was_never_charged(small: Bridge) -> None:
+    student = small.far.students[0]
+    unmapped = small.far.alma.add_fee(student, 700, type="LOCKERKEY")
+    equalise(small)
+    leave(
+        small,
+        (student.primary_id, "17", f"ALMA{unmapped.id}", "7.00"),
+        (student.primary_id, "18", "ALMA999999999999999999", "7.00"),
+    )
+
+    small.sis_to_alma()
+
+    assert applied(unmapped) == []
+    assert [kind for kind in kinds(small) if "charged" in kind] == ["no such fee was charged"] * 2
+
+
+def test_a_known_payment_with_another_amount_is_listed(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    emplid = fee.user.primary_id
+    leave(small, (emplid, "17", f"ALMA{fee.id}", "4.00"))
+    small.sis_to_alma()
+    leave(small, (emplid, "17", f"ALMA{fee.id}", "5.00"), name="LATER.csv")
+
+    taken, posted = small.sis_to_alma()
+
+    assert (taken.new, posted.tried, applied(fee)) == (0, 0, [400])
+    assert kinds(small) == ["payment with another amount"]
+    assert small.listed_fees() == {fee.id}
+
+
+def test_one_payment_with_two_amounts_in_one_file(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    emplid = fee.user.primary_id
+    leave(small, (emplid, "17", f"ALMA{fee.id}", "4.00"), (emplid, "17", f"ALMA{fee.id}", "5.00"))
+
+    taken, _ = small.sis_to_alma()
+
+    assert (taken.lines, taken.new, taken.known, taken.refused) == (2, 1, 1, 0)
+    assert (applied(fee), kinds(small)) == ([400], ["payment id twice in one file"])
+
+
+def test_refused_lines_are_listed_once_and_the_others_posted(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    emplid = fee.user.primary_id
+    rows = [
+        (emplid, "17", f"ALMA{fee.id}", "4.00"),
+        (emplid, "18", f"ALMA{fee.id}", "-1.00"),
+        (emplid, "19", "PARKING", "5.00"),
+    ]
+    leave(small, *rows)
+    taken, _ = small.sis_to_alma()
+    assert (taken.lines, taken.new, taken.known, taken.refused) == (3, 1, 0, 2)
+
+    leave(small, (emplid, "20", f"ALMA{fee.id}", "1.00"), *rows, name="LATER.csv")
+    taken, _ = small.sis_to_alma()
+    assert (taken.lines, taken.new, taken.known, taken.refused) == (4, 1, 1, 2)
+    assert kinds(small) == ["payment line refused"] * 2
+    assert applied(fee) == [400, 100]
+
+
+def test_a_file_cut_short_holds_only_itself_up(small: Bridge) -> None:
+    first, second = charged(small, 1000, 500)
+    leave(small, (first.user.primary_id, "17", f"ALMA{first.id}", "10.00"))
+    leave(small, (second.user.primary_id, "18", f"ALMA{second.id}", "5.00"), name="CUT.csv")
+    cut = small.folder.path("/sfs/outbound/CUT.csv")
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[:-3])
+
+    taken, _ = small.sis_to_alma()
+    assert (taken.files, taken.files_refused, taken.new) == (1, 1, 1)
+    assert (applied(first), applied(second)) == ([1000], [])
+    assert (kinds(small), cut.exists()) == (["payment file refused"], True)
+
+    cut.write_bytes(whole)
+    small.sis_to_alma()
+    assert (applied(second), small.exceptions(), cut.exists()) == ([500], {}, False)
+
+
+# -- whatever breaks ----------------------------------------------------------------------------------
+
+
+def three_payments(bridge: Bridge) -> dict[str, list[int]]:
+    """Two accounts, three fees, four payments in PeopleSoft's output folder."""
+    one, two = charged(bridge, 1000, 500, student=0)
+    (three,) = charged(bridge, 800, student=1)
+    for fee, cents in ((one, 300), (one, 700), (two, 500), (three, 350)):
+        student_pays(bridge, fee, cents)
+    bridge.far.write_query_output()
+    return {one.id: [300, 700], two.id: [500], three.id: [350]}
+
+
+FAULTS: list[tuple[str, dict[str, Any]]] = [
+    ("drop_before", {}),
+    ("drop_after", {}),
+    ("fail_before", {}),
+    ("fail_after", {}),
+    ("fail_before", {"status": 503, "form": "html"}),
+    ("fail_after", {"status": 502, "form": "empty"}),
+    ("broken_body", {"body": "html"}),
+    ("broken_body", {"body": "truncated"}),
+    ("refuse", {"status": 429, "code": "PER_SECOND_THRESHOLD", "form": "gateway_json"}),
+    ("refuse", {"status": 400, "code": "401666"}),
+    ("refuse", {"status": 400, "code": "402119", "form": "xml"}),
+    ("out_of_quota", {}),
+    ("delay_before", {"seconds": 0.01}),
+    ("delay_after", {"seconds": 0.01}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), FAULTS, ids=lambda value: value if isinstance(value, str) else ""
+)
+@pytest.mark.parametrize("skip", [0, 1, 3])
+def test_a_fault_at_a_posting(kind: str, options: dict[str, Any], skip: int, small: Bridge) -> None:
+    paid = three_payments(small)
+    rule = small.far.faults.add_http(kind, method="POST", skip=skip, **options)  # type: ignore[arg-type]
+
+    run_through(small)
+
+    assert rule.fired == 1
+    assert_posted_once(small, paid)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), FAULTS, ids=lambda value: value if isinstance(value, str) else ""
+)
+@pytest.mark.parametrize("skip", [0, 1, 2])
+def test_a_fault_at_a_reading(kind: str, options: dict[str, Any], skip: int, small: Bridge) -> None:
+    paid = three_payments(small)
+    rule = small.far.faults.add_http(kind, method="GET", path="/fees", skip=skip, **options)  # type: ignore[arg-type]
+
+    run_through(small)
+
+    assert rule.fired == 1
+    assert_posted_once(small, paid)
+
+
+def test_a_list_that_lacks_a_fee_is_no_evidence(small: Bridge) -> None:
+    paid = three_payments(small)
+    small.far.faults.add_http("partial_list", method="GET", path="/fees", times=4)
+
+    run_through(small)
+
+    assert_posted_once(small, paid)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_many_faults_at_once(seed: int, tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, seed=seed)
+    paid = three_payments(bridge)
+    for kind, options in FAULTS:
+        bridge.far.faults.add_http(kind, probability=0.15, times=3, path="/fees", **options)  # type: ignore[arg-type]
+
+    for _ in range(4):
+        run_through(bridge)
+    bridge.far.faults.clear()
+    run_through(bridge)
+
+    assert_posted_once(bridge, paid)
+
+
+@pytest.mark.parametrize("kind", ["drop_after", "fail_after", "drop_before"])
+def test_an_unclear_posting_is_left_alone_for_the_quiet_period(kind: str, small_on_both: Bridge) -> None:
+    bridge = small_on_both
+    (fee,) = charged(bridge, 1000)
+    student_pays(bridge, fee, 400)
+    bridge.far.faults.add_http(kind, method="POST")  # type: ignore[arg-type]
+    there = [] if kind == "drop_before" else [400]
+
+    _, posted = post(bridge)
+    assert (posted.posted, applied(fee), states(bridge)) == (0, there, ["unknown"])
+    assert kinds(bridge) == ["outcome of the posting unclear"]
+
+    bridge.far.clock.advance(seconds=60)
+    _, posted = post(bridge)
+    assert (posted.tried, applied(fee), states(bridge)) == (0, there, ["unknown"])
+
+    bridge.far.clock.advance(seconds=QUIET)
+    _, posted = post(bridge)
+    assert posted.found_posted == len(there)
+    assert_posted_once(bridge, {fee.id: [400]})
+
+
+def test_an_unclear_posting_on_a_fee_that_is_gone_stays_unclear(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("drop_before", method="POST")
+    post(small)
+    small.far.alma.purge_user(fee.user.primary_id)
+    small.far.clock.advance(seconds=QUIET)
+
+    post(small)
+
+    assert (states(small), kinds(small)) == (["unknown"], ["user not found in Alma"])
+
+
+def test_a_desk_payment_between_reading_and_posting(small: Bridge) -> None:
+    """The answer's balance fell by more than was paid: read back before anything is believed."""
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+
+    def at_the_desk(request: wire.Request) -> None:
+        if request.method == "POST":
+            small.far.api.before_call = None
+            small.far.alma.pay_at_desk(fee.id, 100)
+
+    small.far.api.before_call = at_the_desk
+    post(small)
+    small.far.clock.advance(seconds=QUIET)
+    post(small)
+
+    assert (applied(fee), states(small), small.exceptions()) == ([400], ["posted"], {})
+
+
+def test_a_fee_closed_between_reading_and_posting(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee)
+
+    def at_the_desk(request: wire.Request) -> None:
+        if request.method == "POST":
+            small.far.api.before_call = None
+            small.far.alma.pay_at_desk(fee.id)
+
+    small.far.api.before_call = at_the_desk
+    post(small)
+    assert (applied(fee), states(small), kinds(small)) == ([], ["new"], ["refused by Alma"])
+    post(small)
+    assert kinds(small) == ["fee already settled in Alma"]
+
+
+def test_alma_down_ends_the_task_and_loses_nothing(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=6, fees=0)
+    fees = charged(bridge, 100, 200, 300, 400, 500)
+    for fee in fees:
+        student_pays(bridge, fee)
+    bridge.far.faults.add_http("fail_before", status=503, times=None)
+
+    with pytest.raises(Retriable):
+        post(bridge)
+    assert set(states(bridge)) == {"new"}
+
+    bridge.far.faults.clear()
+    bridge.sis_to_alma()
+    assert_posted_once(bridge, {fee.id: [fee.original_cents] for fee in fees})
+
+
+# -- the first payment of an institution --------------------------------------------------------------
+
+
+@contextmanager
+def shortened_ids(bridge: Bridge) -> Iterator[None]:
+    """Alma gives our marks back cut short."""
+
+    def send(request: Request) -> Reply:
+        reply = Bridge.send(bridge, request)
+        return Reply(reply.status, reply.headers, re.sub(rb"(SFS[0-9A-Z]{9})[0-9A-Z]{4}", rb"\1", reply.body))
+
+    bridge.api = AlmaApi(send, pause=lambda _: None)
+    yield
+    bridge.api = AlmaApi(bridge.send, pause=lambda _: None)
+
+
+def test_posting_stops_after_the_first_payment_that_does_not_come_back(small_on_both: Bridge) -> None:
+    bridge = small_on_both
+    fees = charged(bridge, 1000, 500, 200)
+    for fee in fees:
+        student_pays(bridge, fee)
+
+    with shortened_ids(bridge), pytest.raises(SendingStopped, match="external_transaction_id"):
+        post(bridge)
+
+    assert sum(len(applied(fee)) for fee in fees) == 1
+
+
+def test_posting_stays_stopped_when_it_is_run_again(small: Bridge) -> None:
+    fees = charged(small, 1000, 500, 200)
+    for fee in fees:
+        student_pays(small, fee)
+
+    with shortened_ids(small):
+        for _ in range(3):
+            with pytest.raises(SendingStopped):
+                post(small)
+            small.far.clock.advance(seconds=QUIET)
+    assert sum(len(applied(fee)) for fee in fees) == 1
+
+    post(small)
+    assert_posted_once(small, {fee.id: [fee.original_cents] for fee in fees})
+
+
+def test_no_second_payment_before_the_first_is_read_back(small: Bridge) -> None:
+    """Alma takes the first payment and then answers no reading: the next account is not tried on trust."""
+    fees = charged(small, 1000, 500, 200)
+    for fee in fees:
+        student_pays(small, fee)
+
+    def down(request: wire.Request) -> None:
+        if request.method == "POST":
+            small.far.api.before_call = None
+            small.far.faults.add_http("fail_before", method="GET", status=503, times=4)
+
+    small.far.api.before_call = down
+    with shortened_ids(small), pytest.raises((Retriable, SendingStopped)):
+        post(small)
+    assert sum(len(applied(fee)) for fee in fees) == 1
+
+
+def test_a_first_payment_of_unclear_outcome_is_not_made_again_on_trust(small: Bridge) -> None:
+    """Alma applied it, answered with an error, and gives no marks back: its absence proves nothing."""
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("fail_after", method="POST")
+
+    with shortened_ids(small):
+        for _ in range(3):
+            post(small)
+            small.far.clock.advance(seconds=QUIET)
+    assert (applied(fee), states(small), kinds(small)) == (
+        [400],
+        ["unknown"],
+        ["outcome of the posting unclear"],
+    )
+
+    post(small)
+    assert_posted_once(small, {fee.id: [400]})
+
+
+# -- a worker that dies -------------------------------------------------------------------------------
+
+
+class Death(BaseException):
+    """The process is gone: nothing of ours may catch it."""
+
+
+class Mortal:
+    """Counts the moments around each commit and call, and dies at one of them for good."""
+
+    def __init__(self, at: int | None, *, releases: bool) -> None:
+        self.at = at
+        self.releases = releases  # an exception unwinds and gives the lease back, a kill does not
+        self.moments = 0
+        self.dead = False
+
+    def moment(self) -> None:
+        if self.dead and not self.releases:
+            raise Death
+        self.moments += 1
+        if self.at is not None and self.moments == self.at:
+            self.dead = True
+            raise Death
+
+
+@contextmanager
+def living(bridge: Bridge, mortal: Mortal, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    write = Ledger.write
+
+    @contextmanager
+    def mortal_write(ledger: Ledger, lease: Lease | None = None) -> Iterator[Any]:
+        mortal.moment()
+        with write(ledger, lease) as tx:
+            yield tx
+            mortal.moment()
+        mortal.moment()
+
+    def mortal_send(request: Request) -> Reply:
+        mortal.moment()
+        reply = Bridge.send(bridge, request)
+        mortal.moment()
+        return reply
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "write", mortal_write)
+        bridge.api = AlmaApi(mortal_send, pause=lambda _: None)
+        try:
+            yield
+        finally:
+            bridge.api = AlmaApi(bridge.send, pause=lambda _: None)
+
+
+def two_payments(bridge: Bridge) -> dict[str, list[int]]:
+    one, two = charged(bridge, 1000, 500)
+    student_pays(bridge, one, 300)
+    student_pays(bridge, two)
+    bridge.far.write_query_output()
+    return {one.id: [300], two.id: [500]}
+
+
+@pytest.mark.parametrize("releases", [True, False], ids=["exception", "killed"])
+@pytest.mark.parametrize("part", range(4))
+def test_death_at_any_moment_loses_and_doubles_nothing(
+    releases: bool, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Bridge(tmp_path / "counting", students=2, fees=0)
+    two_payments(counting)
+    whole = Mortal(None, releases=True)
+    with living(counting, whole, monkeypatch):
+        counting.sis_to_alma()
+
+    assert whole.moments > 30
+    for at in range(1 + part, whole.moments + 1, 4):
+        bridge = Bridge(tmp_path / f"{at}", students=2, fees=0)
+        paid = two_payments(bridge)
+        with living(bridge, Mortal(at, releases=releases), monkeypatch), pytest.raises(Death):
+            bridge.sis_to_alma()
+        run_through(bridge)
+        assert_posted_once(bridge, paid)
+
+
+# -- two at once --------------------------------------------------------------------------------------
+
+
+def test_a_second_run_while_one_posts_does_nothing(small_on_both: Bridge) -> None:
+    bridge = small_on_both
+    paid = two_payments(bridge)
+    refused = []
+
+    def second_run(request: wire.Request) -> None:
+        if request.method == "POST":
+            bridge.far.api.before_call = None
+            with pytest.raises(LeaseTaken):
+                Bridge.sis_to_alma(bridge)
+            refused.append(request.path)
+
+    bridge.far.api.before_call = second_run
+    bridge.sis_to_alma()
+
+    assert len(refused) == 1
+    assert_posted_once(bridge, paid)
+
+
+def test_a_worker_that_stood_still_sends_nothing_late(small_on_both: Bridge) -> None:
+    """It stands still between its mark and the call; meanwhile another takes over and posts."""
+    bridge = small_on_both
+    paid = two_payments(bridge)
+    stood = 0.0
+    stopped = []
+
+    def send(request: Request) -> Reply:
+        nonlocal stood
+        if request.method == "POST" and not stood:
+            bridge.far.clock.advance(seconds=16 * 60)
+            stood = 16 * 60.0
+            bridge.sis_to_alma()
+        if request.send_before is not None and stood > request.send_before:
+            stopped.append(request.path)
+            raise Retriable("The call waited too long for its turn and was not sent.")
+        return bridge.send(request)
+
+    with bridge.working("back") as (ledger, lease):
+        payments.find_files(bridge.folder, ledger, lease, bridge.campus)
+        payments.take_in(ledger, lease, bridge.campus)
+        with pytest.raises(LeaseTaken):
+            payments.post(
+                ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), monotonic=lambda: stood
+            )
+
+    assert len(stopped) == 1
+    assert_posted_once(bridge, paid)
+
+
+def test_a_worker_that_was_overtaken_changes_nothing_afterwards(small: Bridge) -> None:
+    """Its call was answered, but its lease is another's by now: what that one found stands."""
+    paid = two_payments(small)
+    overtaken: list[PostCounts] = []
+
+    def send(request: Request) -> Reply:
+        reply = small.send(request)
+        if request.method == "POST" and not overtaken:
+            small.far.clock.advance(seconds=16 * 60)
+            overtaken.append(small.sis_to_alma()[1])
+        return reply
+
+    with small.working("back") as (ledger, lease):
+        payments.find_files(small.folder, ledger, lease, small.campus)
+        payments.take_in(ledger, lease, small.campus)
+        with pytest.raises(LeaseTaken):
+            payments.post(ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None))
+
+    assert overtaken[0].found_posted == 1
+    assert_posted_once(small, paid)
+
+
+def test_a_payment_is_marked_by_one_of_two_transactions(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.write_query_output()
+    with small.working("back") as (ledger, lease):
+        payments.find_files(small.folder, ledger, lease, small.campus)
+        payments.take_in(ledger, lease, small.campus)
+        with ledger.read() as tx:
+            (row,) = entries.to_post(tx)
+        with ledger.write(lease) as tx:
+            entries.mark_posting(tx, row, 400)
+        with pytest.raises(LeaseTaken), ledger.write(lease) as tx:
+            entries.mark_posting(tx, row, 400)
+
+
+def test_an_unknown_outcome_is_not_an_error_of_the_run(small: Bridge) -> None:
+    """The other payments go on, and the outcome stands in the ledger for the next run."""
+    paid = two_payments(small)
+    calls: list[Callable[[Request], Reply]] = []
+
+    def send(request: Request) -> Reply:
+        if request.method == "POST" and not calls:
+            calls.append(small.send)
+            raise OutcomeUnknown("The connection broke off.")
+        return small.send(request)
+
+    small.api = AlmaApi(send, pause=lambda _: None)
+    _, posted = small.sis_to_alma()
+    assert (posted.posted, sorted(states(small))) == (1, ["posted", "unknown"])
+
+    run_through(small)
+    assert_posted_once(small, paid)
