@@ -60,8 +60,8 @@ MEANINGS = {
     "sfs.directory": "Where PeopleSoft collects our files.",
     "sfs.archive_directory": "Where a copy of each file and its manifest are put first, on the same SFTP server.",
     "sfs.file_name": "Must hold `{kind}` and `{sequence}`, may hold `{date}`, must end in `.dat`.",
-    "sfs.mode": "`rename`: upload under a name that ends in `.part`, check, rename. `direct`: upload under the final name; any doubt is "
-    "left to a person.",
+    "sfs.mode": "`rename`: upload under a name that ends in `.part`, check, rename. `direct`: upload under the final name; any "
+    "doubt is left to a person.",
     "sfs.read_back": "How the upload is checked. `none` still asks for the file's size, to see that it is there.",
     "sfs.taken_within_hours": "After a crash in the rename: with both names gone, the file counts as collected if it "
     "was uploaded this recently.",
@@ -79,7 +79,8 @@ MEANINGS = {
     "needed; `payment_id` is strongly advised; `item_type` only helps to tell lines without `payment_id` apart.",
     "sis_to_alma.method": "What Alma records as the payment's method.",
     "sis_to_alma.comment": "What Alma records as the payment's comment.",
-    "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it.",
+    "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it. "
+    "Not below 2: a call may last longer than a minute.",
 }
 
 #: What a first set-up has to look at; the rest has defaults that can stay.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alma_hook import __version__, campus
 from alma_hook.errors import AlmaHookError, Fatal
-from alma_hook.ledger import Ledger, batches, institutions
+from alma_hook.ledger import Ledger, batches, exceptions, institutions, story
 from alma_hook.resources import include
 
 
@@ -42,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, command, text in (
         ("migrate", _migrate, "bring the ledger's tables up to this package"),
         ("open", _open, "open the ledger for live running, once"),
+        ("exceptions", _exceptions, "list what does not fit, oldest first"),
+        ("explain", _explain, "tell one fee's life, in order"),
         ("mark-delivered", _mark_delivered, "say that PeopleSoft has an unconfirmed batch"),
         ("mark-not-delivered", _mark_not_delivered, "say that PeopleSoft never got an unconfirmed batch"),
     ):
@@ -59,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name.startswith("mark"):
             sub.add_argument("batch")
+        if name == "explain":
+            sub.add_argument("fee_id")
         sub.set_defaults(command=command)
     return parser
 
@@ -108,6 +112,28 @@ def _open(options: argparse.Namespace) -> None:
     with ledger.write() as tx:
         institutions.open_clean(tx, ledger.actor)
     print(f"The ledger of {ledger.institution} is open.")
+
+
+def _exceptions(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        rows = exceptions.open_items(tx)
+    for row in rows:
+        print(f"{row['opened_at'][:16]}  {exceptions.describe(row)}")
+    print(f"{len(rows)} open")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    """Amounts, files and runs only: what stands here may be shown to anybody who may see a fee id."""
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        life = story.of_fee(tx, options.fee_id)
+    if not life:
+        raise Fatal(f"The ledger knows no fee {options.fee_id}.")
+    for at, text in life:
+        print(f"{at[:19]}  {text}")
 
 
 def _mark_delivered(options: argparse.Namespace) -> None:

@@ -218,7 +218,7 @@ class AlmaApi:
             page = self._read(
                 "/conf/utilities/fee-transactions", {**window, "limit": "100", "offset": str(offset)}
             )
-            fees = [_fee(entry, page.get("currency")) for entry in page.get("fee") or []]
+            fees = [_fee(entry, page.get("currency")) for entry in _entries(page, "fee")]
             yield from fees
             offset += len(fees)
             if not fees or offset >= _count(page):
@@ -236,9 +236,14 @@ class AlmaApi:
         offset = 0
         while True:
             page = self._read("/users", {**window, "limit": "100", "offset": str(offset)})
-            users = page.get("user") or []
-            for entry in users:
-                yield str(entry["primary_id"])
+            users = _entries(page, "user")
+            try:
+                ids = [str(entry["primary_id"]) for entry in users]
+            except (KeyError, TypeError) as error:
+                raise Inconsistent(
+                    f"A user came without a usable primary id ({type(error).__name__})."
+                ) from None
+            yield from ids
             offset += len(users)
             if not users or offset >= _count(page):
                 return
@@ -400,12 +405,21 @@ def _json(body: bytes) -> dict[str, Any]:
 
 
 def _count(page: Mapping[str, Any]) -> int:
-    return int(page.get("total_record_count") or 0)
+    try:
+        return int(page.get("total_record_count") or 0)
+    except (TypeError, ValueError):
+        raise Inconsistent("A list came without a usable count.") from None
+
+
+def _entries(page: Mapping[str, Any], name: str) -> list[Any]:
+    entries = page.get(name) or []
+    if not isinstance(entries, list):
+        raise Inconsistent("A list came in another shape.")
+    return entries
 
 
 def _fees_list(page: Mapping[str, Any]) -> list[Fee]:
-    entries = page.get("fee") or []
-    fees = [_fee(entry, page.get("currency")) for entry in entries]
+    fees = [_fee(entry, page.get("currency")) for entry in _entries(page, "fee")]
     try:
         count, total = int(page["total_record_count"]), cents(page.get("total_sum") or 0)
     except (KeyError, TypeError, ValueError):
@@ -448,7 +462,7 @@ def _fee(entry: Mapping[str, Any], currency: str | None) -> Fee:
             transactions=tuple(_transaction(t) for t in entry.get("transaction") or ()),
             currency=currency,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OSError, OverflowError) as error:
         raise Inconsistent(f"A fee came without a usable field ({type(error).__name__}).") from None
 
 

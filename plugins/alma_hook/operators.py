@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 AS_IN_SETTINGS = "as in the settings"
 _PROGRESS_SECONDS = 10.0
+_SHOWN = 100
 
 
 @dataclass
@@ -371,7 +372,7 @@ class Report(CampusOperator):
         from alma_hook.money import amount
 
         with run.ledger.read() as tx:
-            line, listed = fees.balances(tx), exceptions.counts(tx)
+            line, listed, items = fees.balances(tx), exceptions.counts(tx), exceptions.open_items(tx)
         self.say(
             "Balances: Alma %s, PeopleSoft %s, explained %s, on its way %s, UNEXPLAINED %s (%d fees)",
             *(
@@ -380,8 +381,10 @@ class Report(CampusOperator):
             ),
             line["fees"],
         )
-        for kind, count in listed.items():
-            self.say("Listed: %d x %s", count, kind)
+        for item in items[:_SHOWN]:
+            self.say("Listed: %s", exceptions.describe(item))
+        if len(items) > _SHOWN:
+            self.say("and %d more: `python -m alma_hook exceptions` shows them all", len(items) - _SHOWN)
         return {
             **{name: int(value) for name, value in line.items() if name != "institution"},
             "exceptions": listed,

@@ -666,10 +666,9 @@ def two_payments(bridge: Bridge) -> dict[str, list[int]]:
     return {one.id: [300], two.id: [500]}
 
 
-@pytest.mark.parametrize("releases", [True, False], ids=["exception", "killed"])
 @pytest.mark.parametrize("part", range(4))
 def test_death_at_any_moment_loses_and_doubles_nothing(
-    releases: bool, part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counting = Bridge(tmp_path / "counting", students=2, fees=0)
     two_payments(counting)
@@ -681,7 +680,8 @@ def test_death_at_any_moment_loses_and_doubles_nothing(
     for at in range(1 + part, whole.moments + 1, 4):
         bridge = Bridge(tmp_path / f"{at}", students=2, fees=0)
         paid = two_payments(bridge)
-        with living(bridge, Mortal(at, releases=releases), monkeypatch), pytest.raises(Death):
+        # Every other moment unwinds and gives the lease back; the rest are kills.
+        with living(bridge, Mortal(at, releases=at % 8 < 4), monkeypatch), pytest.raises(Death):
             bridge.sis_to_alma()
         run_through(bridge)
         assert_posted_once(bridge, paid)

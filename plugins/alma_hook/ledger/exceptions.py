@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from alma_hook.ledger.store import Row, Tx, in_list
+from alma_hook.money import amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,12 @@ def open_items(tx: Tx) -> list[Row]:
     return tx.rows(
         "SELECT * FROM exception_item WHERE institution = :i AND closed_at IS NULL ORDER BY opened_at, exception_id"
     )
+
+
+def describe(row: Row) -> str:
+    """Return one entry for a person: what it is about, why, how much; no patron data."""
+    fee = f" (fee {row['fee_id']})" if row["fee_id"] and row["subject"] != f"fee {row['fee_id']}" else ""
+    return f"{row['subject']}{fee}: {row['kind']}, {amount(int(row['amount']))}; {row['detail']}"
 
 
 def counts(tx: Tx) -> dict[str, int]:

@@ -1,0 +1,310 @@
+"""What the docs say is what the code does, as far as it can be compared."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import re
+import sqlite3
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from alma_hook import __main__ as command_line
+from alma_hook import campus
+from alma_hook.ledger import Ledger, batches
+from alma_hook.money import cents
+from tests import docs_tables
+
+ROOT = docs_tables.ROOT
+PACKAGE = ROOT / "plugins" / "alma_hook"
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("include/*/*.md"))]
+HOW = ROOT / "docs" / "how-it-works.md"
+OPERATIONS = ROOT / "docs" / "operations.md"
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def text_of(page: Path) -> str:
+    return page.read_text("utf-8")
+
+
+def everything() -> str:
+    return "\n".join(map(text_of, PAGES))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
+
+
+def spans(text: str) -> set[str]:
+    """What stands in backquotes, outside of blocks."""
+    bare = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return {" ".join(span.split()) for span in re.findall(r"`([^`]+)`", bare)}
+
+
+def commands() -> set[str]:
+    (subparsers,) = (a for a in command_line._parser()._actions if isinstance(a, argparse._SubParsersAction))
+    return set(subparsers.choices)
+
+
+# -- tables that follow from the code -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", docs_tables.PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_tables_are_up_to_date(page):
+    text = text_of(page)
+
+    assert "<!-- table: " in text
+    assert docs_tables.renewed(text) == text, "run: python -m tests.docs_tables"
+
+
+def test_every_setting_has_a_meaning_and_no_other():
+    keys = {key for key, _ in docs_tables.settings()}
+
+    assert set(docs_tables.MEANINGS) == keys
+
+
+def test_the_short_table_holds_every_setting_that_must_be_answered():
+    needed = {key for key, info in docs_tables.settings() if info.is_required()}
+
+    assert needed <= set(docs_tables.FIRST)
+    assert set(docs_tables.FIRST) <= set(docs_tables.MEANINGS)
+
+
+def test_the_generated_tables_hold_what_the_layouts_declare():
+    tables = docs_tables.layout_tables()
+
+    assert "| EMPLID | 2-12 | Alma user, by `emplid.source` | `012345678` |" in tables
+    assert "| Amount | 29-43 | what the formula says is due, never negative | `000000000012.50` |" in tables
+
+
+# -- names ----------------------------------------------------------------------------------------------
+
+
+def test_connection_ids_in_the_docs_are_those_of_the_code():
+    named = set(re.findall(r"\b[a-z][a-z_]*_(?:default|sftp|ledger)\b", everything()))
+    named |= {name.lower() for name in re.findall(r"AIRFLOW_CONN_([A-Z_]+)=", everything())}
+
+    assert named == set(campus.Connections().model_dump().values())
+
+
+def test_commands_in_the_docs_are_real():
+    named = set(re.findall(r"python\s+-m\s+alma_hook\s+([a-z][a-z-]*)", everything()))
+
+    assert named == commands()
+
+
+def test_every_command_is_on_the_operations_page():
+    for command in commands():
+        assert f"| `python -m alma_hook {command} " in text_of(OPERATIONS) or (
+            f"| `python -m alma_hook {command}` |" in text_of(OPERATIONS)
+        )
+
+
+def test_make_targets_in_the_docs_are_real():
+    targets = set(re.findall(r"^([a-z-]+):.*## ", text_of(ROOT / "Makefile"), re.MULTILINE))
+    named = set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", everything(), re.MULTILINE))
+
+    assert {a or b for a, b in named} <= targets
+    assert {"demo", "test"} <= {a or b for a, b in named}
+
+
+def test_settings_in_the_docs_are_real():
+    sections = {key.partition(".")[0] for key in docs_tables.MEANINGS if "." in key}
+    named = {span.partition(" = ")[0] for span in spans(everything())}
+    keys = {name for name in named if re.fullmatch(rf"(?:{'|'.join(sections)})\.[a-z_]+", name)}
+
+    assert keys <= set(docs_tables.MEANINGS)
+
+
+def test_every_task_is_on_the_operations_page():
+    dags = "\n".join(text_of(path) for path in ROOT.glob("dags/*.py"))
+    missing = {
+        task for task in re.findall(r'task_id="(\w+)"', dags) if f"`{task}`" not in text_of(OPERATIONS)
+    }
+
+    assert not missing
+
+
+@each_page
+def test_links_within_the_repository_resolve(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", text_of(linked), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, target
+
+
+def test_what_a_dropped_in_package_imports_is_named():
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    needed = {re.split(r"[<>=!~\[]", requirement)[0] for requirement in project["dependencies"]}
+    (line,) = re.findall(
+        r"^pip install (apache-airflow-(?:.*\\\n)*.*)$", text_of(ROOT / "README.md"), re.MULTILINE
+    )
+
+    assert set(line.replace("\\\n", " ").split()) == needed - {"apache-airflow"}
+
+
+# -- examples -------------------------------------------------------------------------------------------
+
+
+def test_connections_are_json_of_known_types():
+    readme = text_of(ROOT / "README.md")
+    found = re.findall(r"(?:--conn-json|AIRFLOW_CONN_[A-Z_]+=)\s*'(\{.*?\})'", readme, re.DOTALL)
+    found += [
+        json.dumps(value)
+        for block in blocks(ROOT / "README.md", "json")
+        for value in json.loads(block).values()
+    ]
+
+    assert len(found) == 6
+    for text in found:
+        assert json.loads(text)["conn_type"] in {"alma", "sftp", "sqlite", "postgres"}
+
+
+def test_settings_examples_are_accepted(tmp_path):
+    shipped = tomllib.loads(text_of(ROOT / "include" / "campus.toml"))
+    (block,) = blocks(ROOT / "docs" / "settings.md", "toml")
+    example = tomllib.loads(block)
+    example["sis_to_alma"] = {**shipped["sis_to_alma"], **example["sis_to_alma"]}
+
+    checked = campus.Campus.model_validate({**shipped, **example})
+
+    assert [row.term for row in checked.terms] == ["2267", "2273"]
+
+
+def test_the_shipped_settings_are_accepted():
+    assert campus.load(ROOT / "include" / "campus.toml").live is False
+
+
+def test_the_query_has_the_headings_that_the_shipped_settings_map():
+    query = text_of(ROOT / "include" / "peoplesoft" / "paid_library_items.sql")
+    headings = set(re.findall(r'AS "([^"]+)"', query))
+    page = spans(text_of(ROOT / "include" / "peoplesoft" / "README.md"))
+    mapped = set(campus.load(ROOT / "include" / "campus.toml").sis_to_alma.columns.values())
+
+    assert headings == mapped
+    assert mapped <= page
+
+
+def test_sql_in_the_docs_runs_on_the_ledger(tmp_path):
+    path = tmp_path / "ledger.db"
+    ledger = Ledger(f"sqlite:///{path}", "01CAMPUS_INST")
+    ledger.migrate()
+    ledger.close()
+    statements = [
+        statement
+        for block in blocks(OPERATIONS, "sql")
+        for statement in re.sub(r"--.*", "", block).split(";")
+        if statement.strip()
+    ]
+    statements += re.findall(r'`sqlite3 LEDGER "(.+?)"`', text_of(ROOT / "README.md"))
+
+    assert len(statements) >= 8
+    connection = sqlite3.connect(path)
+    for statement in statements:
+        connection.execute(statement)
+    connection.close()
+
+
+def test_the_worked_example_follows_the_formula():
+    rows = re.findall(
+        r"^\| .+? \| (-?[\d.]+) \| (-?[\d.]+) \| (-?[\d.]+) \| (-?[\d.]+) \| (-?[\d.]+) \| (.+) \|$",
+        text_of(HOW),
+        re.MULTILINE,
+    )
+
+    assert len(rows) == 5
+    charged = credited = 0
+    for row in rows:
+        balance, own_paid, c, k, due = map(cents, row[:5])
+        assert (c, k) == (charged, credited), "what was sent before"
+        assert due == balance - (c - k - own_paid)
+        charged += max(due, 0)
+        credited += max(-due, 0)
+        kind = "charge" if due > 0 else "credit"
+        assert row[5] == (f"{kind} {abs(due) // 100}.{abs(due) % 100:02d}" if due else "nothing")
+
+
+# -- states and kinds -----------------------------------------------------------------------------------
+
+
+def test_every_state_of_a_batch_and_a_payment_is_explained():
+    rows = set(re.findall(r"^\| `(\w+)` \|", text_of(HOW), re.MULTILINE))
+
+    assert {*batches.UNFINISHED, "delivered", "unconfirmed", "cancelled", "preview"} <= rows
+    assert {"new", "posting", "unknown", "posted", "settled"} <= rows
+
+
+def patterns(node: ast.expr | None, constants: dict[str, str]) -> set[str]:
+    """The texts that an expression may be, as regular expressions; nothing for what can't be told."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return {re.escape(node.value)}
+    if isinstance(node, ast.JoinedStr):
+        parts = [re.escape(str(v.value)) if isinstance(v, ast.Constant) else r"\S+" for v in node.values]
+        return {"".join(parts)}
+    if isinstance(node, ast.IfExp):
+        return patterns(node.body, constants) | patterns(node.orelse, constants)
+    if isinstance(node, ast.Name) and node.id in constants:
+        return {re.escape(constants[node.id])}
+    return set()
+
+
+def kinds_in(path: Path) -> set[str]:
+    """Every kind of exception that a module may list."""
+    tree = ast.parse(text_of(path))
+    constants = {
+        node.targets[0].id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and node.name in ("hold", "first_charge_hold"):
+            returned = [n.value for n in ast.walk(node) if isinstance(n, ast.Return)]
+            found |= {p for value in returned for p in patterns(value, constants)}
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if name == "Listed" and node.args:
+            found |= patterns(node.args[0], constants)
+        if name in ("_list", "list_all", "_listing") and len(node.args) > 1:
+            found |= patterns(node.args[1], constants)
+        if name == "AccountReading":
+            found |= {p for k in node.keywords if k.arg == "problem" for p in patterns(k.value, constants)}
+            found |= {p for arg in node.args[3:4] for p in patterns(arg, constants)}
+    return found
+
+
+def kinds() -> set[str]:
+    return {pattern for path in PACKAGE.rglob("*.py") for pattern in kinds_in(path)}
+
+
+def explained() -> set[str]:
+    """The first cells of the tables of exceptions."""
+    section = text_of(HOW).partition("\n## Exceptions\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"^\| `([^`]+)` \|", section, re.MULTILINE))
+
+
+def test_every_kind_of_exception_is_explained():
+    assert len(kinds()) > 25, "the kinds are no longer found in the code"
+    unexplained = {k for k in kinds() if not any(re.fullmatch(k, row) for row in explained())}
+
+    assert not unexplained
+
+
+def test_no_other_kind_is_explained():
+    stale = {row for row in explained() if not any(re.fullmatch(k, row) for k in kinds())}
+
+    assert not stale

@@ -1,0 +1,475 @@
+"""AlmaHook over real HTTP: what Alma's gateway receives, and what each failure of the line means."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from alma_hook.alma import AlmaApi, Fee
+from alma_hook.errors import (
+    AlmaHookError,
+    FeeNotFound,
+    NotPermitted,
+    OutcomeUnknown,
+    QuotaSpent,
+    RateLimited,
+    Refused,
+    Retriable,
+    SettingsError,
+    UserNotFound,
+)
+from alma_hook.hook import AlmaHook
+from simulator.alma_api import FULL_KEY, READ_KEY, USERS_ONLY_KEY
+from simulator.alma_http import AlmaServer
+from simulator.campus import Campus
+from tests.loopback.conftest import Connect, Recorder, answering
+
+MARKED = "PATRON-000000042"  # stands in bodies of errors, and nowhere else may it stand
+
+
+def user(campus: Campus, number: int = 0) -> str:
+    return campus.students[number].primary_id
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def pay(api: AlmaApi, campus: Campus, fee_id: str, cents: int = 400, **options: Any) -> Fee:
+    return api.pay(user(campus), fee_id, cents, "SFS0000000000000", "a comment & more", "ONLINE", **options)
+
+
+# -- the calls ----------------------------------------------------------------------------------------
+
+
+def test_every_call_of_the_hook_works(alma: AlmaServer, campus: Campus) -> None:
+    """What a DAG author gets from ``AlmaHook().get_conn()``, one story through all of it."""
+    api = AlmaHook().get_conn()
+    me = user(campus)
+
+    made = api.create_fee(me, "OVERDUEFINE", 1905, "MAIN", "Returned late & wet")
+    assert (made.balance, made.status, made.type) == (1905, "ACTIVE", "OVERDUEFINE")
+    assert campus.alma.fee(made.fee_id).original_cents == 1905
+    assert api.fee(me, made.fee_id) == made
+
+    assert api.dispute(me, made.fee_id, "says it was rain").status == "INDISPUTE"
+    assert [fee.fee_id for fee in api.fees(me, "INDISPUTE")] == [made.fee_id]
+    assert api.restore(me, made.fee_id, "was not").status == "ACTIVE"
+
+    waived = api.waive(me, made.fee_id, 5, "GOODWILL", "the five cents")
+    assert waived.balance == 1900
+    paid = pay(api, campus, made.fee_id, 900)
+    assert (paid.balance, paid.own_payments()) == (1000, ())  # no mark of ours: its check character is wrong
+    transactions = campus.alma.fee(made.fee_id).transactions
+    assert [(t.kind, t.amount_cents, t.external_transaction_id) for t in transactions] == [
+        ("WAIVE", 5, None),
+        ("PAYMENT", 900, "SFS0000000000000"),
+    ]
+    assert transactions[1].comment == "a comment & more"
+
+    pay(api, campus, made.fee_id, 1000)
+    assert api.fees(me) == []
+    assert [fee.balance for fee in api.fees(me, "CLOSED")] == [0]
+    assert [fee.fee_id for fee in api.fees_in_every_status(me)] == [made.fee_id]
+
+    today = campus.clock.now().date()
+    assert [f.fee_id for f in api.fee_transactions(today - timedelta(days=1), today)] == [made.fee_id]
+    assert api.user(me).identifiers["BARCODE"] == campus.students[0].identifiers["BARCODE"]
+    assert set(api.user_ids()) == {student.primary_id for student in campus.students}
+    assert me in set(api.user_ids(modified_since=today))
+    assert api.institution() == "01CAMPUS_INST"
+    api.check_write()
+    assert "GOODWILL" in api.code_table("FineFeeTransactionReason")
+
+
+def test_a_report_of_many_pages(alma: AlmaServer, campus: Campus) -> None:
+    from alma_hook.analytics import Report
+
+    fees = [campus.alma.add_fee(campus.students[n % 6], 500 + n) for n in range(60)]
+    campus.refresh_analytics()
+    campus.analytics.traps.page_rows = 25
+
+    pages = Report(AlmaHook().get_conn(), campus.analytics.path).pages()
+    rows = [row for page in pages for row in page]
+
+    assert len(rows) == len(fees)
+
+
+def test_lists_of_users_are_paged(alma: AlmaServer, campus: Campus, recorder: Recorder) -> None:
+    for number in range(240):
+        campus.alma.add_user(f"8{number:08d}")
+
+    assert len(set(AlmaHook().get_conn().user_ids())) == 246
+    assert [request.query["offset"] for request in recorder.requests] == ["0", "100", "200"]
+
+
+@pytest.mark.parametrize(
+    "user_id",
+    ["a b", "a/b", "a?b=c&d", "a%2Fb", "a+b@c.edu", "..", "jos\u00e9", "\u5b66\u751f 1", "a#b", "a;b"],
+)
+def test_user_ids_are_one_segment_of_the_path(user_id: str, alma: AlmaServer, campus: Campus) -> None:
+    fee = campus.alma.add_fee(campus.alma.add_user(user_id), 700)
+    api = AlmaHook().get_conn()
+
+    assert [found.fee_id for found in api.fees(user_id)] == [fee.id]
+    api.pay(user_id, fee.id, 300, "SFS1", "a=b&c d/\u00e9", "ONLINE")
+
+    assert fee.balance_cents == 400
+    assert fee.transactions[0].comment == "a=b&c d/\u00e9"
+    assert api.user(user_id).primary_id == user_id
+
+
+# -- what leaves --------------------------------------------------------------------------------------
+
+
+def test_the_key_is_in_one_header_and_nothing_of_the_extra_is(
+    alma: AlmaServer, campus: Campus, recorder: Recorder, connect: Connect
+) -> None:
+    connect(
+        "alma_default",
+        conn_type="alma",
+        host=alma.url,
+        password=FULL_KEY.value,
+        login="nobody",
+        extra={
+            "requests_per_second": 50, "timeout": 5, "write": True, "anything": "at all",
+            "X-Secret": "s3cret-value", "Authorization": "Basic abc", "trust_env": False,
+        },
+    )  # fmt: skip
+    fee = campus.alma.add_fee(user(campus), 1000)
+    api = AlmaHook().get_conn()
+    api.fees(user(campus))
+    pay(api, campus, fee.id)
+
+    for request in recorder.requests:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        assert headers["authorization"] == f"apikey {FULL_KEY.value}"
+        assert set(headers) <= {
+            "host", "user-agent", "accept", "accept-encoding", "connection", "authorization", "content-length", "content-type",
+        }  # fmt: skip
+        assert FULL_KEY.value not in request.path + str(dict(request.query))
+        assert "apikey" not in request.query
+    assert len(recorder.requests) == 2
+
+
+def test_an_address_without_scheme_is_https(connect: Connect, at_once: None) -> None:
+    connect("alma_default", conn_type="alma", host="127.0.0.1", port=closed_port(), password="x")
+    with pytest.raises(Retriable, match="can't be reached"):
+        AlmaHook().get_conn().institution()
+
+
+def test_the_connection_is_fetched_once(alma: AlmaServer, campus: Campus, connect: Connect) -> None:
+    hook = AlmaHook()
+    hook.get_conn().institution()
+    connect("alma_default", conn_type="alma", host="http://127.0.0.1:1", password="another")
+
+    assert hook.get_conn().institution() == "01CAMPUS_INST"
+    assert hook.get_conn() is hook.get_conn()
+
+
+@pytest.mark.parametrize("missing", ["host", "password"])
+def test_a_connection_that_lacks_something(missing: str, alma: AlmaServer, connect: Connect) -> None:
+    fields = {"conn_type": "alma", "host": alma.url, "password": FULL_KEY.value}
+    connect("alma_default", **{name: value for name, value in fields.items() if name != missing})
+    with pytest.raises(NotPermitted, match="alma_default lacks"):
+        AlmaHook().get_conn()
+
+
+def test_no_such_connection() -> None:
+    with pytest.raises(SettingsError, match="no_such_connection: create it"):
+        AlmaHook("no_such_connection").get_conn()
+
+
+# -- what comes back badly ----------------------------------------------------------------------------
+
+READ = ("reading", lambda api, campus, fee: api.fees(user(campus)))
+CHANGE = ("changing", lambda api, campus, fee: pay(api, campus, fee))
+EXPECTED: list[tuple[dict[str, Any], type[AlmaHookError], type[AlmaHookError]]] = [
+    ({"status": 500}, Retriable, OutcomeUnknown),
+    ({"status": 503, "form": "html"}, Retriable, OutcomeUnknown),
+    ({"status": 502, "form": "empty"}, Retriable, OutcomeUnknown),
+    ({"status": 400, "code": "402119"}, Refused, Refused),
+    ({"status": 400, "code": "401666", "form": "xml"}, Refused, Refused),
+    ({"status": 400, "code": "401861"}, UserNotFound, UserNotFound),
+    ({"status": 400, "code": "401665"}, FeeNotFound, FeeNotFound),
+    ({"status": 400, "code": "UNAUTHORIZED", "form": "xml"}, NotPermitted, NotPermitted),
+    ({"status": 403, "code": "INVALID_REQUEST", "form": "gateway_json"}, NotPermitted, NotPermitted),
+    ({"status": 404, "form": "html"}, NotPermitted, NotPermitted),
+    ({"status": 429, "code": "PER_SECOND_THRESHOLD", "form": "gateway_json"}, RateLimited, RateLimited),
+    ({"status": 429, "code": "DAILY_THRESHOLD", "form": "gateway_json"}, QuotaSpent, QuotaSpent),
+]
+
+
+@pytest.mark.parametrize(("fault", "reading", "changing"), EXPECTED)
+@pytest.mark.parametrize(("which", "call"), [READ, CHANGE])
+def test_an_error_answer_says_what_to_do_and_no_name(
+    fault: dict[str, Any],
+    reading: type[AlmaHookError],
+    changing: type[AlmaHookError],
+    which: str,
+    call: Callable[..., Any],
+    alma: AlmaServer,
+    campus: Campus,
+    at_once: None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fee = campus.alma.add_fee(user(campus), 1000)
+    campus.faults.add_http(
+        "refuse", times=None, message=f"User with identifier {MARKED} was not found.", **fault
+    )
+
+    with caplog.at_level(logging.DEBUG), pytest.raises(AlmaHookError) as caught:
+        call(AlmaHook().get_conn(), campus, fee.id)
+
+    assert type(caught.value) is (reading if which == "reading" else changing)
+    assert MARKED not in str(caught.value) + repr(caught.value.__context__) + caplog.text
+    assert fee.balance_cents == 1000
+
+
+@pytest.mark.parametrize("kind", ["fail_before", "fail_after", "drop_before", "drop_after", "broken_body"])
+def test_a_posting_is_never_repeated(kind: str, alma: AlmaServer, campus: Campus, recorder: Recorder) -> None:
+    fee = campus.alma.add_fee(user(campus), 1000)
+    campus.faults.add_http(kind, method="POST")  # type: ignore[arg-type]
+    api = AlmaHook().get_conn()
+    api.fees(user(campus))  # so that the posting goes over a line kept open
+
+    with pytest.raises(OutcomeUnknown):
+        pay(api, campus, fee.id)
+
+    assert len(recorder.sent("POST")) == 1
+    assert len(fee.transactions) == (kind in ("fail_after", "drop_after", "broken_body"))
+
+
+def test_a_refusal_by_the_limit_of_calls_a_second_is_repeated(
+    alma: AlmaServer, campus: Campus, recorder: Recorder, at_once: None
+) -> None:
+    fee = campus.alma.add_fee(user(campus), 1000)
+    campus.faults.add_http("refuse", method="POST", times=2, status=429, code="PER_SECOND_THRESHOLD")
+
+    assert pay(AlmaHook().get_conn(), campus, fee.id).balance == 600
+
+    assert (len(recorder.sent("POST")), len(fee.transactions)) == (3, 1)
+
+
+@pytest.mark.parametrize("kind", ["fail_before", "drop_before", "drop_after", "broken_body"])
+def test_a_reading_is_repeated(
+    kind: str, alma: AlmaServer, campus: Campus, recorder: Recorder, at_once: None
+) -> None:
+    fee = campus.alma.add_fee(user(campus), 1000)
+    campus.faults.add_http(kind, method="GET", times=2)  # type: ignore[arg-type]
+
+    assert [found.fee_id for found in AlmaHook().get_conn().fees(user(campus))] == [fee.id]
+    assert len(recorder.requests) == 3
+
+
+def test_an_answer_that_does_not_come_in_time(alma: AlmaServer, campus: Campus, connect: Connect) -> None:
+    connect("alma_default", conn_type="alma", host=alma.url, password=FULL_KEY.value, extra={"timeout": 0.3})
+    fee = campus.alma.add_fee(user(campus), 1000)
+    campus.faults.add_http("delay_after", method="POST", seconds=1.0)
+
+    began = time.monotonic()
+    with pytest.raises(OutcomeUnknown):
+        pay(AlmaHook().get_conn(), campus, fee.id)
+
+    assert time.monotonic() - began < 0.9
+    assert [t.amount_cents for t in fee.transactions] == [400]
+
+
+def test_a_posting_that_never_connected_may_be_made_again(connect: Connect, campus: Campus) -> None:
+    connect("alma_default", conn_type="alma", host=f"http://127.0.0.1:{closed_port()}", password="x")
+    with pytest.raises(Retriable, match="nothing was sent"):
+        pay(AlmaHook().get_conn(), campus, "1")
+
+
+def test_a_posting_whose_time_is_over_is_not_sent(
+    alma: AlmaServer, campus: Campus, recorder: Recorder
+) -> None:
+    fee = campus.alma.add_fee(user(campus), 1000)
+    with pytest.raises(Retriable, match="not sent"):
+        pay(AlmaHook().get_conn(), campus, fee.id, send_before=time.monotonic() - 0.001)
+    assert recorder.requests == []
+
+
+def test_a_posting_that_waits_for_its_turn_too_long_is_not_sent(
+    alma: AlmaServer, campus: Campus, recorder: Recorder, connect: Connect
+) -> None:
+    connect(
+        "alma_default",
+        conn_type="alma",
+        host=alma.url,
+        password=FULL_KEY.value,
+        extra={"requests_per_second": 2},
+    )
+    fee = campus.alma.add_fee(user(campus), 1000)
+    api = AlmaHook().get_conn()
+    api.fees(user(campus))
+    with pytest.raises(Retriable, match="not sent"):
+        pay(api, campus, fee.id, send_before=time.monotonic() + 0.2)
+    assert recorder.sent("POST") == []
+
+
+def test_an_unfinished_answer_is_unclear() -> None:
+    """The head promises more than comes before the line is cut."""
+    api_head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 900\r\n\r\n{"
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+
+        def answer() -> None:
+            line, _ = server.accept()
+            with line:
+                line.recv(65536)
+                line.sendall(api_head)
+
+        pool.submit(answer)
+        with pytest.MonkeyPatch.context() as patch:
+            fields = {
+                "conn_type": "alma",
+                "host": f"http://127.0.0.1:{server.getsockname()[1]}",
+                "password": "x",
+            }
+            patch.setenv("AIRFLOW_CONN_ALMA_DEFAULT", json.dumps(fields))
+            with pytest.raises(OutcomeUnknown):
+                AlmaHook().get_conn().pay("u", "1", 100, "SFS1", "", "ONLINE")
+
+
+def test_a_redirect_is_not_followed(connect: Connect) -> None:
+    """A key must not go to another host because an answer says so."""
+    with answering(302, b"") as url:
+        connect("alma_default", conn_type="alma", host=url, password="x")
+        with pytest.raises(NotPermitted):
+            AlmaHook().get_conn().pay("u", "1", 100, "SFS1", "", "ONLINE")
+
+
+# -- Test connection ----------------------------------------------------------------------------------
+
+
+def test_connection_with_a_key_that_may_write(alma: AlmaServer) -> None:
+    assert AlmaHook().test_connection() == (True, "Alma answers for 01CAMPUS_INST, reading and writing")
+
+
+def test_connection_with_a_key_that_may_read_only(alma: AlmaServer, connect: Connect) -> None:
+    fields = {"conn_type": "alma", "host": alma.url, "password": READ_KEY.value}
+    connect("alma_default", **fields)
+    works, message = AlmaHook().test_connection()
+    assert (works, "lacks a permission" in message) == (False, True)
+
+    connect("alma_default", **fields, extra={"write": False})
+    assert AlmaHook().test_connection() == (True, "Alma answers for 01CAMPUS_INST, reading")
+
+
+def test_connection_with_a_wrong_key(alma: AlmaServer, connect: Connect) -> None:
+    connect("alma_default", conn_type="alma", host=alma.url, password="wrong-key-value")
+    works, message = AlmaHook().test_connection()
+    assert (works, "API key is wrong" in message) == (False, True)
+    assert "wrong-key-value" not in message
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_connection_to_something_else(status: int, connect: Connect, at_once: None) -> None:
+    with answering(status, b"<html><body>Library catalogue</body></html>") as url:
+        connect("alma_default", conn_type="alma", host=url, password="x")
+        works, message = AlmaHook().test_connection()
+    assert (works, "gateway" in message) == (False, True)
+
+
+def test_connection_to_nothing(connect: Connect, at_once: None) -> None:
+    connect("alma_default", conn_type="alma", host=f"http://127.0.0.1:{closed_port()}", password="x")
+    works, message = AlmaHook().test_connection()
+    assert (works, "can't be reached" in message) == (False, True)
+
+
+def test_connection_that_is_not_there() -> None:
+    works, message = AlmaHook("no_such_connection").test_connection()
+    assert (works, "no_such_connection" in message) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"requests_per_second": "many"}, {"timeout": "long"}, {"requests_per_second": -1}]
+)
+def test_connection_with_an_extra_that_is_no_number(
+    extra: dict[str, Any], alma: AlmaServer, connect: Connect
+) -> None:
+    connect("alma_default", conn_type="alma", host=alma.url, password=FULL_KEY.value, extra=extra)
+    works, message = AlmaHook().test_connection()
+    assert (works, next(iter(extra)) in message) == (False, True)
+
+
+# -- limits -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rate", [5, 20])
+def test_the_rate_is_never_exceeded(rate: int, alma: AlmaServer, campus: Campus, connect: Connect) -> None:
+    connect(
+        "alma_default",
+        conn_type="alma",
+        host=alma.url,
+        password=FULL_KEY.value,
+        extra={"requests_per_second": rate},
+    )
+    api = AlmaHook(workers=8).get_conn()
+    calls = rate * 2
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(api.fees, [user(campus, n % 6) for n in range(calls)]))
+    took = time.monotonic() - began
+
+    # One more than the rate: a call may be a moment late, and the next is not held back for it.
+    assert campus.limits.peak <= rate + 1
+    assert took < calls / rate + 1.0  # and the rate is used
+
+
+def test_the_reserve_of_daily_calls_is_left(alma: AlmaServer, campus: Campus, recorder: Recorder) -> None:
+    campus.limits.remaining = 25
+    fee = campus.alma.add_fee(user(campus), 1000)
+    hook = AlmaHook(reserve=20)
+    api = hook.get_conn()
+
+    with pytest.raises(QuotaSpent, match="20 are kept"):
+        for _ in range(10):
+            api.fees(user(campus))
+    with pytest.raises(QuotaSpent):
+        pay(api, campus, fee.id)
+
+    assert (campus.limits.remaining, hook.remaining, len(recorder.requests)) == (20, 20, 5)
+    assert fee.transactions == []
+
+
+def test_the_days_calls_are_spent(alma: AlmaServer, campus: Campus, recorder: Recorder) -> None:
+    campus.limits.remaining = 1
+    api = AlmaHook().get_conn()
+    api.fees(user(campus))
+    with pytest.raises(QuotaSpent):
+        api.fees(user(campus))
+    assert len(recorder.requests) <= 2
+
+
+def test_one_line_serves_many_calls(
+    alma: AlmaServer, campus: Campus, caplog: pytest.LogCaptureFixture
+) -> None:
+    api = AlmaHook().get_conn()
+    with caplog.at_level(logging.DEBUG):
+        for _ in range(5):
+            api.fees(user(campus))
+    assert caplog.text.count("Starting new HTTP connection") <= 1
+
+
+def test_a_key_for_users_alone_does_the_money_and_no_more(
+    alma: AlmaServer, campus: Campus, connect: Connect
+) -> None:
+    connect("alma_default", conn_type="alma", host=alma.url, password=USERS_ONLY_KEY.value)
+    fee = campus.alma.add_fee(user(campus), 1000)
+    api = AlmaHook().get_conn()
+
+    assert pay(api, campus, fee.id).balance == 600
+    with pytest.raises(NotPermitted, match="Configuration"):
+        api.code_table("FineFeeTransactionReason")

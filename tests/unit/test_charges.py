@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from alma_hook import campus
+from alma_hook.charges import Position, decide
+from alma_hook.errors import SendingStopped
+from alma_hook.ledger.batches import Line
+from alma_hook.ledger.exceptions import Listed
+from alma_hook.resources import include
+from tests.conftest import MakeBridge
+
+CAMPUS = campus.load(include("campus.toml"))
+DAY = date(2026, 11, 22)
+KEYS = ["SFS3R4SNKJLYN6M7", "SFSG562FY54FFJO5"]
+
+CHARGE = Line(
+    fee_id="138412345678", kind="charge", amount=1000, emplid="012345678", item_type="300000000001", term="2262",
+    reference="ALMA138412345678", description="Overdue fine", account_type="LIB", effective_date="2026-02-01",
+    due_date="", reason="new",
+)  # fmt: skip
+NEW = Position(
+    fee_id="138412345678", status="ACTIVE", type="OVERDUEFINE", currency="USD", emplid="012345678", original=1000,
+    balance=1000, own=(), charged=0, credited=0, posted={}, reason="fee", problem=None, sent=None,
+)  # fmt: skip
+CHARGED = replace(NEW, charged=1000, sent=CHARGE)
+
+
+def paid(position: Position, *values: int) -> Position:
+    """The fee after payments of ours that Alma shows and the ledger knows; the balance falls with them."""
+    own = tuple(zip(KEYS, values, strict=False))
+    return replace(position, own=own, posted=dict(own), balance=position.balance - sum(values))
+
+
+def test_a_new_fee_is_charged_as_the_settings_say_today() -> None:
+    assert decide(NEW, CAMPUS, DAY) == Line(
+        fee_id="138412345678", kind="charge", amount=1000, emplid="012345678", item_type="300000000001", term="",
+        reference="ALMA138412345678", description="Library fee", account_type="LIB", effective_date="2026-11-22",
+        due_date="", reason="new",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        replace(NEW, balance=0, status="CLOSED"),
+        CHARGED,
+        paid(CHARGED, 400),
+        paid(CHARGED, 400, 600),
+        replace(CHARGED, balance=0, status="CLOSED", credited=1000),
+        replace(paid(CHARGED, 400), balance=500, credited=100),
+        # Held fees on which there is nothing to do are no news.
+        replace(CHARGED, status="EXPORTED"),
+        replace(CHARGED, emplid="087654321"),
+        replace(NEW, balance=0, type="LOCKERKEY"),
+    ],
+)
+def test_books_that_agree_need_no_line(position: Position) -> None:
+    assert decide(position, CAMPUS, DAY) is None
+
+
+@pytest.mark.parametrize(
+    ("position", "kind", "amount"),
+    [
+        (replace(CHARGED, balance=300), "credit", 700),  # waived or paid at the desk
+        (replace(CHARGED, balance=0, status="CLOSED"), "credit", 1000),
+        (replace(CHARGED, balance=1500, original=1500), "charge", 500),  # raised
+        (replace(paid(CHARGED, 400), balance=100), "credit", 500),
+        (replace(paid(CHARGED, 400), balance=1600, original=2000), "charge", 1000),
+        (replace(CHARGED, balance=300, credited=700), None, 0),
+        (replace(CHARGED, balance=300, credited=200), "credit", 500),
+    ],
+)
+def test_the_difference_is_sent_whatever_its_cause(position: Position, kind: str | None, amount: int) -> None:
+    line = decide(position, CAMPUS, DAY)
+    assert (line and (line.kind, line.amount)) == (kind and (kind, amount))  # type: ignore[union-attr]
+
+
+def test_a_credit_copies_the_charge_it_reduces_whatever_the_settings_say_now() -> None:
+    changed = replace(CHARGED, balance=300, type="LOCKERKEY", reason="waived")
+    assert decide(changed, CAMPUS, DAY) == replace(
+        CHARGE, kind="credit", amount=700, effective_date="2026-11-22", reason="waived"
+    )
+
+
+def test_a_second_charge_copies_the_first() -> None:
+    line = decide(replace(CHARGED, balance=1200, original=1200), CAMPUS, DAY)
+    assert line == replace(CHARGE, amount=200, effective_date="2026-11-22", reason="raised")
+
+
+@pytest.mark.parametrize(
+    ("position", "kind"),
+    [
+        (replace(NEW, problem="fee not found in Alma"), "fee not found in Alma"),
+        (replace(CHARGED, problem="inconsistent reading", balance=0), "inconsistent reading"),
+        (replace(CHARGED, posted={KEYS[0]: 100}), "payments in Alma differ from those posted"),
+        (replace(CHARGED, own=((KEYS[0], 100),), balance=900), "payments in Alma differ from those posted"),
+        (
+            replace(CHARGED, own=((KEYS[0], 100),) * 2, posted={KEYS[0]: 100}, balance=800),
+            "payments in Alma differ from those posted",  # applied twice
+        ),
+        (replace(paid(CHARGED, 100), posted={KEYS[0]: 90}), "payments in Alma differ from those posted"),
+        (replace(NEW, status="INDISPUTE"), "in dispute"),
+        (replace(CHARGED, status="INDISPUTE"), "in dispute"),
+        (replace(CHARGED, status="EXPORTED", balance=0), "transferred by Alma's bursar profile"),
+        (replace(NEW, type="CREDIT", balance=-500, original=-500), "credit in Alma"),
+        (replace(NEW, balance=1001), "balance above the original amount"),
+        (replace(paid(CHARGED, 400), balance=700), "balance above the original amount"),
+        (replace(NEW, currency="EUR"), "other currency"),
+        (replace(CHARGED, currency="EUR", balance=500), "other currency"),
+        (replace(CHARGED, emplid="087654321", balance=0), "EMPLID changed since the charge"),
+        (replace(CHARGED, balance=-1), "credit above what was charged"),
+        (replace(NEW, balance=-1), "credit above what was charged"),
+        (replace(NEW, type="LOCKERKEY"), "fee type without item type"),
+        (replace(NEW, emplid=""), "no EMPLID"),
+        (replace(NEW, emplid="staff.0007"), "EMPLID of another shape"),
+        (replace(NEW, emplid="0123456789"), "EMPLID of another shape"),
+        (replace(NEW, emplid="１２３４５６７８９"), "EMPLID of another shape"),
+        (replace(NEW, emplid="012345678\n"), "EMPLID of another shape"),
+    ],
+)
+def test_what_is_held_is_listed_and_not_sent(position: Position, kind: str) -> None:
+    listed = decide(position, CAMPUS, DAY)
+    assert isinstance(listed, Listed)
+    assert listed.kind == kind
+    assert listed.fee_id == position.fee_id
+    assert listed.amount == position.due
+    assert not position.emplid or position.emplid not in listed.detail
+
+
+@pytest.mark.parametrize("change", [{"type": "LOCKERKEY"}, {"currency": None}])
+def test_filters_never_hold_back_a_credit(change: dict[str, str]) -> None:
+    line = decide(replace(CHARGED, balance=0, status="CLOSED", **change), CAMPUS, DAY)
+    assert isinstance(line, Line)
+    assert (line.kind, line.amount) == ("credit", 1000)
+
+
+def test_an_emplid_that_changed_after_all_was_settled_is_no_obstacle_to_a_new_charge() -> None:
+    settled = replace(CHARGED, credited=1000, emplid="087654321", balance=500)
+    assert isinstance(decide(settled, CAMPUS, DAY), Line)
+
+
+readings = st.lists(
+    st.tuples(st.integers(0, 5000), st.integers(0, 5000), st.sampled_from(["ACTIVE", "CLOSED", "INDISPUTE"])),
+    min_size=1, max_size=12,
+)  # fmt: skip
+
+
+@given(readings, st.lists(st.integers(1, 500), max_size=2))
+def test_whatever_alma_shows_peoplesoft_is_never_told_more_than_one_reading_held(
+    seen: list[tuple[int, int, str]], payments: list[int]
+) -> None:
+    own = tuple(zip(KEYS, payments, strict=False))
+    position = replace(NEW, own=own, posted=dict(own))
+    most = 0
+    for balance, original, status in seen:
+        position = replace(position, balance=balance, original=original, status=status)
+        most = max(most, position.balance + position.own_paid)
+        line = decide(position, CAMPUS, DAY)
+        if isinstance(line, Line):
+            assert line.amount > 0
+            if line.kind == "charge":
+                position = replace(
+                    position, charged=position.charged + line.amount, sent=position.sent or line
+                )
+            else:
+                position = replace(position, credited=position.credited + line.amount)
+            # What was told is now what is so, and the same reading once more tells nothing.
+            assert position.due == 0
+            again = decide(position, CAMPUS, DAY)
+            assert again is None or isinstance(again, Listed)
+        assert 0 <= position.credited <= position.charged
+        assert position.charged - position.credited <= most
+        assert position.sent is None or position.charged > 0
+
+
+@given(readings)
+def test_readings_that_end_where_they_began_end_with_the_same_books(seen: list[tuple[int, int, str]]) -> None:
+    position = NEW
+    for balance in (1000, *(min(balance, 1000) for balance, _, _ in seen), 1000):
+        position = replace(position, balance=balance)
+        line = decide(position, CAMPUS, DAY)
+        if isinstance(line, Line):
+            charged, credited = (line.amount, 0) if line.kind == "charge" else (0, line.amount)
+            position = replace(
+                position,
+                charged=position.charged + charged,
+                credited=position.credited + credited,
+                sent=position.sent or line,
+            )
+    assert position.charged - position.credited == 1000
+
+
+# -- what a plan makes of its readings --------------------------------------------------------------
+
+
+def test_a_plan_refuses_when_alma_shows_payments_of_ours_that_the_ledger_never_made(
+    make_bridge: MakeBridge,
+) -> None:
+    bridge = make_bridge(fees=0)
+    student = bridge.far.students[0]
+    fee = bridge.far.alma.add_fee(student, 2000)
+    bridge.far.alma.pay_by_api(fee.id, 500, method="ONLINE", external_transaction_id=KEYS[0])
+    bridge.far.refresh_analytics()
+    with pytest.raises(SendingStopped) as caught:
+        bridge.alma_to_sis()
+    assert fee.id in str(caught.value)
+    assert student.primary_id not in str(caught.value)
+    assert bridge.far.load_inbound() == []
+
+
+def test_a_file_is_dated_by_the_campuss_day(tmp_path: Path, make_bridge: MakeBridge) -> None:
+    from datetime import UTC, datetime
+
+    from simulator.clock import Clock
+
+    # Seven in the evening of the 22nd in California.
+    bridge = make_bridge(fees=0, clock=Clock(datetime(2026, 11, 23, 3, 0, tzinfo=UTC)))
+    bridge.far.alma.add_fee(bridge.far.students[0], 2000)
+    bridge.far.refresh_analytics()
+    bridge.alma_to_sis()
+    (file,) = bridge.folder.path("/sfs/inbound").iterdir()
+    text = file.read_text()
+    assert text.splitlines()[0][35:43] == "11222026"
+    assert text.splitlines()[1][45:53] == "11222026"
+    assert bridge.far.load_inbound()[0].loaded
