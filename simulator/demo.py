@@ -22,7 +22,7 @@ from simulator.campus import Campus
 from simulator.serve import running
 
 ROOT = Path(__file__).resolve().parents[1]
-CALLS_PER_SECOND = 150  # the simulator's limit and the package's share of it; real campuses have 10 to 50
+CALLS_PER_SECOND = 200  # the simulator's limit and the connection's rate; real campuses have 10 to 50
 
 SETTINGS = """\
 institution = "{institution}"
@@ -35,7 +35,6 @@ reserve_calls = 1000
 
 [sfs]
 layout = "{layout}"
-business_unit = "CAMPS"
 origin_id = "LIB01"
 account_type = "LIB"
 directory = "{inbound}"

@@ -34,7 +34,6 @@ export_directory = "/alma/sis_export"
 reserve_calls = 0
 [sfs]
 layout = "{layout}"
-business_unit = "CAMPS"
 origin_id = "LIB01"
 account_type = "LIB"
 directory = "/sfs/inbound"
@@ -171,7 +170,7 @@ class Bridge:
             for row in rows:
                 charges.write_file(ledger, lease, self.campus, self.layout, row)
             if live:
-                delivery.deliver_all(ledger, lease, self.campus.sfs, self.folder)
+                delivery.deliver_all(ledger, lease, self.campus.sfs, self.folder, self.folder)
                 payments.settle_by_credits(ledger, lease)
         return counts
 

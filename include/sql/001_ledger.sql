@@ -114,8 +114,8 @@ CREATE TABLE export_file (
 );
 
 -- One batch is one SFS file of one kind (charges or credits).
--- state: planned, written, uploading, uploaded, renaming, delivered, confirmed; unconfirmed (a person
--- decides), cancelled; preview (a rehearsal, never sent).
+-- state: planned, written, uploading, uploaded, renaming, delivered; unconfirmed (a person decides),
+-- cancelled; preview (a rehearsal, never sent).
 CREATE TABLE batch (
     institution TEXT NOT NULL,
     batch_id TEXT NOT NULL,
@@ -147,7 +147,7 @@ CREATE TABLE batch_file (
     PRIMARY KEY (institution, batch_id)
 );
 
--- A charge or credit. state: pending (not yet delivered), sent, dropped, voided, preview.
+-- A charge or credit. state: pending (not yet delivered), sent, dropped, preview.
 CREATE TABLE line (
     institution TEXT NOT NULL,
     batch_id TEXT NOT NULL,
@@ -170,7 +170,8 @@ CREATE TABLE line (
 CREATE INDEX line_of_fee ON line (institution, fee_id);
 CREATE UNIQUE INDEX line_one_pending ON line (institution, fee_id) WHERE state = 'pending';
 
--- PeopleSoft's query output, kept until it is archived. state: found, taken, archived, refused.
+-- PeopleSoft's query output, as it was fetched.
+-- state: found, taken, archived; refused, withdrawn (refused, and gone from the folder since).
 CREATE TABLE payment_file (
     institution TEXT NOT NULL,
     name TEXT NOT NULL,

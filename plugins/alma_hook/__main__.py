@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from alma_hook import __version__, campus
 from alma_hook.errors import AlmaHookError, Fatal
-from alma_hook.ledger import Ledger, batches, exceptions, institutions, story
+from alma_hook.ledger import Ledger, batches, exceptions, institutions, payments, story
 from alma_hook.resources import include
 
 
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         ("migrate", _migrate, "bring the ledger's tables up to this package"),
         ("open", _open, "open the ledger for live running, once"),
         ("exceptions", _exceptions, "list what does not fit, oldest first"),
+        ("resolve", _resolve, "settle one exception that a person has dealt with"),
         ("explain", _explain, "tell one fee's life, in order"),
         ("mark-delivered", _mark_delivered, "say that PeopleSoft has an unconfirmed batch"),
         ("mark-not-delivered", _mark_not_delivered, "say that PeopleSoft never got an unconfirmed batch"),
@@ -63,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("batch")
         if name == "explain":
             sub.add_argument("fee_id")
+        if name == "resolve":
+            sub.add_argument("exception_id")
+            sub.add_argument("--reason", required=True, help="what was done, for whoever reads it later")
         sub.set_defaults(command=command)
     return parser
 
@@ -94,6 +99,8 @@ def _ledger(options: argparse.Namespace) -> Ledger:
     actor = getpass.getuser()
     if options.ledger:
         return Ledger(options.ledger, settings.institution, actor=actor)
+    # Outside of a task Airflow looks a connection up in its database only for its own server processes.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     from alma_hook.connections import open_ledger
 
     return open_ledger(settings, run_id="command line", actor=actor)
@@ -120,8 +127,16 @@ def _exceptions(options: argparse.Namespace) -> None:
     with ledger.read() as tx:
         rows = exceptions.open_items(tx)
     for row in rows:
-        print(f"{row['opened_at'][:16]}  {exceptions.describe(row)}")
+        print(f"{row['exception_id']}  {row['opened_at'][:16]}  {exceptions.describe(row)}")
     print(f"{len(rows)} open")
+
+
+def _resolve(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.write() as tx:
+        payments.resolve(tx, options.exception_id, ledger.actor, options.reason)
+    print(f"Exception {options.exception_id} is settled.")
 
 
 def _explain(options: argparse.Namespace) -> None:

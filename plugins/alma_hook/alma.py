@@ -252,8 +252,10 @@ class AlmaApi:
 
     def analytics_page(self, query: Mapping[str, str]) -> bytes:
         """Return one page of a report as XML. Not repeated: a lost page can't be asked for again."""
-        reply = self._once(Request("GET", "/analytics/reports", query, accept="application/xml"))
-        return reply.body
+        try:
+            return self._once(Request("GET", "/analytics/reports", query, accept="application/xml")).body
+        except OutcomeUnknown as error:
+            raise Retriable(str(error)) from None
 
     def institution(self) -> str:
         """Return the institution code that the key belongs to, by the users test call."""

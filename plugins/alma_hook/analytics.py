@@ -70,16 +70,23 @@ def take_in(
         )
     name = path.rpartition("/")[2]
     rows, updated = 0, ""
+    faults: list[Fault] = []
     with ledger.write(lease) as tx:
         fees.clear_report(tx)
     for page in pages(source, path, HEADINGS, pause):
-        staged, newest = fee_rows(page, name, rows + 1)
+        first, rows = rows + 1, rows + len(page)
+        try:
+            staged, newest = fee_rows(page, name, first)
+        except BadFile as error:
+            faults += error.faults
+            continue
         updated = max(updated, newest)
         with ledger.write(lease) as tx:
             fees.stage_report(tx, staged)
-        rows += len(page)
+    if faults:
+        raise BadFile("The report holds rows that can't be read; nothing was taken in.", faults)
     with ledger.write(lease) as tx:
-        stale = too_old(updated, moment(tx.now), campus.alma_to_sis.report_max_age_hours)
+        stale = rows and too_old(updated, moment(tx.now), campus.alma_to_sis.report_max_age_hours)
         if stale:
             raise BadFile("The report can't be used.", [Fault(name, stale)])
         reported, accounts = fees.nominate(tx, live)
@@ -154,7 +161,9 @@ def _parse(body: bytes) -> _Page:
 def _columns(page: _Page, headings: Sequence[str], path: str) -> list[str]:
     if page.finished and page.loading:
         return []
-    missing = [heading for heading in headings if heading not in page.headings]
+    # Alma's own pages write "Fine Fee Id" and "Fine Fee ID": the case tells nothing.
+    known = {heading.casefold(): column for heading, column in page.headings.items()}
+    missing = [heading for heading in headings if heading.casefold() not in known]
     if missing:
         raise BadFile(
             "The report lacks columns; include/alma/ says how to build it.",
@@ -163,7 +172,7 @@ def _columns(page: _Page, headings: Sequence[str], path: str) -> list[str]:
                 for heading in missing
             ],
         )
-    return [page.headings[heading] for heading in headings]
+    return [known[heading.casefold()] for heading in headings]
 
 
 def fee_rows(
@@ -204,7 +213,7 @@ def too_old(updated: str, now: datetime, max_hours: int) -> str | None:
     every nominated fee is read live.
     """
     if not updated:
-        return None
+        return f"it does not say how old its data is: {UPDATED} is empty"
     try:
         age = now.replace(tzinfo=None) - datetime.fromisoformat(updated).replace(tzinfo=None)
     except ValueError:

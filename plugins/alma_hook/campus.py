@@ -75,6 +75,7 @@ class Connections(_Section):
     alma: Text = "alma_default"
     ledger: Text = "alma_ledger"
     sfs: Text = "sfs_sftp"
+    archive: Text | None = None
     alma_export: Text = "alma_export_sftp"
 
 
@@ -90,8 +91,8 @@ class AlmaToSis(_Section):
     export_pattern: Text = "*.xml,*.zip,*.tar.gz"
     look_back_hours: int = Field(default=24, ge=1)
     fee_transactions: bool = False
-    sweep_weekday: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"] | None = "sun"
-    reserve_calls: int = Field(default=10_000, ge=0)
+    sweep_weekday: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun", "never"] = "sun"
+    reserve_calls: int = Field(default=2_000, ge=0)
     workers: int = Field(default=8, ge=1, le=64)
 
     @model_validator(mode="after")
@@ -112,7 +113,7 @@ class Sfs(_Section):
     """What PeopleSoft's loader expects, and where."""
 
     layout: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")] = "default"
-    business_unit: Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{1,5}$")]
+    business_unit: Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{0,5}$")] = ""
     origin_id: Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{1,5}$")]
     account_type: Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{0,3}$")] = ""
     reference_prefix: Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{0,10}$")] = "ALMA"
@@ -156,7 +157,7 @@ class SisToAlma(_Section):
     columns: Mapping[Literal["payment_id", "emplid", "reference", "amount", "paid_on", "item_type"], Text]
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
     comment: Text = "Paid in PeopleSoft Student Financials"
-    quiet_minutes: int = Field(default=10, ge=1)
+    quiet_minutes: int = Field(default=10, ge=2)
 
     @model_validator(mode="after")
     def _columns_complete(self) -> SisToAlma:

@@ -68,7 +68,7 @@ def decide(position: Position, campus: Campus, day: date) -> Line | Listed | Non
         return listed(position, kind)
     if position.due == 0:
         return None
-    if position.sent is None:
+    if position.sent is None or starts_anew(position):
         return first_charge(position, campus, day)
     # Whatever the settings say today, a line about a known charge copies that charge.
     return replace(
@@ -103,7 +103,16 @@ def hold(position: Position, campus: Campus) -> str | None:
         return "EMPLID changed since the charge"
     if p.due < 0 and (p.sent is None or -p.due > p.charged - p.credited):
         return "credit above what was charged"
-    return first_charge_hold(p, campus) if p.sent is None else None
+    return first_charge_hold(p, campus) if starts_anew(p) else None
+
+
+def starts_anew(position: Position) -> bool:
+    """Whether a charge is the fee's first, or its first to a student of another EMPLID.
+
+    Nothing is open under the old EMPLID then: with something open the fee is held.
+    """
+    p = position
+    return p.sent is None or (p.due > 0 and p.emplid != p.sent.emplid)
 
 
 def first_charge_hold(position: Position, campus: Campus) -> str | None:

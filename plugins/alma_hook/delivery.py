@@ -33,14 +33,18 @@ class Outcome:
     state: str
 
 
-def deliver_all(ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder) -> list[Outcome]:
+def deliver_all(
+    ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder, archive: RemoteFolder
+) -> list[Outcome]:
     """Deliver every written batch, charges before credits, this run's or one that an earlier run left."""
     with ledger.read() as tx:
         rows = batches.in_states(tx, *batches.UNFINISHED[1:])
-    return [deliver(ledger, lease, sfs, folder, row["batch_id"]) for row in rows]
+    return [deliver(ledger, lease, sfs, folder, archive, row["batch_id"]) for row in rows]
 
 
-def deliver(ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder, batch_id: str) -> Outcome:
+def deliver(
+    ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder, archive: RemoteFolder, batch_id: str
+) -> Outcome:
     """Take one batch as far as it goes: delivered, or parked as unconfirmed.
 
     Raises ``Retriable`` when the connection fails; the batch stays in its state and the next attempt
@@ -55,7 +59,7 @@ def deliver(ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder, batch_
             f"Batch {batch_id} was made for {row['target']}, and the connection names {folder.target} now. Put the "
             "old address back until the batch is delivered, so that it can't be sent to two places."
         )
-    delivery = _Delivery(ledger, lease, sfs, folder, row, content)
+    delivery = _Delivery(ledger, lease, sfs, folder, archive, row, content)
     while delivery.state in batches.UNFINISHED:
         delivery.step()
     return Outcome(batch_id, row["file_name"], delivery.state)
@@ -65,11 +69,20 @@ class _Delivery:
     """One batch on its way. Every step looks at the far side, acts, and commits."""
 
     def __init__(
-        self, ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder, row: Row, content: bytes
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        sfs: Sfs,
+        folder: RemoteFolder,
+        archive: RemoteFolder,
+        row: Row,
+        content: bytes,
     ) -> None:
-        self.ledger, self.lease, self.sfs, self.folder, self.row, self.content = (
-            ledger, lease, sfs, folder, row, content,
-        )  # fmt: skip
+        self.ledger, self.lease, self.sfs = ledger, lease, sfs
+        self.folder, self.archive = folder, archive
+        self.row, self.content = row, content
+        # A drop box that may only be written to shows nothing, so nothing is asked of it.
+        self.blind = sfs.read_back == "none"
         self.state: str = row["state"]
         self.final = f"{row['directory']}/{row['file_name']}"
         self.temporary = f"{row['directory']}/{row['temporary']}"
@@ -82,7 +95,7 @@ class _Delivery:
         self.resumed = False
 
     def _written(self) -> None:
-        if self.folder.size(self.final) is not None:
+        if not self.blind and self.folder.size(self.final) is not None:
             raise self._name_taken("lies at PeopleSoft's already")
         self._archive()
         self._begin_upload()
@@ -92,7 +105,7 @@ class _Delivery:
             self._upload_direct()
         elif not self.resumed:
             self._upload()
-        elif self.acknowledged and self.folder.size(self.temporary) is None:
+        elif self.acknowledged and (self.blind or self.folder.size(self.temporary) is None):
             self._move("unconfirmed")
         elif self.acknowledged and self._is_ours(self.temporary):
             self._uploaded_now()
@@ -110,7 +123,9 @@ class _Delivery:
     def _upload(self) -> None:
         self.folder.write(self.temporary, self.content)
         self._acknowledge()
-        if self.folder.size(self.temporary) is None:
+        if self.blind:
+            self._uploaded_now()
+        elif self.folder.size(self.temporary) is None:
             self._move("unconfirmed")
         elif self._is_ours(self.temporary):
             self._uploaded_now()
@@ -120,20 +135,21 @@ class _Delivery:
     def _upload_direct(self) -> None:
         """Without a temporary name the far side may load the file at once, so any doubt is left to a person."""
         if self.resumed:
-            if self.folder.size(self.final) is not None and self._is_ours(self.final):
+            seen = not self.blind and self.folder.size(self.final) is not None and self._is_ours(self.final)
+            if seen:
                 self._delivered()
             else:
                 self._move("unconfirmed")
             return
         self.folder.write(self.final, self.content)
         self._acknowledge()
-        if self.folder.size(self.final) is None or self._is_ours(self.final):
+        if self.blind or self.folder.size(self.final) is None or self._is_ours(self.final):
             self._delivered()
         else:
             self._move("unconfirmed")
 
     def _uploaded(self) -> None:
-        if self.folder.size(self.temporary) is None:
+        if not self.blind and self.folder.size(self.temporary) is None:
             self._move("unconfirmed")
         else:
             self._move("renaming")
@@ -151,7 +167,9 @@ class _Delivery:
         self._delivered()
 
     def _look_after_rename(self, give_up: bool = False) -> None:
-        if self.folder.size(self.final) is not None:
+        if self.blind:
+            self._move("unconfirmed")
+        elif self.folder.size(self.final) is not None:
             if self._is_ours(self.final):
                 self._delivered()
             else:
@@ -174,8 +192,6 @@ class _Delivery:
         return uploaded is not None and now - moment(uploaded) <= timedelta(hours=self.sfs.taken_within_hours)
 
     def _is_ours(self, path: str) -> bool:
-        if self.sfs.read_back == "none":
-            return True
         if self.sfs.read_back == "size":
             return self.folder.size(path) == len(self.content)
         return hashlib.sha256(self.folder.read(path)).hexdigest() == str(self.row["sha256"])
@@ -210,11 +226,11 @@ class _Delivery:
             (self.row["file_name"] + ".manifest.csv", manifest(self.row, lines)),
         ):
             path = f"{self.sfs.archive_directory}/{name}"
-            size = self.folder.size(path)
+            size = self.archive.size(path)
             # Shorter: an attempt that died while it wrote. Anything else of that name is another batch's.
-            if size is not None and size >= len(data) and self.folder.read(path) != data:
+            if size is not None and size >= len(data) and self.archive.read(path) != data:
                 raise self._name_taken("lies in the archive already, with other content")
-            self.folder.write(path, data)
+            self.archive.write(path, data)
 
     def _name_taken(self, where: str) -> SendingStopped:
         return SendingStopped(

@@ -10,12 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from airflow.sdk import BaseHook
 
-from alma_hook.errors import AlmaHookError, NotPermitted, OutcomeUnknown, QuotaSpent, Retriable
+from alma_hook.errors import (
+    AlmaHookError,
+    Fault,
+    NotPermitted,
+    OutcomeUnknown,
+    QuotaSpent,
+    Retriable,
+    SettingsError,
+)
 from alma_hook.sftp import no_connection
 
 if TYPE_CHECKING:
@@ -26,6 +35,9 @@ if TYPE_CHECKING:
 #: What the session itself understands of a connection's extra; all else is ours and never sent.
 _SESSION_EXTRAS = ("proxies", "proxy", "verify", "verify_ssl", "cert", "trust_env")
 _CONNECT_SECONDS = 10
+#: With the deadline of a posting well below the shortest quiet period of two minutes.
+_MOST_SECONDS = 25
+_MOST_CALLS = 1000
 
 
 class AlmaHook(BaseHook):
@@ -33,7 +45,7 @@ class AlmaHook(BaseHook):
 
     Extra: ``requests_per_second`` (default 10), ``timeout`` in seconds (default 20), ``write``
     (default true), and the http provider's ``proxies``, ``verify``, ``cert``, ``trust_env``.
-    ``reserve`` daily calls are left to the campus's other integrations.
+    ``reserve`` daily calls are left to the campus's other integrations; ``share`` of the rate is this hook's.
     """
 
     conn_name_attr = "alma_conn_id"
@@ -41,14 +53,18 @@ class AlmaHook(BaseHook):
     conn_type = "alma"
     hook_name = "Ex Libris Alma"
 
-    def __init__(self, alma_conn_id: str = default_conn_name, *, reserve: int = 0, workers: int = 8) -> None:
+    def __init__(
+        self, alma_conn_id: str = default_conn_name, *, reserve: int = 0, workers: int = 8, share: float = 1.0
+    ) -> None:
         super().__init__()
         self.alma_conn_id = alma_conn_id
         self.reserve = reserve
         self.workers = workers
+        self.share = share
         self.remaining: int | None = None
         self._api: AlmaApi | None = None
         self._may_write = True
+        self._close: Callable[[], None] = lambda: None
 
     def get_conn(self) -> AlmaApi:
         """Return Alma's API over this connection; the connection is fetched once."""
@@ -57,8 +73,9 @@ class AlmaHook(BaseHook):
             from alma_hook.pace import Pace
 
             session, base, extra = self._session()
-            pace = Pace(float(extra.get("requests_per_second") or 10))
-            timeout = (_CONNECT_SECONDS, float(extra.get("timeout") or 20))
+            self._close = session.close
+            pace = Pace(self.share * self._number(extra, "requests_per_second", 10, _MOST_CALLS))
+            timeout = (_CONNECT_SECONDS, self._number(extra, "timeout", 20, _MOST_SECONDS))
 
             def send(request: Request) -> Reply:
                 self._keep_reserve()
@@ -69,6 +86,10 @@ class AlmaHook(BaseHook):
             self._api = AlmaApi(send, on_quota=self._note_quota)
         return self._api
 
+    def close(self) -> None:
+        """Give the sockets back; the next call opens them again."""
+        self._close()
+
     def test_connection(self) -> tuple[bool, str]:
         """Ask Alma who the key belongs to and, when it is to write, whether it may."""
         try:
@@ -78,9 +99,25 @@ class AlmaHook(BaseHook):
                 api.check_write()
         except AlmaHookError as error:
             return False, str(error)
+        finally:
+            self.close()
         return True, f"Alma answers for {institution}" + (
             ", reading and writing" if self._may_write else ", reading"
         )
+
+    def _number(self, extra: dict[str, Any], name: str, default: float, most: float) -> float:
+        try:
+            value = float(extra.get(name) or default)
+        except (TypeError, ValueError):
+            value = 0.0
+        if not 0 < value <= most:
+            fault = Fault(
+                "connection",
+                f"extra {name} must be a number above nought, {most:g} at most",
+                field=self.alma_conn_id,
+            )
+            raise SettingsError("The connection to Alma can't be used.", [fault])
+        return value
 
     def _note_quota(self, remaining: int) -> None:
         self.remaining = remaining

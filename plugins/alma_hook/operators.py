@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from alma_hook.ledger import Ledger
 
 AS_IN_SETTINGS = "as in the settings"
+#: The two ways may run at once, so each has a fixed share of the connection's rate.
+OUT_SHARE, BACK_SHARE = 0.7, 0.3
 _PROGRESS_SECONDS = 10.0
 _SHOWN = 100
 
@@ -46,6 +48,7 @@ class Run:
     ledger: Ledger
     live: bool
     context: Context
+    closing: ExitStack
 
     @property
     def owner(self) -> str:
@@ -58,8 +61,10 @@ class Run:
         return self.ledger.lease(direction, self.owner)
 
     def interval_end(self) -> datetime:
-        """The end of the run's interval; now, for a run started by hand."""
-        return self.context.get("data_interval_end") or datetime.now(UTC)
+        """The end of the run's interval; now, for a run started by hand, whose interval is a past one."""
+        end = self.context.get("data_interval_end")
+        by_hand = str(getattr(self.context["dag_run"], "run_type", "")).endswith("manual")
+        return datetime.now(UTC) if end is None or by_hand else end
 
     @property
     def layout(self) -> Layout:
@@ -126,23 +131,24 @@ def opened(settings_file: str, context: Context) -> Iterator[Run]:
     campus = settings.load(Path(settings_file))
     ti = context["ti"]
     ledger = open_ledger(campus, run_id=str(ti.run_id), actor=f"{ti.dag_id}.{ti.task_id}")
-    try:
+    with ExitStack() as closing:
+        closing.callback(ledger.close)
         ledger.check()
         dry_run = bool((context.get("params") or {}).get("dry_run", False))
-        yield Run(campus, ledger, campus.live and not dry_run, context)
-    finally:
-        ledger.close()
+        yield Run(campus, ledger, campus.live and not dry_run, context, closing)
 
 
-def alma_of(run: Run) -> tuple[AlmaHook, AlmaApi]:
+def alma_of(run: Run, share: float = OUT_SHARE) -> tuple[AlmaHook, AlmaApi]:
     """Return the hook and API of a campus, once it is sure that the key is this institution's."""
     from alma_hook.hook import AlmaHook
 
     hook = AlmaHook(
         run.campus.connections.alma,
+        share=share,
         reserve=run.campus.alma_to_sis.reserve_calls,
         workers=run.campus.alma_to_sis.workers,
     )
+    run.closing.callback(hook.close)
     api = hook.get_conn()
     answers = api.institution()
     if answers != run.campus.institution:
@@ -235,8 +241,8 @@ class OpenFees(CampusOperator):
         if run.campus.alma_to_sis.fee_transactions:
             _, api = alma_of(run)
             last = run.interval_end().astimezone(UTC).date()
-            # Alma's days are of an unstated zone, so one more on each side.
-            changed = api.fee_transactions(last - timedelta(days=2), last + timedelta(days=1))
+            # A window may be seven days long. Alma's days are of an unstated zone, hence the day ahead.
+            changed = api.fee_transactions(last - timedelta(days=5), last + timedelta(days=1))
         with run.lease("out") as lease:
             accounts = gather_open_accounts(run.ledger, lease, run.live, changed)
         self.say("%d accounts with open fees", accounts)
@@ -304,8 +310,10 @@ class PlanBatches(CampusOperator):
         if run.live:
             with run.ledger.read() as tx:
                 institutions.require_opened(tx)
-        with sftp.connect(run.campus.connections.sfs) as folder:
-            target = folder.target
+        target = "rehearsal"
+        if run.live:
+            with sftp.connect(run.campus.connections.sfs) as folder:
+                target = folder.target
         with run.lease("out") as lease:
             counts = charges.plan(run.ledger, lease, run.campus, run.layout, target, run.live)
         self.say(
@@ -348,8 +356,13 @@ class UploadSfsFiles(CampusOperator):
             if not batches.in_states(tx, *batches.UNFINISHED[1:]):
                 self.say("Nothing to upload.")
                 return {}
-        with run.lease("out") as lease, sftp.connect(run.campus.connections.sfs) as folder:
-            outcomes = delivery.deliver_all(run.ledger, lease, run.campus.sfs, folder)
+        connections = run.campus.connections
+        with ExitStack() as stack:
+            lease = stack.enter_context(run.lease("out"))
+            folder = archive = stack.enter_context(sftp.connect(connections.sfs))
+            if connections.archive is not None:
+                archive = stack.enter_context(sftp.connect(connections.archive))
+            outcomes = delivery.deliver_all(run.ledger, lease, run.campus.sfs, folder, archive)
             payments.settle_by_credits(run.ledger, lease)
         for outcome in outcomes:
             self.say("%s is %s", outcome.file_name, outcome.state)
@@ -439,7 +452,7 @@ class PostPayments(CampusOperator):
             return {}
         with run.ledger.read() as tx:
             institutions.require_opened(tx)
-        hook, api = alma_of(run)
+        hook, api = alma_of(run, BACK_SHARE)
         with run.lease("back") as lease:
             counts = payments.post(run.ledger, lease, run.campus, api, progress=self.progress())
         self.say(

@@ -33,7 +33,7 @@ class SftpFolder:
     def read(self, path: str) -> bytes:
         """Return a file's bytes. Raises ``Retriable`` when it is gone."""
         try:
-            with self._call("open", path, "rb") as stream, _translated(path):
+            with _translated(path), self._client.open(path, "rb") as stream:
                 stream.prefetch()
                 return bytes(stream.read())
         except FileNotFoundError:
@@ -42,8 +42,8 @@ class SftpFolder:
     def write(self, path: str, content: bytes) -> None:
         """Write a file whole; its folder must be there."""
         try:
-            with self._call("open", path, "wb") as stream, _translated(path):
-                stream.set_pipelined(True)
+            # Not pipelined: paramiko would drop the answers to the last writes, a full disk among them.
+            with _translated(path), self._client.open(path, "wb") as stream:
                 stream.write(content)
         except FileNotFoundError:
             raise Fatal(

@@ -6,6 +6,7 @@ or as tar.gz. Only the primary ids are taken; names and addresses in it go no fu
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import tarfile
@@ -77,8 +78,12 @@ def user_ids(name: str, content: bytes) -> list[str]:
     ``MAX_BYTES``, or declaring entities.
     """
     found: dict[str, None] = {}
+    members = 0
     for member, data in _members(name, content):
         found.update(dict.fromkeys(_parse(member, data)))
+        members += 1
+    if not members:
+        raise _bad(name, "holds no .xml file, so it is no proof that no user changed")
     return list(found)
 
 
@@ -94,13 +99,17 @@ def _members(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
                         budget = _spend(name, budget, data)
                         yield entry.filename, data
         elif name.endswith((".tar.gz", ".tgz")):
-            with tarfile.open(fileobj=io.BytesIO(content), mode="r|gz") as archive_:
+            # Not tarfile's own gzip: it would let damaged bytes pass, since it reads no checksum.
+            packed = gzip.GzipFile(fileobj=io.BytesIO(content))
+            with packed, tarfile.open(fileobj=packed, mode="r|") as archive_:
                 for member in archive_:
                     stream_ = archive_.extractfile(member) if member.isfile() else None
                     if stream_ is not None and member.name.endswith(".xml"):
                         data = stream_.read(budget + 1)
                         budget = _spend(name, budget, data)
                         yield member.name, data
+                while packed.read(65536):
+                    pass
         else:
             _spend(name, budget, content)
             yield name, content

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alma_hook.errors import LeaseTaken
-from alma_hook.ledger import fees
+from alma_hook.errors import Fatal, LeaseTaken
+from alma_hook.ledger import exceptions, fees
 from alma_hook.ledger.store import Row, Tx, in_list
 
 #: States from which a payment may (again) be tried.
@@ -208,6 +208,34 @@ def explained_by_credits(tx: Tx) -> list[Row]:
         "AND u.credited_since >= u.unposted AND EXISTS (SELECT 1 FROM exception_item x "
         "WHERE x.institution = p.institution AND x.payment_key = p.payment_key AND x.closed_at IS NULL)"
     )
+
+
+def resolve(tx: Tx, exception_id: str, by: str, reason: str) -> None:
+    """Settle what a person has dealt with: a payment is then not tried again.
+
+    Raises ``Fatal`` for an exception on a fee: it goes by itself when the numbers meet, and would come
+    back if they don't; and for a posting whose outcome is unclear, which only Alma can tell.
+    """
+    row = tx.row(
+        "SELECT * FROM exception_item WHERE institution = :i AND exception_id = :id AND closed_at IS NULL",
+        id=exception_id,
+    )
+    if row is None:
+        raise Fatal(f"There is no open exception {exception_id}.")
+    if row["subject"].startswith("fee "):
+        raise Fatal(
+            "An exception on a fee goes by itself when the numbers meet again. Change what is wrong in Alma or in the "
+            "settings; the next run sees it."
+        )
+    payment = tx.row(
+        "SELECT * FROM payment WHERE institution = :i AND payment_key = :key AND state IN ('new', 'posting', 'unknown')",
+        key=row["payment_key"],
+    )
+    if payment is not None and row["subject"] == f"payment {payment['payment_no']}":
+        if payment["state"] != "new":
+            raise Fatal("Whether Alma has this payment is not known yet; the next runs look for it.")
+        settle_posting(tx, payment, "settled")
+    exceptions.close(tx, exception_id, by, reason)
 
 
 def posted_by_fee(tx: Tx) -> dict[str, dict[str, int]]:

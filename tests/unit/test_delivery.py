@@ -1,0 +1,535 @@
+"""Deliveries that die at every point, far sides that interfere. PeopleSoft's own books are the witness."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from alma_hook import charges, delivery
+from alma_hook.errors import AlmaHookError, Fatal, LeaseTaken, Retriable, SendingStopped
+from alma_hook.ledger import Lease, Ledger, Tx, batches
+from alma_hook.ledger.store import LEASE_MINUTES
+from tests.bridge import Bridge, LocalFolder
+from tests.conftest import MakeBridge
+
+INBOUND, ARCHIVE = "/sfs/inbound", "/sfs/archive"
+
+
+class Crash(BaseException):
+    """The worker is gone: nothing catches this, and nothing of it acts any more."""
+
+
+class Crasher:
+    """Kills the worker at its ``at``-th action or commit; from then on its every act fails."""
+
+    def __init__(self, at: int = 0) -> None:
+        self.at = at
+        self.count = 0
+        self.dead = False
+
+    def point(self, *_what: object) -> None:
+        self.count += 1
+        self.dead = self.dead or self.count == self.at
+        if self.dead:
+            raise Crash
+
+    @contextmanager
+    def working(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        plain = Ledger.write
+
+        @contextmanager
+        def write(ledger: Ledger, lease: Lease | None = None) -> Iterator[Tx]:
+            self.point("before the transaction")
+            with plain(ledger, lease) as tx:
+                yield tx
+                self.point("before the commit")
+            self.point("after the commit")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "write", write)
+            yield
+
+
+class CrashingFolder(LocalFolder):
+    """A folder whose writes tear off in the middle when the worker dies; ``arrived`` sees each new name."""
+
+    def __init__(self, root: Path, crasher: Crasher, arrived: Callable[[], object], torn: bool) -> None:
+        super().__init__(root, self._before)
+        self.crasher, self.arrived, self.torn = crasher, arrived, torn
+
+    def _before(self, action: str, path: str) -> None:
+        if action in ("renamed", "written") and path.startswith(INBOUND):
+            self.arrived()
+        self.crasher.point(action)
+
+    def write(self, path: str, content: bytes) -> None:
+        try:
+            super().write(path, content)
+        except Crash:
+            if self.torn and not self.path(path).exists():
+                self.path(path).write_bytes(content[: len(content) // 2])
+            raise
+
+
+def small(work: Path, **options: Any) -> Bridge:
+    """A campus on which a run has both a charge and a credit to send."""
+    work.mkdir(parents=True)
+    bridge = Bridge(work, students=5, fees=0, **options)
+    alma = bridge.far.alma
+    before = [alma.add_fee(student, 1000 + n) for n, student in enumerate(bridge.far.students[:3])]
+    bridge.far.refresh_analytics()
+    bridge.alma_to_sis()
+    bridge.far.load_inbound()
+    alma.waive_at_desk(before[0].id, 300)
+    alma.raise_fee(before[1].id, 250)
+    alma.add_fee(bridge.far.students[4], 5000)
+    bridge.far.refresh_analytics()
+    return bridge
+
+
+def rename_only(settings: str) -> str:
+    return settings
+
+
+def direct(settings: str) -> str:
+    return settings.replace("[sfs]", '[sfs]\nmode = "direct"')
+
+
+def states(bridge: Bridge) -> dict[str, str]:
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        found = {row["batch_id"]: row["state"] for row in tx.rows("SELECT * FROM batch WHERE institution = :i")}
+    ledger.close()
+    return found
+
+
+def decide_by_hand(bridge: Bridge) -> int:
+    """What a person does with unconfirmed batches: look into PeopleSoft, and say what is there."""
+    bridge.far.load_inbound()
+    loaded = {result.file_name for result in bridge.far.peoplesoft.loads if result.error is None}
+    with bridge.working("out") as (ledger, lease):
+        with ledger.read() as tx:
+            parked = batches.in_states(tx, "unconfirmed")
+        for row in parked:
+            with ledger.write(lease) as tx:
+                settle = batches.deliver if row["file_name"] in loaded else batches.drop
+                settle(tx, row["batch_id"], "unconfirmed")
+    return len(parked)
+
+
+def assert_every_line_is_loaded_once(bridge: Bridge) -> None:
+    """PeopleSoft's lines are the ledger's, and both sides' books are equal."""
+    assert bridge.books().unequal == {}
+    assert not [result for result in bridge.far.peoplesoft.loads if result.rejects]
+    posted = sorted((posting.reference, posting.cents) for posting in bridge.far.peoplesoft.postings)
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        sent = sorted(
+            (row["reference"], row["amount"] if row["kind"] == "charge" else -row["amount"])
+            for row in tx.rows("SELECT * FROM line WHERE institution = :i AND state = 'sent'")
+        )
+    ledger.close()
+    assert posted == sent
+    amounts = sorted(abs(cents) for _, cents in posted)
+    assert amounts == [250, 300, 1000, 1001, 1002, 5000]
+
+
+@pytest.mark.parametrize("torn", [False, True], ids=["whole", "torn"])
+@pytest.mark.parametrize("at_once", [False, True], ids=["collected later", "taken at once"])
+@pytest.mark.parametrize("mode", [rename_only, direct], ids=["rename", "direct"])
+def test_a_run_that_dies_at_any_point_loads_every_line_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mode: Callable[[str], str],
+    at_once: bool,
+    torn: bool,
+) -> None:
+    by_hand = 0
+    for at in itertools.count(1):
+        bridge = small(tmp_path / str(at), settings=mode)
+        whole = bridge.folder
+        crasher = Crasher(at)
+        arrived = bridge.far.load_inbound if at_once else list
+        bridge.folder = CrashingFolder(bridge.far.root, crasher, arrived, torn)
+        with crasher.working(monkeypatch):
+            try:
+                bridge.alma_to_sis()
+            except Crash:
+                pass
+        bridge.folder = LocalFolder(whole.root, lambda _action, path: at_once and bridge.far.load_inbound())
+        if not crasher.dead:
+            break
+        bridge.far.clock.advance(seconds=60 * (LEASE_MINUTES + 1))
+        bridge.alma_to_sis()
+        by_hand += decide_by_hand(bridge)
+        bridge.far.clock.advance(seconds=60)
+        bridge.alma_to_sis()
+        bridge.far.load_inbound()
+        assert_every_line_is_loaded_once(bridge)
+        assert set(states(bridge).values()) <= {"delivered", "cancelled"}
+    assert at > 30
+    # Under a temporary name nothing is ever in doubt; without one, some of it has to be asked for.
+    assert (by_hand > 0) == (mode is direct)
+
+
+# -- one delivery, with a far side that does what it likes --------------------------------------------
+
+
+class Sent:
+    """A campus with one written batch of one charge."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self.bridge = bridge
+        bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+        bridge.far.refresh_analytics()
+        with bridge.working("out") as (ledger, lease):
+            bridge.retrieve("analytics_report", ledger, lease, True)
+            bridge.read(ledger, lease)
+            charges.plan(ledger, lease, bridge.campus, bridge.layout, bridge.folder.target, True)
+            with ledger.read() as tx:
+                (row,) = batches.in_states(tx, "planned")
+            self.content = charges.write_file(ledger, lease, bridge.campus, bridge.layout, row)
+        self.name = str(row["file_name"])
+
+    def deliver(self, before: Callable[[str, str], object] = lambda _action, _path: None) -> str:
+        """One attempt; returns the batch's state. ``before`` sees each action and may raise."""
+        folder = self.bridge.folder
+        folder.before = before  # type: ignore[assignment]
+        try:
+            with self.bridge.working("out") as (ledger, lease):
+                outcomes = delivery.deliver_all(ledger, lease, self.bridge.campus.sfs, folder)
+        finally:
+            folder.before = lambda _action, _path: None
+        return outcomes[0].state
+
+    def state(self) -> str:
+        return states(self.bridge)["000001"]
+
+    def inbound(self) -> list[str]:
+        return sorted(file.name for file in self.bridge.folder.path(INBOUND).iterdir())
+
+    def temporary(self) -> Path:
+        (file,) = [f for f in self.bridge.folder.path(INBOUND).iterdir() if f.name.endswith(delivery.TEMPORARY)]
+        return file
+
+    def stop_at(self, wanted: str, error: Exception | None = None) -> None:
+        """An attempt that ends at its first action of that name in the inbound folder."""
+
+        def before(action: str, path: str) -> None:
+            if action == wanted and path.startswith(INBOUND):
+                raise error or Retriable("broke off")
+
+        with pytest.raises(type(error or Retriable(""))):
+            self.deliver(before)
+
+
+@pytest.fixture
+def sent(make_bridge: MakeBridge) -> Sent:
+    return Sent(make_bridge(fees=0, students=3))
+
+
+def sent_with(make_bridge: MakeBridge, **of_sfs: str | int) -> Sent:
+    lines = "\n".join(f"{name} = {value!r}" for name, value in of_sfs.items())
+    return Sent(make_bridge(fees=0, students=3, settings=lambda text: text.replace("[sfs]", f"[sfs]\n{lines}")))
+
+
+def test_a_delivered_file_lies_there_under_its_own_name_only(sent: Sent) -> None:
+    assert sent.deliver() == "delivered"
+    assert sent.inbound() == [sent.name]
+    assert (sent.bridge.folder.path(INBOUND) / sent.name).read_bytes() == sent.content
+    assert [result.loaded for result in sent.bridge.far.load_inbound()] == [True]
+
+
+def test_the_archive_holds_the_bytes_and_a_manifest_without_emplids(sent: Sent) -> None:
+    sent.deliver()
+    archive = sent.bridge.folder.path(ARCHIVE)
+    assert (archive / sent.name).read_bytes() == sent.content
+    manifest = (archive / f"{sent.name}.manifest.csv").read_text()
+    (fee,) = sent.bridge.far.alma.fees.values()
+    assert manifest.splitlines() == [
+        "batch,kind,sha256,line,fee,cents,item_type,term,reference",
+        f"000001,charges,{hashlib.sha256(sent.content).hexdigest()},1,{fee.id},1000,300000000001,,ALMA{fee.id}",
+    ]
+    assert fee.user.primary_id not in manifest
+
+
+def test_the_file_is_archived_before_it_is_sent(sent: Sent) -> None:
+    sent.stop_at("write")
+    assert (sent.bridge.folder.path(ARCHIVE) / sent.name).read_bytes() == sent.content
+
+
+def test_a_half_written_archive_is_written_again(sent: Sent) -> None:
+    (sent.bridge.folder.path(ARCHIVE) / sent.name).write_bytes(sent.content[:20])
+    assert sent.deliver() == "delivered"
+    assert (sent.bridge.folder.path(ARCHIVE) / sent.name).read_bytes() == sent.content
+
+
+def test_a_far_side_that_takes_the_file_at_once(sent: Sent) -> None:
+    def before(action: str, path: str) -> None:
+        if action == "renamed":
+            sent.bridge.far.load_inbound()
+
+    assert sent.deliver(before) == "delivered"
+    assert sent.inbound() == []
+    assert len(sent.bridge.far.peoplesoft.postings) == 1
+
+
+def test_a_rename_whose_answer_is_lost_is_found_done(sent: Sent) -> None:
+    def before(action: str, path: str) -> None:
+        if action == "renamed":
+            raise Retriable("the answer is lost")
+
+    assert sent.deliver(before) == "delivered"
+    assert sent.inbound() == [sent.name]
+
+
+def test_a_rename_that_fails_is_done_by_the_next_attempt(sent: Sent) -> None:
+    sent.stop_at("rename")
+    assert sent.state() == "renaming"
+    assert sent.deliver() == "delivered"
+    assert sent.inbound() == [sent.name]
+
+
+@pytest.mark.parametrize(("hours", "state"), [(0, "delivered"), (5, "delivered"), (7, "unconfirmed")])
+def test_both_names_gone_count_as_taken_for_some_hours_only(sent: Sent, hours: float, state: str) -> None:
+    sent.stop_at("rename")
+    sent.temporary().unlink()
+    sent.bridge.far.clock.advance(hours=hours)
+    assert sent.deliver() == state
+    assert sent.inbound() == []
+
+
+def test_a_temporary_name_that_vanishes_before_the_rename_is_in_doubt(sent: Sent) -> None:
+    def before(action: str, path: str) -> None:
+        if action == "written" and path.startswith(INBOUND):
+            sent.bridge.folder.path(path).unlink()
+
+    assert sent.deliver(before) == "unconfirmed"
+    assert sent.inbound() == []
+
+
+def test_what_is_in_doubt_is_never_sent_again_by_itself(sent: Sent) -> None:
+    sent.stop_at("rename")
+    sent.temporary().unlink()
+    sent.bridge.far.clock.advance(days=1)
+    assert sent.deliver() == "unconfirmed"
+    sent.bridge.far.clock.advance(days=1)
+    sent.bridge.far.refresh_analytics()
+    counts = sent.bridge.alma_to_sis()
+    assert (counts.charges, counts.busy) == (0, 1)
+    assert sent.state() == "unconfirmed"
+    assert sent.inbound() == []
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_person_settles_what_is_in_doubt(sent: Sent, arrived: bool) -> None:
+    sent.stop_at("rename")
+    taken = sent.temporary()
+    if arrived:
+        sent.bridge.far.peoplesoft.load(sent.name, taken.read_bytes())
+    taken.unlink()
+    sent.bridge.far.clock.advance(days=1)
+    assert sent.deliver() == "unconfirmed"
+    assert decide_by_hand(sent.bridge) == 1
+    sent.bridge.far.refresh_analytics()
+    sent.bridge.alma_to_sis()
+    sent.bridge.far.load_inbound()
+    assert sent.bridge.books().unequal == {}
+    assert len(sent.bridge.far.peoplesoft.postings) == 1
+
+
+def test_a_torn_upload_is_put_again(sent: Sent) -> None:
+    def before(action: str, path: str) -> None:
+        if action == "written" and path.startswith(INBOUND):
+            sent.bridge.folder.path(path).write_bytes(sent.content[:50])
+
+    with pytest.raises(Retriable, match="reads back otherwise"):
+        sent.deliver(before)
+    assert [name for name in sent.inbound() if name.endswith(".dat")] == []
+    assert sent.deliver() == "delivered"
+    assert [result.loaded for result in sent.bridge.far.load_inbound()] == [True]
+    assert sent.bridge.books().unequal == {}
+
+
+def damaged(content: bytes) -> bytes:
+    return content.replace(b"10.00", b"90.00")
+
+
+@pytest.mark.parametrize(
+    ("read_back", "change", "noticed"),
+    [
+        ("hash", damaged, True),
+        ("hash", lambda content: content + b"\n", True),
+        ("size", lambda content: content + b"\n", True),
+        ("size", damaged, False),
+        ("none", damaged, False),
+        ("none", lambda content: content[:-1], False),
+    ],
+)
+def test_what_reading_back_notices(
+    make_bridge: MakeBridge, read_back: str, change: Callable[[bytes], bytes], noticed: bool
+) -> None:
+    sent = sent_with(make_bridge, read_back=read_back)
+
+    def before(action: str, path: str) -> None:
+        if action == "written" and path.startswith(INBOUND):
+            file = sent.bridge.folder.path(path)
+            file.write_bytes(change(file.read_bytes()))
+
+    if noticed:
+        with pytest.raises(Retriable):
+            sent.deliver(before)
+    else:
+        assert sent.deliver(before) == "delivered"
+    assert (sent.name in sent.inbound()) != noticed
+
+
+@pytest.mark.parametrize("read_back", ["size", "none"])
+def test_a_drop_box_that_lets_nothing_be_read(make_bridge: MakeBridge, read_back: str) -> None:
+    sent = sent_with(make_bridge, read_back=read_back)
+
+    def before(action: str, path: str) -> None:
+        if action == "read":
+            raise AssertionError(f"{path} was read")
+
+    assert sent.deliver(before) == "delivered"
+
+
+def test_a_file_of_the_same_name_there_already_stops_the_delivery(sent: Sent) -> None:
+    (sent.bridge.folder.path(INBOUND) / sent.name).write_bytes(b"another's")
+    with pytest.raises(SendingStopped, match=f"{sent.name} lies at PeopleSoft's already"):
+        sent.deliver()
+    assert (sent.bridge.folder.path(INBOUND) / sent.name).read_bytes() == b"another's"
+    assert sent.inbound() == [sent.name]
+    assert sent.state() == "written"
+
+
+def test_a_file_of_the_same_name_in_the_archive_stops_the_delivery(sent: Sent) -> None:
+    """The name's number was used before: the ledger is an older copy."""
+    (sent.bridge.folder.path(ARCHIVE) / sent.name).write_bytes(b"x" * len(sent.content))
+    with pytest.raises(SendingStopped, match="archive"):
+        sent.deliver()
+    assert sent.inbound() == []
+    assert (sent.bridge.folder.path(ARCHIVE) / sent.name).read_bytes() == b"x" * len(sent.content)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_file_of_the_same_name_that_appears_before_the_rename_is_not_overwritten(
+    sent: Sent, resumed: bool
+) -> None:
+    final = sent.bridge.folder.path(INBOUND) / sent.name
+    if resumed:
+        sent.stop_at("rename")
+        final.write_bytes(b"another's")
+        assert sent.deliver() == "unconfirmed"
+    else:
+
+        def before(action: str, path: str) -> None:
+            if action == "rename":
+                final.write_bytes(b"another's")
+
+        assert sent.deliver(before) == "unconfirmed"
+    assert final.read_bytes() == b"another's"
+
+
+@pytest.mark.parametrize("at", ["write", "written", "rename"])
+def test_a_batch_goes_nowhere_but_where_it_was_made_for(sent: Sent, at: str) -> None:
+    sent.stop_at(at)
+    before, names = sent.state(), sent.inbound()
+    sent.bridge.folder.target = "other.campus.invalid:22"
+    with pytest.raises(SendingStopped, match=r"other\.campus\.invalid") as caught:
+        sent.deliver()
+    assert isinstance(caught.value, Fatal)
+    assert (sent.state(), sent.inbound()) == (before, names)
+    del sent.bridge.folder.target
+    assert sent.deliver() == "delivered"
+
+
+def test_a_settings_change_does_not_redirect_a_batch_on_its_way(sent: Sent) -> None:
+    sent.stop_at("rename")
+    sfs = sent.bridge.campus.sfs.model_copy(update={"directory": "/sfs/elsewhere"})
+    sent.bridge.campus = sent.bridge.campus.model_copy(update={"sfs": sfs})
+    assert sent.deliver() == "delivered"
+    assert sent.inbound() == [sent.name]
+
+
+def test_another_run_that_took_over_stops_this_one_before_the_rename(sent: Sent) -> None:
+    """A worker that stood still for longer than its lease must do no more."""
+
+    def before(action: str, path: str) -> None:
+        if action == "written" and path.startswith(INBOUND):
+            sent.bridge.far.clock.advance(seconds=60 * (LEASE_MINUTES + 1))
+            sent.bridge.folder.before = lambda _action, _path: None  # type: ignore[assignment]
+            assert sent.deliver() == "delivered"
+
+    with pytest.raises(LeaseTaken):
+        sent.deliver(before)
+    assert [name for name in sent.inbound() if name.endswith(".dat")] == [sent.name]
+    assert sent.state() == "delivered"
+    sent.bridge.far.load_inbound()
+    assert sent.bridge.books().unequal == {}
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_direct_mode_writes_the_name_itself(make_bridge: MakeBridge, taken: bool) -> None:
+    sent = sent_with(make_bridge, mode="direct")
+    seen = []
+
+    def before(action: str, path: str) -> None:
+        seen.append(path)
+        if action == "written" and path.startswith(INBOUND) and taken:
+            sent.bridge.far.load_inbound()
+
+    assert sent.deliver(before) == "delivered"
+    assert not [path for path in seen if path.endswith(delivery.TEMPORARY)]
+    sent.bridge.far.load_inbound()
+    assert sent.bridge.books().unequal == {}
+
+
+@pytest.mark.parametrize("at", ["write", "written"])
+def test_direct_mode_leaves_a_broken_upload_to_a_person(make_bridge: MakeBridge, at: str) -> None:
+    sent = sent_with(make_bridge, mode="direct")
+    sent.stop_at(at)
+    sent.bridge.far.load_inbound()
+    assert sent.deliver() == "unconfirmed"
+    assert decide_by_hand(sent.bridge) == 1
+    sent.bridge.far.refresh_analytics()
+    sent.bridge.alma_to_sis()
+    sent.bridge.far.load_inbound()
+    assert sent.bridge.books().unequal == {}
+
+
+def test_direct_mode_finds_its_whole_file_again(make_bridge: MakeBridge) -> None:
+    sent = sent_with(make_bridge, mode="direct")
+    sent.stop_at("written")
+    assert sent.deliver() == "delivered"
+
+
+def test_charges_go_before_credits(tmp_path: Path) -> None:
+    bridge = small(tmp_path / "work")
+    order: list[str] = []
+    bridge.folder.before = lambda action, path: order.append(path) if action == "renamed" else None  # type: ignore[assignment]
+    bridge.alma_to_sis()
+    assert [path.split("_")[1] for path in order] == ["charges", "credits"]
+
+
+def test_an_error_of_a_delivery_names_no_student(sent: Sent) -> None:
+    emplid = sent.bridge.far.students[0].primary_id
+    (sent.bridge.folder.path(INBOUND) / sent.name).write_bytes(b"another's")
+    with pytest.raises(AlmaHookError) as caught:
+        sent.deliver()
+    assert emplid not in str(caught.value)
+
+
+def test_a_batch_is_described_without_patron_data(sent: Sent) -> None:
+    ledger = sent.bridge.ledger("look")
+    with ledger.read() as tx:
+        row = batches.batch(tx, "000001")
+    ledger.close()
+    assert delivery.describe(row) == f"batch 000001 (charges): {sent.name}, 1 lines, 10.00, written"
