@@ -31,6 +31,7 @@ MEANINGS = {
     "connections.ledger": "The ledger's database, `sqlite` or `postgres`.",
     "connections.sfs": "PeopleSoft's SFTP server, for both directions.",
     "connections.alma_export": "The SFTP server where Alma's SIS profile leaves its files.",
+    "connections.archive": "The SFTP server of `sfs.archive_directory`; without it, PeopleSoft's.",
     "alma_to_sis.method": "How fees are found, unless a run's trigger form says otherwise.",
     "alma_to_sis.schedule": "When `alma_to_sis` runs: a cron expression in `timezone`.",
     "alma_to_sis.intraday_schedule": "When `alma_to_sis_intraday` runs; without it, only when triggered.",
@@ -42,9 +43,9 @@ MEANINGS = {
     "alma_to_sis.look_back_hours": "With `sis_profile` by API: how far back of the interval's end users count as "
     "modified.",
     "alma_to_sis.fee_transactions": "`open_fees` reads only accounts that Alma names as paid or waived in the last "
-    "two days. Needs the Configuration area on the key.",
+    "five days. Needs the Configuration area on the key.",
     "alma_to_sis.sweep_weekday": "On this day the first live run by `analytics_report` reads every account with open "
-    "fees besides, for what no report named.",
+    "fees besides, for what no report named; `never` does without.",
     "alma_to_sis.reserve_calls": "Stop when so few of the day's API calls are left. Must be well below the "
     "institution's daily allowance.",
     "alma_to_sis.workers": "API calls in flight at once. The rate is set on the connection.",
@@ -58,11 +59,12 @@ MEANINGS = {
     "sfs.reference_prefix": "REF1_DESCR is this and the Alma fee id. Never change it while charges are open: payments "
     "with the old prefix would be refused.",
     "sfs.directory": "Where PeopleSoft collects our files.",
-    "sfs.archive_directory": "Where a copy of each file and its manifest are put first, on the same SFTP server.",
+    "sfs.archive_directory": "Where a copy of each file and its manifest are put first, on the server of `connections.archive`.",
     "sfs.file_name": "Must hold `{kind}` and `{sequence}`, may hold `{date}`, must end in `.dat`.",
     "sfs.mode": "`rename`: upload under a name that ends in `.part`, check, rename. `direct`: upload under the final name; any "
     "doubt is left to a person.",
-    "sfs.read_back": "How the upload is checked. `none` still asks for the file's size, to see that it is there.",
+    "sfs.read_back": "How the upload is checked. `none` is for a drop box that shows nothing: it is never looked into, and "
+    "after a crash the file is left to a person.",
     "sfs.taken_within_hours": "After a crash in the rename: with both names gone, the file counts as collected if it "
     "was uploaded this recently.",
     "item_types": "Alma fee type -> PeopleSoft item type. A fee type without one is listed, not charged.",
@@ -79,8 +81,7 @@ MEANINGS = {
     "needed; `payment_id` is strongly advised; `item_type` only helps to tell lines without `payment_id` apart.",
     "sis_to_alma.method": "What Alma records as the payment's method.",
     "sis_to_alma.comment": "What Alma records as the payment's comment.",
-    "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it. "
-    "Not below 2: a call may last longer than a minute.",
+    "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it.",
 }
 
 #: What a first set-up has to look at; the rest has defaults that can stay.

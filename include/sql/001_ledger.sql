@@ -235,6 +235,7 @@ CREATE TABLE exception_item (
     PRIMARY KEY (institution, exception_id)
 );
 CREATE UNIQUE INDEX exception_one_open ON exception_item (institution, kind, subject) WHERE closed_at IS NULL;
+CREATE INDEX exception_of_subject ON exception_item (institution, subject);
 CREATE INDEX exception_of_fee ON exception_item (institution, fee_id);
 
 -- Who did what, when, in which run.

@@ -32,7 +32,7 @@ def ledger_url(conn_id: str) -> str:
         )
         # Workers of the other executors are other machines, each with a file of its own: two ledgers.
         executor = conf.get("core", "executor")
-        if "LocalExecutor" not in executor:
+        if not all("LocalExecutor" in name for name in executor.split(",")):
             faults.append(
                 Fault("connection", f"SQLite can't serve {executor}; use PostgreSQL", field=conn_id)
             )

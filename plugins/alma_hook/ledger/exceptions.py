@@ -35,7 +35,7 @@ def open_all(tx: Tx, entries: Iterable[Listed]) -> int:
             kind=entry.kind,
             subject=entry.subject,
         )
-        if seen:
+        if seen or _settled_by_a_person(tx, entry):
             continue
         new += 1
         tx.run(
@@ -54,6 +54,19 @@ def open_all(tx: Tx, entries: Iterable[Listed]) -> int:
         )
         tx.event(entry.subject, "listed", entry.kind)
     return new
+
+
+def _settled_by_a_person(tx: Tx, entry: Listed) -> bool:
+    """Whether a person has settled this very thing: tomorrow's cumulative file holds the same line again."""
+    return bool(
+        tx.one(
+            "SELECT COUNT(*) FROM exception_item WHERE institution = :i AND kind = :kind AND subject = :subject "
+            "AND amount = :amount AND closed_by <> 'system'",
+            kind=entry.kind,
+            subject=entry.subject,
+            amount=entry.amount,
+        )
+    )
 
 
 def close_others(tx: Tx, subjects: Sequence[str], keep: Iterable[Listed]) -> int:

@@ -1,0 +1,454 @@
+"""The DAGs' tasks one after another over real HTTP, real SFTP and a real ledger, as a worker runs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk.exceptions import AirflowFailException
+from sqlalchemy import create_engine, make_url
+
+from alma_hook.connections import ledger_url
+from alma_hook.errors import LeaseTaken, Retriable, SettingsError
+from alma_hook.ledger import Ledger, institutions
+from simulator.alma_api import FULL_KEY
+from simulator.alma_http import AlmaServer
+from simulator.campus import Campus
+from simulator.sftp import SftpServer
+from tests.bridge import SETTINGS
+from tests.loopback.conftest import Connect, Recorder, sftp_fields
+
+DAGS = Path(__file__).resolve().parents[2] / "dags"
+RETRIEVALS = {"analytics_report", "sis_profile", "open_fees", "all_users"}
+
+
+@dataclass
+class Worker:
+    """Runs DAGs task by task on connections by environment."""
+
+    far: Campus
+    settings: Path
+    url: str
+    runs: int = 0
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.url, "01CAMPUS_INST", run_id="setup")
+
+    def open_ledger(self) -> None:
+        ledger = self.ledger()
+        ledger.migrate()
+        with ledger.write() as tx:
+            institutions.open_clean(tx, "the bursar")
+        ledger.close()
+
+    def sql(self, statement: str) -> None:
+        engine = create_engine(self.url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(statement)
+        engine.dispose()
+
+    def run(self, dag_id: str, upto: str = "", **params: Any) -> dict[str, Any]:
+        """One run: what each task returned, by task id. ``upto``: the last task to run."""
+        self.runs += 1
+        bag = DagBag(str(DAGS))
+        assert bag.import_errors == {}
+        dag = bag.dags[dag_id]
+        returned: dict[str, Any] = {}
+        skipped: set[str] = set()
+        for task in dag.topological_sort():
+            if task.task_id in skipped:
+                continue
+            context: Any = {
+                "ti": SimpleNamespace(dag_id=dag_id, run_id=f"manual {self.runs}", task_id=task.task_id),
+                "params": {**{name: dag.params[name] for name in dag.params}, **params},
+                "data_interval_end": None,
+                "dag_run": SimpleNamespace(run_after=datetime.now(UTC), run_type="manual"),
+            }
+            if task.task_id == "choose_retrieval":
+                chosen = task.choose_branch(context)  # execute() would ask the scheduler to skip the others
+                skipped = RETRIEVALS - {chosen}
+                returned[task.task_id] = chosen
+            else:
+                returned[task.task_id] = task.execute(context)
+            if task.task_id == upto:
+                break
+        return returned
+
+
+@pytest.fixture
+def campus(tmp_path: Path) -> Campus:
+    made = Campus(tmp_path / "far", students=20, fees=24)
+    made.limits.per_second = 10_000
+    return made
+
+
+@pytest.fixture
+def far(alma: AlmaServer, sftp: SftpServer, campus: Campus, connect: Connect, tmp_path: Path) -> Campus:
+    """The campus with every connection that the DAGs name."""
+    connect(
+        "alma_default",
+        conn_type="alma",
+        host=alma.url,
+        password=FULL_KEY.value,
+        extra={"requests_per_second": 1000},
+    )
+    connect("alma_export_sftp", **sftp_fields(sftp))
+    connect("alma_ledger", conn_type="sqlite", host=str(tmp_path / "ledger.db"))
+    return campus
+
+
+@pytest.fixture
+def unmigrated(far: Campus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worker:
+    settings = tmp_path / "campus.toml"
+    settings.write_text(SETTINGS.format(report_path=far.analytics.path, layout="default"))
+    monkeypatch.setenv("ALMA_HOOK_CAMPUS", str(settings))
+    return Worker(far, settings, f"sqlite:///{tmp_path / 'ledger.db'}")
+
+
+@pytest.fixture
+def worker(unmigrated: Worker) -> Worker:
+    unmigrated.open_ledger()
+    return unmigrated
+
+
+@contextmanager
+def failing_for_good(*texts: str) -> Iterator[None]:
+    """The task fails at once, its retries untouched, and says these things."""
+    with pytest.raises(AirflowFailException) as caught:
+        yield
+    for text in texts:
+        assert text in str(caught.value)
+
+
+def inbound(campus: Campus) -> list[str]:
+    return sorted(path.name for path in campus.path("/sfs/inbound").iterdir())
+
+
+# -- the whole way ------------------------------------------------------------------------------------
+
+
+def whole_story(worker: Worker) -> list[dict[str, Any]]:
+    """Charge, let students pay, post, settle; and all of it once more."""
+    far = worker.far
+    returned = [worker.run("alma_to_sis")]
+    assert all(result.loaded for result in far.load_inbound())
+    far.students_pay(0.6)
+    far.desk_payments(3)
+    far.write_query_output()
+    returned.append(worker.run("sis_to_alma"))
+    far.refresh_analytics()
+    returned.append(worker.run("alma_to_sis"))
+    assert all(result.loaded for result in far.load_inbound())
+    far.write_query_output()
+    returned.append(worker.run("sis_to_alma"))
+    return returned
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_both_dags_make_the_books_equal_and_a_repetition_changes_nothing(
+    database: str,
+    unmigrated: Worker,
+    connect: Connect,
+    recorder: Recorder,
+    request: pytest.FixtureRequest,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worker = unmigrated
+    if database == "postgres":
+        worker.url = request.getfixturevalue("postgres_url")
+        url = make_url(worker.url)
+        connect(
+            "alma_ledger",
+            conn_type="postgres",
+            host=url.host,
+            login=url.username,
+            schema=url.database,
+            extra=dict(url.query),
+        )
+    worker.open_ledger()
+
+    returned = whole_story(worker)
+
+    charged, posted, settled, _ = returned
+    assert charged["plan_batches"]["charges"] == 20
+    assert list(charged["upload_sfs_files"].values()) == ["delivered"]
+    assert posted["post_payments"]["posted"] > 5
+    assert settled["plan_batches"]["credits"] > 0
+    assert [run["report"]["unexplained"] for run in returned] == [0, 0, 0, 0]
+    odd = set(worker.far.oddities.all)
+    assert set(worker.far.books().unequal) <= odd
+
+    posts, before = len(recorder.sent("POST")), worker.far.books()
+    again = worker.run("sis_to_alma")
+    worker.far.refresh_analytics()
+    once_more = worker.run("alma_to_sis")
+    assert (again["post_payments"]["tried"], len(recorder.sent("POST"))) == (0, posts)
+    assert (once_more["plan_batches"]["charges"], once_more["plan_batches"]["credits"]) == (0, 0)
+    assert (inbound(worker.far), worker.far.books()) == ([], before)
+
+    # What other tasks and the UI get to see names no one.
+    seen = json.dumps([*returned, again, once_more]) + caplog.text + "".join(capfd.readouterr())
+    for student in worker.far.students:
+        for value in (student.primary_id, *student.identifiers.values()):
+            assert value not in seen
+
+
+@pytest.mark.parametrize("method", sorted(RETRIEVALS))
+def test_every_retrieval_method_finds_a_changed_fee(method: str, worker: Worker) -> None:
+    far = worker.far
+    worker.run("alma_to_sis")
+    far.load_inbound()
+    far.waives(4)
+    far.refresh_analytics()
+    far.write_sis_export()
+
+    returned = worker.run("alma_to_sis", method=method)
+
+    assert returned["choose_retrieval"] == method
+    assert returned["plan_batches"]["credits"] == 4
+    far.load_inbound()
+    assert set(far.books().unequal) <= set(far.oddities.all)
+
+
+def test_the_intraday_dag_finds_a_waived_fee(worker: Worker) -> None:
+    worker.run("alma_to_sis")
+    worker.far.load_inbound()
+    worker.far.waives(3)
+
+    returned = worker.run("alma_to_sis_intraday")
+
+    assert (returned["plan_batches"]["credits"], returned["report"]["unexplained"]) == (3, 0)
+
+
+def test_a_dry_run_moves_nothing(worker: Worker, recorder: Recorder) -> None:
+    far = worker.far
+    rehearsed = worker.run("alma_to_sis", dry_run=True)
+    assert rehearsed["plan_batches"]["charges"] == 20
+    assert (len(rehearsed["write_sfs_files"]), rehearsed["upload_sfs_files"], inbound(far)) == (1, {}, [])
+
+    worker.run("alma_to_sis")
+    far.load_inbound()
+    far.students_pay(0.5)
+    name = far.write_query_output()
+    taken = worker.run("sis_to_alma", dry_run=True)
+    assert taken["take_in_payments"]["new"] == 10
+    assert (recorder.sent("POST"), far.path(name).exists()) == ([], True)
+
+    assert worker.run("sis_to_alma")["post_payments"]["posted"] == 10
+
+
+def test_a_campus_that_is_not_live_moves_nothing(worker: Worker, recorder: Recorder) -> None:
+    text = worker.settings.read_text()
+    worker.settings.write_text(text.replace("live = true", "live = false"))
+    worker.run("alma_to_sis")
+    worker.run("sis_to_alma")
+    assert (inbound(worker.far), recorder.sent("POST")) == ([], [])
+
+
+def test_what_goes_from_task_to_task_is_ids_and_counts(worker: Worker) -> None:
+    """Plain JSON, no text but batch ids, states, times and kinds of exceptions."""
+
+    def small(value: Any) -> bool:
+        if isinstance(value, dict):
+            return all(isinstance(key, str) and small(inner) for key, inner in value.items())
+        if isinstance(value, list):
+            return all(map(small, value))
+        return value is None or isinstance(value, int) or (isinstance(value, str) and len(value) < 40)
+
+    for run in whole_story(worker):
+        assert all(small(value) for value in run.values())
+        assert len(json.dumps(run)) < 4000
+
+
+# -- what a task says when it can't ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "dag_id"),
+    [("alma_ledger", "sis_to_alma"), ("alma_default", "alma_to_sis"), ("sfs_sftp", "sis_to_alma")],
+)
+def test_a_missing_connection(
+    conn_id: str, dag_id: str, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(f"AIRFLOW_CONN_{conn_id.upper()}")
+    with failing_for_good("SettingsError", f"{conn_id}: create it"):
+        worker.run(dag_id)
+
+
+def test_no_ledger(unmigrated: Worker) -> None:
+    with failing_for_good("LedgerError", "no ledger", "alma_hook migrate"):
+        unmigrated.run("sis_to_alma")
+
+
+@pytest.mark.parametrize(("version", "text"), [(0, "this package needs"), (999, "newer than this package's")])
+def test_a_ledger_of_another_version(version: int, text: str, worker: Worker) -> None:
+    worker.sql(f"UPDATE migration SET version = {version}")
+    with failing_for_good("LedgerError", text):
+        worker.run("sis_to_alma")
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "last"), [("alma_to_sis", "plan_batches"), ("sis_to_alma", "post_payments")]
+)
+def test_an_unopened_ledger(dag_id: str, last: str, unmigrated: Worker, recorder: Recorder) -> None:
+    ledger = unmigrated.ledger()
+    ledger.migrate()
+    ledger.close()
+    with failing_for_good("SendingStopped", "never opened"):
+        unmigrated.run(dag_id, upto=last)
+    assert (inbound(unmigrated.far), recorder.sent("POST")) == ([], [])
+
+
+@pytest.mark.parametrize("dag_id", ["alma_to_sis", "sis_to_alma"])
+def test_the_key_of_another_institution(dag_id: str, worker: Worker, recorder: Recorder) -> None:
+    worker.far.alma.institution = "01ELSEWHERE_INST"
+    with failing_for_good("SendingStopped", "01ELSEWHERE_INST", "01CAMPUS_INST"):
+        worker.run(dag_id)
+    assert {request.path for request in recorder.requests} == {"/almaws/v1/users/operation/test"}
+
+
+def test_a_wrong_key(worker: Worker, alma: AlmaServer, connect: Connect) -> None:
+    connect("alma_default", conn_type="alma", host=alma.url, password="wrong")
+    with failing_for_good("NotPermitted", "API key"):
+        worker.run("alma_to_sis")
+
+
+def test_an_unknown_host_key(worker: Worker, sftp: SftpServer, connect: Connect) -> None:
+    connect("sfs_sftp", **sftp_fields(sftp, extra={}))
+    with failing_for_good("NotPermitted", "host_key"):
+        worker.run("sis_to_alma")
+
+
+def test_broken_settings(worker: Worker, connect: Connect) -> None:
+    bag = DagBag(str(DAGS))
+    worker.settings.write_text("institution = 7")
+    with failing_for_good("SettingsError", "sis_to_alma"):
+        bag.dags["sis_to_alma"].get_task("report").execute({"ti": SimpleNamespace(run_id="r")})
+
+
+@pytest.mark.usefixtures("at_once")
+def test_alma_down_is_tried_again_by_airflow(worker: Worker) -> None:
+    rule = worker.far.faults.add_http("fail_before", status=503, times=None)
+    with pytest.raises(Retriable):
+        worker.run("alma_to_sis")
+    rule.times = 0
+    assert worker.run("alma_to_sis")["plan_batches"]["charges"] == 20
+
+
+def test_sftp_down_is_tried_again_by_airflow(worker: Worker) -> None:
+    worker.far.faults.add_sftp("list", action="drop")
+    with pytest.raises(Retriable):
+        worker.run("sis_to_alma")
+    worker.run("sis_to_alma")
+
+
+def test_another_run_at_work_is_waited_for(worker: Worker) -> None:
+    ledger = worker.ledger()
+    with ledger.lease("back", "another run"), pytest.raises(LeaseTaken):
+        worker.run("sis_to_alma")
+    ledger.close()
+    worker.run("sis_to_alma")
+
+
+def test_a_full_disk_delivers_nothing_and_the_next_attempt_does(worker: Worker) -> None:
+    far = worker.far
+    far.faults.add_sftp("write", path="inbound", action="no_space")
+    with pytest.raises(Retriable):
+        worker.run("alma_to_sis")
+    assert [name for name in inbound(far) if name.endswith(".dat")] == []
+
+    far.faults.clear()
+    worker.run("alma_to_sis")
+    (result,) = far.load_inbound()
+    assert (result.loaded, result.posted) == (True, 20)
+    assert set(far.books().unequal) <= set(far.oddities.all)
+
+
+def test_a_refused_file_is_told_once_the_others_are_done(
+    worker: Worker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    far = worker.far
+    worker.run("alma_to_sis")
+    far.load_inbound()
+    far.students_pay(0.5)
+    far.write_query_output()
+    broken = far.path("/sfs/outbound/BROKEN.csv")
+    broken.write_text("Emplid,Something\n000000001,x\n")
+
+    with failing_for_good("BadFile", "BROKEN.csv"):
+        worker.run("sis_to_alma")
+
+    assert [path.name for path in far.path("/sfs/outbound").glob("*.csv")] == ["BROKEN.csv"]
+    assert len([fee for fee in far.alma.fees.values() if fee.transactions]) == 10
+    said = "".join(capfd.readouterr())
+    assert "Paid Amount: no such heading" in said
+    assert "000000001" not in said
+
+    broken.unlink()
+    assert worker.run("sis_to_alma")["report"]["exceptions"].get("payment file refused") is None
+
+
+# -- the ledger's connection --------------------------------------------------------------------------
+
+
+def test_a_postgres_connection_as_an_address(connect: Connect) -> None:
+    connect(
+        "alma_ledger",
+        conn_type="postgres",
+        host="db.campus.invalid",
+        port=5433,
+        login="alma",
+        password="p@ss/word",
+        schema="ledger",
+        extra={"sslmode": "require", "connect_timeout": 5},
+    )
+    url = make_url(ledger_url("alma_ledger"))
+    assert (url.drivername, url.host, url.port, url.database) == (
+        "postgresql+psycopg", "db.campus.invalid", 5433, "ledger",
+    )  # fmt: skip
+    assert (url.username, url.password) == ("alma", "p@ss/word")
+    assert dict(url.query) == {"sslmode": "require", "connect_timeout": "5"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"conn_type": "sqlite", "host": "ledger.db"}, "absolute path"),
+        ({"conn_type": "sqlite"}, "absolute path"),
+        ({"conn_type": "mysql", "host": "h"}, "type mysql"),
+    ],
+)
+def test_a_ledger_connection_that_cannot_be_used(fields: dict[str, str], text: str, connect: Connect) -> None:
+    connect("alma_ledger", **fields)
+    with pytest.raises(SettingsError, match=text):
+        ledger_url("alma_ledger")
+
+
+@pytest.mark.parametrize(
+    ("executor", "allowed"),
+    [
+        ("LocalExecutor", True),
+        ("CeleryExecutor", False),
+        ("airflow.providers.cncf.kubernetes.executors.kubernetes_executor.KubernetesExecutor", False),
+        ("LocalExecutor,CeleryExecutor", False),
+    ],
+)
+def test_sqlite_serves_workers_of_one_machine_only(
+    executor: str, allowed: bool, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect("alma_ledger", conn_type="sqlite", host="/var/lib/ledger.db")
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
+    if allowed:
+        assert ledger_url("alma_ledger") == "sqlite:////var/lib/ledger.db"
+    else:
+        with pytest.raises(SettingsError, match="use PostgreSQL"):
+            ledger_url("alma_ledger")
