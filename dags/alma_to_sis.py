@@ -6,12 +6,15 @@ PeopleSoft must be told, write the SFS files (charges and credits apart), delive
 
 | task | when it is red |
 |---|---|
+| `choose_retrieval` | Airflow could not run it. Clear it. |
 | `analytics_report` | The report can't be read, lacks a column, or is too old. Nothing was sent; clear it once Alma's report is right. |
 | `sis_profile` | An export is cut short or is no users file. The others were taken in; have it exported again and clear. |
+| `open_fees`, `all_users` | Alma is down or the day's calls are spent. Nothing was sent; clear it. |
 | `read_fees` | Alma is down or the day's calls are spent. What was read is kept; clear it and it goes on from there. |
 | `plan_batches` | A guard stopped sending: its message says which. Nothing was sent. |
 | `write_sfs_files` | A batch does not fit the layout any more: its message names fee, field and width. |
 | `upload_sfs_files` | SFTP failed (clear it, it goes on), or it can't be told whether a file arrived: follow the message. |
+| `report` | The ledger can't be reached. Clear it; it only reports. |
 
 Every task may be cleared and run again at any time: what PeopleSoft already has is never sent twice.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`, and `alma_export_sftp` for the SIS profile.

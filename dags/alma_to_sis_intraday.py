@@ -4,7 +4,12 @@
 The same story as `alma_to_sis`, for accounts that PeopleSoft already charges: what was paid or waived
 in Alma since then reaches PeopleSoft the same day. Runs only when `alma_to_sis.intraday_schedule` is set.
 
-Red tasks mean what they mean in `alma_to_sis`; every task may be cleared and run again at any time.
+| task | when it is red |
+|---|---|
+| `open_fees`, `read_fees` | Alma is down or the day's calls are spent. What was read is kept; clear it. |
+| `plan_batches`, `write_sfs_files`, `upload_sfs_files`, `report` | As in `alma_to_sis`. |
+
+Every task may be cleared and run again at any time.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`.
 """
 

@@ -10,6 +10,7 @@ ledger once, post it to Alma with *pay user fine/fee*, archive the file.
 | `take_in_payments` | The ledger can't be reached. Clear it. |
 | `post_payments` | Alma is down, the day's calls are spent, or the first payment could not be read back. Each payment is posted or still waiting; clear it and it goes on. |
 | `archive_files` | SFTP failed (clear it), or a file was refused: the log of `take_in_payments` names every line. The other files are done. |
+| `report` | The ledger can't be reached. Clear it; it only reports. |
 
 Every task may be cleared and run again at any time: a payment is never posted twice.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`.

@@ -24,6 +24,7 @@ from alma_hook.errors import (
     BadFile,
     Inconsistent,
     OutcomeUnknown,
+    QuotaSpent,
     Refused,
     Retriable,
     SendingStopped,
@@ -246,6 +247,8 @@ def post(
             poster.list_all(payments, "user not found in Alma")
         except Refused as error:
             poster.list_all(payments, "reading refused by Alma", error)
+        except QuotaSpent:
+            raise
         except Inconsistent:
             poster.counts.waiting += len(payments)
         except Retriable:
