@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 
-class AlmaRefusal(Exception):  # noqa: N818 - Alma's answer, not a defect here
+class AlmaRefusal(Exception):
     """Alma will not do it. ``code`` is Alma's error code as text, ``message`` its sentence."""
 
     def __init__(self, code: str, message: str) -> None:

@@ -30,7 +30,7 @@ _ROWSET = "urn:schemas-microsoft-com:xml-analysis:rowset"
 Row = dict[str, str]  # heading -> text; a missing heading is NULL
 
 
-class AnalyticsFailure(Exception):  # noqa: N818 - an answer, not a defect here
+class AnalyticsFailure(Exception):
     """Analytics answers with an error: HTTP ``status``, Alma's ``code`` and ``message``."""
 
     def __init__(self, status: int, code: str, message: str) -> None:

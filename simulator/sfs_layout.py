@@ -23,7 +23,7 @@ _DATES = {
 _LINE_ENDS = {"lf": "\n", "crlf": "\r\n"}
 
 
-class BadFile(Exception):  # noqa: N818 - a finding, not a defect here
+class BadFile(Exception):
     """The file as a whole does not have the layout's shape; the message names the line."""
 
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote
 from simulator.faults import ErrorForm
 
 
-class ConnectionDropped(ConnectionError):  # noqa: N818 - says what happened
+class ConnectionDropped(ConnectionError):
     """The connection is to be cut without an answer. In-process callers see this exception itself."""
 
 

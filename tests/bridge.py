@@ -13,17 +13,16 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from alma_hook import analytics, campus, charges, delivery, fees, layouts, payments, sis_profile
+from alma_hook.alma import AlmaApi, Reply, Request
+from alma_hook.errors import OutcomeUnknown, Retriable
+from alma_hook.ledger import Lease, Ledger, batches, exceptions, institutions
+from alma_hook.ledger import fees as fee_entries
+from alma_hook.remote import RemoteFile
 from simulator import wire
 from simulator.alma_api import FULL_KEY
 from simulator.campus import Campus as SimulatedCampus
 from simulator.campus_records import CampusBooks
-
-from alma_hook import analytics, campus, charges, delivery, fees, layouts, payments, sis_profile
-from alma_hook.alma import AlmaApi, Reply, Request
-from alma_hook.errors import OutcomeUnknown, Retriable
-from alma_hook.ledger import Ledger, Lease, batches, exceptions, institutions
-from alma_hook.ledger import fees as fee_entries
-from alma_hook.remote import RemoteFile
 
 SETTINGS = """
 institution = "01CAMPUS_INST"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from simulator.demo import Demo
 from simulator.serve import running
 

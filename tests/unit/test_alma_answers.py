@@ -9,18 +9,29 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
-from simulator.alma import AlmaModel
-from simulator.alma_api import FULL_KEY, READ_KEY, AlmaApi as SimulatedAlma, ApiKey
-from simulator.clock import Clock
-from simulator.wire import ConnectionDropped
-from simulator.wire import Request as Asked
 
 from alma_hook.alma import AlmaApi, Reply, Request
 from alma_hook.errors import (
-    AlmaHookError, Fatal, FeeClosed, FeeNotFound, Inconsistent, NotPermitted, OutcomeUnknown, QuotaSpent, RateLimited,
-    Refused, Retriable, UserNotFound,
+    AlmaHookError,
+    Fatal,
+    FeeClosed,
+    FeeNotFound,
+    Inconsistent,
+    NotPermitted,
+    OutcomeUnknown,
+    QuotaSpent,
+    RateLimited,
+    Refused,
+    Retriable,
+    UserNotFound,
 )  # fmt: skip
 from alma_hook.keys import external_id
+from simulator.alma import AlmaModel
+from simulator.alma_api import FULL_KEY, READ_KEY, ApiKey
+from simulator.alma_api import AlmaApi as SimulatedAlma
+from simulator.clock import Clock
+from simulator.wire import ConnectionDropped
+from simulator.wire import Request as Asked
 
 USER = "061719993"
 FEE: dict[str, Any] = {
@@ -165,7 +176,9 @@ def test_an_unreadable_reading_is_tried_again_and_then_given_up(body: str) -> No
     assert [fee.fee_id for fee in api.fees(USER)] == ["138412345678"]
 
 
-@pytest.mark.parametrize("body", ["", "<html></html>", "{", "[]", "{}", '{"id": "1"}', '{"id": 1, "balance": "x"}'])
+@pytest.mark.parametrize(
+    "body", ["", "<html></html>", "{", "[]", "{}", '{"id": "1"}', '{"id": 1, "balance": "x"}']
+)
 def test_an_unreadable_answer_to_a_payment_leaves_its_outcome_unknown(body: str) -> None:
     api, asked = answering(reply(200, body))
     with pytest.raises(OutcomeUnknown):
@@ -291,7 +304,9 @@ def talking_to(model: AlmaModel, key: ApiKey | None = FULL_KEY) -> AlmaApi:
         headers = {"Accept": request.accept, "Authorization": f"apikey {key.value if key else 'none'}"}
         try:
             answer = far.handle(
-                Asked(request.method, "/almaws/v1" + request.path, request.query, headers, request.body or b"")
+                Asked(
+                    request.method, "/almaws/v1" + request.path, request.query, headers, request.body or b""
+                )
             )
         except ConnectionDropped:
             raise OutcomeUnknown("The connection broke off.") from None
@@ -375,7 +390,8 @@ def test_the_other_changes_of_a_fee(model: AlmaModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "user_id", ["a/b", "a b", "ü@campus.invalid", "50%", "?x=1", "#1", "..", "a+b", "staff.0007@campus.invalid"]
+    "user_id",
+    ["a/b", "a b", "ü@campus.invalid", "50%", "?x=1", "#1", "..", "a+b", "staff.0007@campus.invalid"],
 )
 def test_a_primary_id_may_hold_anything(model: AlmaModel, user_id: str) -> None:
     model.add_user(user_id)
@@ -424,7 +440,8 @@ def test_a_list_of_users_that_can_not_be_read(body: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", ["{}", '{"primary_id": "1", "user_identifier": ["x"]}', '{"primary_id": "1", "user_identifier": 3}']
+    "body",
+    ["{}", '{"primary_id": "1", "user_identifier": ["x"]}', '{"primary_id": "1", "user_identifier": 3}'],
 )
 def test_a_user_that_can_not_be_read(body: str) -> None:
     assert type(failure(reply(200, body), call=lambda api: api.user(USER))) is Inconsistent

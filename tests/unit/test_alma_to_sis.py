@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from simulator.alma_records import Fee
-from simulator.sis_export import Packing
 
 from alma_hook import charges
 from alma_hook.errors import AlmaHookError, Fatal, NotPermitted, QuotaSpent, SendingStopped
 from alma_hook.keys import external_id
 from alma_hook.ledger import batches, institutions
+from simulator.alma_records import Fee
+from simulator.sis_export import Packing
 from tests.bridge import Bridge
 from tests.conftest import MakeBridge
 
@@ -384,7 +384,9 @@ def test_an_emplid_among_the_identifiers(make_bridge: MakeBridge) -> None:
 
 def test_a_description_never_tells_what_was_borrowed(make_bridge: MakeBridge) -> None:
     bridge = make_bridge(fees=0)
-    fee = bridge.far.alma.add_fee(bridge.far.students[0], 2000, title="Title 00001 /", comment="Due: 11/01/2026")
+    fee = bridge.far.alma.add_fee(
+        bridge.far.students[0], 2000, title="Title 00001 /", comment="Due: 11/01/2026"
+    )
     bridge.far.refresh_analytics()
     bridge.alma_to_sis()
     for file in bridge.folder.root.rglob("*.dat"):
@@ -397,7 +399,9 @@ def test_a_description_never_tells_what_was_borrowed(make_bridge: MakeBridge) ->
 def details(bridge: Bridge) -> list[str]:
     ledger = bridge.ledger("look")
     with ledger.read() as tx:
-        found = [str(row["detail"]) for row in tx.rows("SELECT detail FROM exception_item WHERE institution = :i")]
+        found = [
+            str(row["detail"]) for row in tx.rows("SELECT detail FROM exception_item WHERE institution = :i")
+        ]
         found += [str(row["detail"]) for row in tx.rows("SELECT detail FROM event WHERE institution = :i")]
     ledger.close()
     return found
@@ -432,7 +436,9 @@ def test_a_new_fee_of_an_account_that_could_not_be_read_is_not_forgotten(make_br
     assert owed(bridge, fee) == 2000
 
 
-@pytest.mark.parametrize("kind", ["refuse", "fail_before", "fail_after", "drop_before", "drop_after", "broken_body"])
+@pytest.mark.parametrize(
+    "kind", ["refuse", "fail_before", "fail_after", "drop_before", "drop_after", "broken_body"]
+)
 def test_one_account_that_can_not_be_read_holds_up_no_other(make_bridge: MakeBridge, kind: Any) -> None:
     bridge = make_bridge(fees=0)
     first, second = (bridge.far.alma.add_fee(student, 2000) for student in bridge.far.students[:2])
@@ -633,5 +639,3 @@ def test_numbers_of_files_have_no_gap_after_a_dry_run(make_bridge: MakeBridge) -
     assert [result.file_name for result in bridge.far.peoplesoft.loads] == [
         "alma_charges_000001.dat", "alma_charges_000002.dat", "alma_charges_000003.dat",
     ]  # fmt: skip
-
-

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 import pytest
-from simulator.alma_api import FULL_KEY
-from simulator.analytics import COLUMNS
 
 from alma_hook import analytics
 from alma_hook.errors import AlmaHookError, BadFile, NotReady, Retriable
 from alma_hook.ledger import fees
+from simulator.alma_api import FULL_KEY
+from simulator.analytics import COLUMNS
 from tests.bridge import Bridge
 from tests.conftest import MakeBridge
 
@@ -84,7 +84,9 @@ def test_a_report_without_rows_names_nobody(make_bridge: MakeBridge) -> None:
     assert (counts.rows, counts.fees, counts.accounts) == (0, 0, 0)
 
 
-def test_columns_are_known_by_their_headings(make_bridge: MakeBridge, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_are_known_by_their_headings(
+    make_bridge: MakeBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bridge = make_bridge()
     monkeypatch.setattr("simulator.analytics.COLUMNS", COLUMNS[::-1])
     take_in(bridge)
@@ -309,11 +311,10 @@ def test_entities_are_not_resolved() -> None:
     body = page(row(fee_id="&x;"), finished=True)
     declared = b'<!DOCTYPE report [<!ENTITY x SYSTEM "file:///etc/hostname">]>' + body
     with pytest.raises((Retriable, BadFile)):
-        rows = read(declared)
-        analytics.fee_rows(rows, "report", 1)
+        analytics.fee_rows(read(declared), "report", 1)
 
 
-def test_the_key_is_asked_for_no_more_than_it_may(make_bridge: MakeBridge) -> None:
+def test_a_wrong_key_gets_no_report(make_bridge: MakeBridge) -> None:
     bridge = make_bridge()
     bridge.far.api.keys.pop(FULL_KEY.value)
     assert "API key" in failing(bridge, AlmaHookError)

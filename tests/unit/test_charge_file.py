@@ -7,7 +7,6 @@ from datetime import date, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulator import sfs_layout
 
 from alma_hook import charge_file, layouts
 from alma_hook.charges import fit, frame
@@ -15,6 +14,7 @@ from alma_hook.errors import BadFile
 from alma_hook.ledger.batches import Line
 from alma_hook.money import amount
 from alma_hook.resources import include
+from simulator import sfs_layout
 from tests import golden
 
 SHIPPED = layouts.shipped()
@@ -80,8 +80,16 @@ def test_another_reader_of_the_declared_layout_sees_the_same(name: str, lines: l
     assert parsed.control.total_cents == (-total if credits_below_nought else total)
     assert parsed.control.origin_id == "LIB01"
     for line, detail in zip(lines, parsed.details, strict=True):
-        assert (detail.emplid, detail.item_type, detail.amount_cents) == (line.emplid, line.item_type, line.amount)
-        assert (detail.term, detail.reference, detail.description) == (line.term, line.reference, line.description)
+        assert (detail.emplid, detail.item_type, detail.amount_cents) == (
+            line.emplid,
+            line.item_type,
+            line.amount,
+        )
+        assert (detail.term, detail.reference, detail.description) == (
+            line.term,
+            line.reference,
+            line.description,
+        )
         assert detail.reversal == (line.kind == "credit")
         assert detail.effective_date == date.fromisoformat(line.effective_date)
 

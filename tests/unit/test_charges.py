@@ -121,7 +121,10 @@ def test_a_second_charge_copies_the_first() -> None:
         (replace(NEW, emplid=""), "no EMPLID"),
         (replace(NEW, emplid="staff.0007"), "EMPLID of another shape"),
         (replace(NEW, emplid="0123456789"), "EMPLID of another shape"),
-        (replace(NEW, emplid="１２３４５６７８９"), "EMPLID of another shape"),
+        (
+            replace(NEW, emplid="\uff11\uff12\uff13\uff14\uff15\uff16\uff17\uff18\uff19"),
+            "EMPLID of another shape",
+        ),
         (replace(NEW, emplid="012345678\n"), "EMPLID of another shape"),
     ],
 )

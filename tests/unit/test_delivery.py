@@ -123,7 +123,9 @@ def direct(settings: str) -> str:
 def states(bridge: Bridge) -> dict[str, str]:
     ledger = bridge.ledger("look")
     with ledger.read() as tx:
-        found = {row["batch_id"]: row["state"] for row in tx.rows("SELECT * FROM batch WHERE institution = :i")}
+        found = {
+            row["batch_id"]: row["state"] for row in tx.rows("SELECT * FROM batch WHERE institution = :i")
+        }
     ledger.close()
     return found
 
@@ -187,7 +189,7 @@ def test_a_run_that_dies_at_any_point_loads_every_line_once(
             bridge.alma_to_sis()
         if not crasher.dead:
             break
-        bridge.folder = LocalFolder(bridge.far.root, lambda _action, _path: arrived())
+        bridge.folder = CrashingFolder(bridge.far.root, Crasher(), arrived, torn=False)
         bridge.far.clock.advance(seconds=60 * (LEASE_MINUTES + 1))
         bridge.alma_to_sis()
         parked = decide_by_hand(bridge)
@@ -239,7 +241,9 @@ class Sent:
         return sorted(file.name for file in self.bridge.folder.path(INBOUND).iterdir())
 
     def temporary(self) -> Path:
-        (file,) = [f for f in self.bridge.folder.path(INBOUND).iterdir() if f.name.endswith(delivery.TEMPORARY)]
+        (file,) = [
+            f for f in self.bridge.folder.path(INBOUND).iterdir() if f.name.endswith(delivery.TEMPORARY)
+        ]
         return file
 
     def stop_at(self, wanted: str, error: Exception | None = None) -> None:
@@ -260,7 +264,9 @@ def sent(make_bridge: MakeBridge) -> Sent:
 
 def sent_with(make_bridge: MakeBridge, **of_sfs: str | int) -> Sent:
     lines = "\n".join(f"{name} = {value!r}" for name, value in of_sfs.items())
-    return Sent(make_bridge(fees=0, students=3, settings=lambda text: text.replace("[sfs]", f"[sfs]\n{lines}")))
+    return Sent(
+        make_bridge(fees=0, students=3, settings=lambda text: text.replace("[sfs]", f"[sfs]\n{lines}"))
+    )
 
 
 def test_a_delivered_file_lies_there_under_its_own_name_only(sent: Sent) -> None:

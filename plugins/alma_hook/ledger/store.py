@@ -55,6 +55,7 @@ class Tx:
         self.run_id = run_id
         self.actor = actor
         self.now = now
+        self._events = 0
 
     def rows(self, sql: str, **values: Any) -> list[Row]:
         """Return all rows of a query. ``:i`` is always the institution."""
@@ -100,9 +101,10 @@ class Tx:
                     "what": what,
                     "detail": detail,
                 }
-                for place, (subject, what, detail) in enumerate(entries)
+                for place, (subject, what, detail) in enumerate(entries, self._events)
             ],
         )
+        self._events += len(entries)
 
 
 def in_list(tx: Tx, sql: str, values: Sequence[str]) -> list[Row]:
