@@ -181,7 +181,9 @@ class Demo:
         self.run("alma_to_sis", {"method": "all_users"})
         self._loaded()
 
-        _say("Payments come back: a third is paid in PeopleSoft, some in part, 5 too much; 20 paid at the desk, 15 waived")
+        _say(
+            "Payments come back: a third is paid in PeopleSoft, some in part, 5 too much; 20 paid at the desk, 15 waived"
+        )
         campus.students_pay(1 / 3)
         campus.overpay(5)
         campus.desk_payments(20)

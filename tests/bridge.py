@@ -13,8 +13,19 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from alma_hook import analytics, campus, charges, delivery, fees, layouts, payments, sis_profile
-from alma_hook.alma import AlmaApi, Reply, Request
+from alma_hook import (
+    analytics,
+    campus,
+    charges,
+    delivery,
+    fees,
+    layouts,
+    payment_intake,
+    payments,
+    sis_profile,
+)
+from alma_hook.alma import AlmaApi, Request
+from alma_hook.alma_answers import Reply
 from alma_hook.errors import OutcomeUnknown, Retriable
 from alma_hook.ledger import Lease, Ledger, batches, exceptions, institutions
 from alma_hook.ledger import fees as fee_entries
@@ -112,7 +123,12 @@ class Bridge:
     ) -> None:
         self.far = SimulatedCampus(
             work / "far",
-            **{"students": 40, "fees": 30, "layout": layouts.include("layouts") / f"{layout}.toml", **simulated},
+            **{
+                "students": 40,
+                "fees": 30,
+                "layout": layouts.include("layouts") / f"{layout}.toml",
+                **simulated,
+            },
         )  # type: ignore[arg-type]
         self.far.limits.per_second = 10**9  # the pace is the hook's affair, tested with it
         self.file = work / "campus.toml"
@@ -177,7 +193,9 @@ class Bridge:
         if method == "analytics_report":
             analytics.take_in(self.api, ledger, lease, self.campus, live, lambda _: None)
         elif method == "sis_profile":
-            sis_profile.take_in(self.folder, ledger, lease, self.campus, live, datetime(2100, 1, 1, tzinfo=UTC))
+            sis_profile.take_in(
+                self.folder, ledger, lease, self.campus, live, datetime(2100, 1, 1, tzinfo=UTC)
+            )
         elif method == "all_users":
             with ledger.write(lease) as tx:
                 fee_entries.add_accounts(tx, live, list(self.api.user_ids()), "all users")
@@ -189,13 +207,13 @@ class Bridge:
         source = self.campus.emplid.source
         return fees.read_accounts(self.api, ledger, lease, live=live, emplid_source=source, workers=1)
 
-    def sis_to_alma(self) -> tuple[payments.TakeInCounts, payments.PostCounts]:
+    def sis_to_alma(self) -> tuple[payment_intake.TakeInCounts, payments.PostCounts]:
         """One run of the DAG on whatever lies in PeopleSoft's output folder."""
         with self.working("back") as (ledger, lease):
-            payments.find_files(self.folder, ledger, lease, self.campus)
-            taken = payments.take_in(ledger, lease, self.campus)
+            payment_intake.find_files(self.folder, ledger, lease, self.campus)
+            taken = payment_intake.take_in(ledger, lease, self.campus)
             posted = payments.post(ledger, lease, self.campus, self.api)
-            payments.archive_files(self.folder, ledger, lease, self.campus)
+            payment_intake.archive_files(self.folder, ledger, lease, self.campus)
         return taken, posted
 
     # -- what is seen from outside -----------------------------------------------------------------

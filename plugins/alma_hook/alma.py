@@ -1,10 +1,8 @@
-"""Alma's REST API for fees: what is called, how answers are read, what an error means.
+"""Alma's REST API for fees: what is called, and what may be called again.
 
-Knows nothing of Airflow or sockets: a ``Send`` function carries each request. Sources: Ex Libris'
-OpenAPI files for users, conf and analytics, and recorded answers in public repositories. Four
-traps shape this module: errors come as HTTP 400 in four body forms, a user without fees has no
-``fee`` key at all, a list covers one status only, and an answer of 200 may carry a broken body
-although the write was applied.
+Knows nothing of Airflow or sockets: a ``Send`` function carries each request. Source of paths and
+parameters: Ex Libris' OpenAPI files for users, conf and analytics. A list of fees covers one status
+only, and nothing in the API tells a payment made twice from two payments.
 """
 
 from __future__ import annotations
@@ -13,38 +11,31 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import date
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
-from lxml import etree
-
-from alma_hook import keys
-from alma_hook.errors import (
-    AlmaHookError,
-    Fatal,
-    FeeClosed,
-    FeeNotFound,
-    Inconsistent,
-    NotPermitted,
-    OutcomeUnknown,
-    QuotaSpent,
-    RateLimited,
-    Refused,
-    Retriable,
-    UserNotFound,
+from alma_hook.alma_answers import (
+    Fee,
+    Reply,
+    User,
+    changed_fee,
+    entries_of,
+    error_of,
+    fee_of,
+    fees_of,
+    json_of,
+    record_count,
+    user_of,
+    xml_of,
 )
-from alma_hook.money import amount, cents
+from alma_hook.errors import Inconsistent, NotPermitted, OutcomeUnknown, QuotaSpent, RateLimited, Retriable
+from alma_hook.money import amount
 
 T = TypeVar("T")
 STATUSES = ("ACTIVE", "INDISPUTE", "EXPORTED", "CLOSED")
 Operation = Literal["pay", "waive", "dispute", "restore"]
 
-_USER_NOT_FOUND = {"401861", "401890"}
-_FEE_NOT_FOUND = {"401665"}
-_IDENTIFIER_NOT_FOUND = {"401651"}  # Alma's words are "Identifier not found", of the user or the fee
-_NOT_PERMITTED = {"UNAUTHORIZED", "INVALID_REQUEST", "FORBIDDEN"}
 _READ_ATTEMPTS = 4
 
 
@@ -63,60 +54,12 @@ class Request:
     send_before: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """One answer as it came over the wire; header names in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
 class Send(Protocol):
     """Carries a request. Raises ``Retriable`` when it surely did not arrive, else ``OutcomeUnknown``."""
 
     def __call__(self, request: Request, /) -> Reply:
         """Return the answer, whatever its status."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Transaction:
-    """A payment, waiver or other movement on a fee; ``cents`` as Alma gives it."""
-
-    type: str
-    cents: int
-    external_id: str | None
-    at: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Fee:
-    """A fee as one answer showed it. Amounts in cents; a CREDIT fee's are negative."""
-
-    fee_id: str
-    user_id: str
-    type: str
-    status: str
-    balance: int
-    original: int
-    owner: str
-    created_at: str | None
-    transactions: tuple[Transaction, ...]
-    currency: str | None = None
-
-    def own_payments(self) -> tuple[Transaction, ...]:
-        """The payments on it that carry our key."""
-        return tuple(t for t in self.transactions if keys.is_ours(t.external_id))
-
-
-@dataclass(frozen=True, slots=True)
-class User:
-    """As much of a user as fees need. ``identifiers`` maps identifier type to value."""
-
-    primary_id: str
-    group: str
-    identifiers: Mapping[str, str]
 
 
 class AlmaApi:
@@ -145,7 +88,7 @@ class AlmaApi:
         """
         path = f"/users/{_segment(user_id)}/fees"
         query = {"status": status, "user_id_type": "all_unique"}
-        return self._reading(Request("GET", path, query), lambda body: _fees_list(_json(body)))
+        return self._reading(Request("GET", path, query), lambda body: fees_of(json_of(body)))
 
     def fees_in_every_status(self, user_id: str) -> list[Fee]:
         """Return a user's fees of all four statuses, one call each."""
@@ -153,7 +96,7 @@ class AlmaApi:
 
     def fee(self, user_id: str, fee_id: str) -> Fee:
         """Return one fee. Alma may refuse closed ones (``FeeClosed``), lists are surer."""
-        return _fee(self._read(f"/users/{_segment(user_id)}/fees/{_segment(fee_id)}", {}), None)
+        return fee_of(self._read(f"/users/{_segment(user_id)}/fees/{_segment(fee_id)}", {}), None)
 
     def pay(
         self,
@@ -194,7 +137,7 @@ class AlmaApi:
             {"type": {"value": fee_type}, "owner": {"value": owner}, "comment": comment, "original_amount": 0}
         ).replace('"original_amount": 0', f'"original_amount": {amount(value)}')
         path = f"/users/{_segment(user_id)}/fees"
-        return _changed(self._write(Request("POST", path, body=body.encode())))
+        return changed_fee(self._write(Request("POST", path, body=body.encode())))
 
     def _change_fee(
         self,
@@ -205,7 +148,7 @@ class AlmaApi:
         send_before: float | None = None,
     ) -> Fee:
         path = f"/users/{_segment(user_id)}/fees/{_segment(fee_id)}"
-        return _changed(self._write(Request("POST", path, {"op": op, **query}, send_before=send_before)))
+        return changed_fee(self._write(Request("POST", path, {"op": op, **query}, send_before=send_before)))
 
     def fee_transactions(self, first: date, last: date) -> Iterator[Fee]:
         """Yield the fees paid or waived from ``first`` to ``last`` (at most seven days), 100 a call.
@@ -218,17 +161,17 @@ class AlmaApi:
             page = self._read(
                 "/conf/utilities/fee-transactions", {**window, "limit": "100", "offset": str(offset)}
             )
-            fees = [_fee(entry, page.get("currency")) for entry in _entries(page, "fee")]
+            fees = [fee_of(entry, page.get("currency")) for entry in entries_of(page, "fee")]
             yield from fees
             offset += len(fees)
-            if not fees or offset >= _count(page):
+            if not fees or offset >= record_count(page):
                 return
 
     # -- users ----------------------------------------------------------------------------------
 
     def user(self, user_id: str) -> User:
         """Return one user's group and identifiers."""
-        return _user(self._read(f"/users/{_segment(user_id)}", {"view": "full"}))
+        return user_of(self._read(f"/users/{_segment(user_id)}", {"view": "full"}))
 
     def user_ids(self, modified_since: date | None = None) -> Iterator[str]:
         """Yield primary ids, of all users or of those modified on or after a day, 100 a call."""
@@ -236,7 +179,7 @@ class AlmaApi:
         offset = 0
         while True:
             page = self._read("/users", {**window, "limit": "100", "offset": str(offset)})
-            users = _entries(page, "user")
+            users = entries_of(page, "user")
             try:
                 ids = [str(entry["primary_id"]) for entry in users]
             except (KeyError, TypeError) as error:
@@ -245,7 +188,7 @@ class AlmaApi:
                 ) from None
             yield from ids
             offset += len(users)
-            if not users or offset >= _count(page):
+            if not users or offset >= record_count(page):
                 return
 
     # -- the rest -------------------------------------------------------------------------------
@@ -260,7 +203,7 @@ class AlmaApi:
     def institution(self) -> str:
         """Return the institution code that the key belongs to, by the users test call."""
         request = Request("GET", "/users/operation/test", accept="application/xml")
-        text = self._reading(request, lambda body: str(_xml(body).xpath("string()")))
+        text = self._reading(request, lambda body: str(xml_of(body).xpath("string()")))
         if "institutionCode:" not in text:
             raise NotPermitted("The test call was answered by something that is not Alma's API gateway.")
         return text.rpartition("institutionCode:")[2].strip()
@@ -277,7 +220,7 @@ class AlmaApi:
     # -- one way in and out ---------------------------------------------------------------------
 
     def _read(self, path: str, query: Mapping[str, str]) -> dict[str, Any]:
-        return self._reading(Request("GET", path, query), _json)
+        return self._reading(Request("GET", path, query), json_of)
 
     def _reading(self, request: Request, parse: Callable[[bytes], T]) -> T:
         """A GET changes nothing, so every passing fault is worth another attempt."""
@@ -313,186 +256,5 @@ class AlmaApi:
         return reply
 
 
-def error_of(reply: Reply, changing: bool) -> AlmaHookError:
-    """Return the error an answer means; ``changing`` says whether the call was to change something.
-
-    Understands all forms of body: JSON with a list, the gateway's JSON with an object, XML, and
-    anything else (empty, text, a web page).
-    """
-    code, message, tracking = _error_body(reply.body)
-    marks: dict[str, Any] = {"code": code, "tracking_id": tracking}
-    status = reply.status
-    if code == "DAILY_THRESHOLD":
-        return QuotaSpent("The institution's daily allowance of API calls is spent.", **marks)
-    if status == 429 or code == "PER_SECOND_THRESHOLD":
-        return RateLimited("Alma refused the call: too many in this second.", **marks)
-    if code in _NOT_PERMITTED or status in (401, 403):
-        return NotPermitted(
-            "The API key is wrong or lacks a permission: it needs Users read/write, Analytics read, and "
-            "Configuration read for changed fees. Check the key and the address of the connection.",
-            **marks,
-        )
-    if code in _USER_NOT_FOUND:
-        return UserNotFound("Alma has no such user.", **marks)
-    if code in _FEE_NOT_FOUND or code in _IDENTIFIER_NOT_FOUND:
-        return FeeNotFound("Alma has no such fee for this user.", **marks)
-    if status >= 500:
-        kind = OutcomeUnknown if changing else Retriable
-        return kind(f"Alma answered HTTP {status}.", **marks)
-    if code is None:
-        # Not Alma's gateway at all: the institution's own address, or a proxy's page.
-        return NotPermitted(
-            f"HTTP {status} with a body that is not Alma's. The connection's address must be the API "
-            "gateway, such as https://api-na.hosted.exlibrisgroup.com",
-            **marks,
-        )
-    if "closed fee" in message.lower():
-        return FeeClosed("Alma does not give this fee alone: it is closed.", **marks)
-    return Refused(f"Alma refused the call with HTTP {status}.", **marks)
-
-
-def _error_body(body: bytes) -> tuple[str | None, str, str | None]:
-    text = body.strip()
-    entry: Any = None
-    if text.startswith(b"{"):
-        try:
-            data = json.loads(text)
-            data = data.get("web_service_result", data)
-            entry = data["errorList"]["error"]
-            entry = entry[0] if isinstance(entry, list) else entry
-            code, message, tracking = (entry.get(k) for k in ("errorCode", "errorMessage", "trackingId"))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            return None, "", None
-    elif text.startswith(b"<"):
-        try:
-            root = _xml(text)
-        except (Retriable, Fatal):
-            return None, "", None
-        code, message, tracking = (
-            root.xpath(f"string(//*[local-name()='{name}'])")
-            for name in ("errorCode", "errorMessage", "trackingId")
-        )
-    else:
-        return None, "", None
-    return (
-        (str(code).strip() or None) if code is not None else None,
-        str(message or ""),
-        str(tracking or "") or None,
-    )
-
-
 def _segment(text: str) -> str:
     return quote(text, safe="")
-
-
-def _xml(body: bytes) -> Any:
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
-    try:
-        return etree.fromstring(body, parser)
-    except etree.XMLSyntaxError:
-        raise Retriable("The answer is not well-formed XML.") from None
-
-
-def _json(body: bytes) -> dict[str, Any]:
-    try:
-        data = json.loads(body, parse_float=Decimal)
-    except ValueError:
-        raise Retriable(
-            "Alma answered 200 with a body that is not JSON. If it stays so, the connection's address is "
-            "not the API gateway."
-        ) from None
-    if not isinstance(data, dict):
-        raise Retriable("Alma answered 200 with JSON of another shape.")
-    return data
-
-
-def _count(page: Mapping[str, Any]) -> int:
-    try:
-        return int(page.get("total_record_count") or 0)
-    except (TypeError, ValueError):
-        raise Inconsistent("A list came without a usable count.") from None
-
-
-def _entries(page: Mapping[str, Any], name: str) -> list[Any]:
-    entries = page.get(name) or []
-    if not isinstance(entries, list):
-        raise Inconsistent("A list came in another shape.")
-    return entries
-
-
-def _fees_list(page: Mapping[str, Any]) -> list[Fee]:
-    fees = [_fee(entry, page.get("currency")) for entry in _entries(page, "fee")]
-    try:
-        count, total = int(page["total_record_count"]), cents(page.get("total_sum") or 0)
-    except (KeyError, TypeError, ValueError):
-        raise Inconsistent("A list of fees came without a usable count and sum.") from None
-    # A closed list's sum is not documented; its balances are zero, so the same rule holds.
-    if count != len(fees) or total != sum(fee.balance for fee in fees):
-        raise Inconsistent(
-            f"A list of fees contradicts itself: it names {count} and {amount(total)}, and holds "
-            f"{len(fees)} and {amount(sum(fee.balance for fee in fees))}."
-        )
-    if len({fee.fee_id for fee in fees}) != len(fees):
-        raise Inconsistent("A list of fees names one fee twice.")
-    return fees
-
-
-def _changed(reply: Reply) -> Fee:
-    try:
-        return _fee(_json(reply.body), None)
-    except (Retriable, Inconsistent):
-        raise OutcomeUnknown(
-            "Alma answered 200 with a body that can't be read; the change may have been applied."
-        ) from None
-
-
-def _code(value: Any) -> str:
-    return str((value.get("value") if isinstance(value, Mapping) else value) or "")
-
-
-def _fee(entry: Mapping[str, Any], currency: str | None) -> Fee:
-    try:
-        return Fee(
-            fee_id=str(entry["id"]),
-            user_id=_code(entry["user_primary_id"]),
-            type=_code(entry["type"]),
-            status=_code(entry["status"]),
-            balance=cents(entry["balance"] if entry["balance"] is not None else 0),
-            original=cents(entry["original_amount"]),
-            owner=_code(entry.get("owner")),
-            created_at=_instant(entry.get("creation_time")),
-            transactions=tuple(_transaction(t) for t in entry.get("transaction") or ()),
-            currency=currency,
-        )
-    except (KeyError, TypeError, ValueError, AttributeError, OSError, OverflowError) as error:
-        raise Inconsistent(f"A fee came without a usable field ({type(error).__name__}).") from None
-
-
-def _transaction(entry: Mapping[str, Any]) -> Transaction:
-    external = entry.get("external_transaction_id")
-    return Transaction(
-        type=_code(entry.get("type")),
-        cents=cents(entry["amount"]),
-        external_id=str(external) if external not in (None, "") else None,
-        at=_instant(entry.get("transaction_time")),
-    )
-
-
-def _instant(value: Any) -> str | None:
-    """Alma writes ISO-8601 UTC; recordings of 2014 have milliseconds since 1970."""
-    if isinstance(value, int):
-        return datetime.fromtimestamp(value // 1000, UTC).isoformat(timespec="seconds")
-    return str(value) if value else None
-
-
-def _user(entry: Mapping[str, Any]) -> User:
-    try:
-        return User(
-            primary_id=str(entry["primary_id"]),
-            group=_code(entry.get("user_group")),
-            identifiers={
-                _code(i.get("id_type")): str(i.get("value") or "") for i in entry.get("user_identifier") or ()
-            },
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise Inconsistent(f"A user came without a usable field ({type(error).__name__}).") from None

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Protocol
 
 from alma_hook import ledger as books
-from alma_hook.alma import STATUSES, Fee, User
+from alma_hook.alma import STATUSES
+from alma_hook.alma_answers import Fee, User
 from alma_hook.errors import Inconsistent, QuotaSpent, Refused, Retriable, UserNotFound
 from alma_hook.ledger import Lease, Ledger
 from alma_hook.ledger import fees as entries

@@ -30,7 +30,8 @@ from alma_hook.sftp import no_connection
 if TYPE_CHECKING:
     from requests import Session
 
-    from alma_hook.alma import AlmaApi, Reply, Request
+    from alma_hook.alma import AlmaApi, Request
+    from alma_hook.alma_answers import Reply
 
 #: What the session itself understands of a connection's extra; all else is ours and never sent.
 _SESSION_EXTRAS = ("proxies", "proxy", "verify", "verify_ssl", "cert", "trust_env")
@@ -165,7 +166,7 @@ class AlmaHook(BaseHook):
 def _send(session: Session, base: str, request: Request, timeout: tuple[float, float]) -> Reply:
     import requests
 
-    from alma_hook.alma import Reply
+    from alma_hook.alma_answers import Reply
 
     if request.send_before is not None and time.monotonic() > request.send_before:
         raise Retriable("The call waited too long for its turn and was not sent.")

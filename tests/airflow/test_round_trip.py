@@ -15,7 +15,10 @@ LAYOUTS = Path(__file__).resolve().parents[2] / "include" / "layouts"
 @pytest.mark.airflow
 def test_the_money_goes_round_and_a_repeated_run_moves_none(tmp_path: Path) -> None:
     layout = "princeton_libfines"  # the demo itself runs the default one
-    with running(tmp_path / "campus", students=120, fees=90, layout=LAYOUTS / f"{layout}.toml") as (campus, facts):
+    with running(tmp_path / "campus", students=120, fees=90, layout=LAYOUTS / f"{layout}.toml") as (
+        campus,
+        facts,
+    ):
         campus.limits.per_second = 1000
         demo = Demo(tmp_path, campus, facts, layout)
         with demo.airflow:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from alma_hook.alma import Fee, Transaction
+from alma_hook.alma_answers import Fee, Transaction
 from alma_hook.errors import Fatal, LeaseTaken, Retriable, SendingStopped
 from alma_hook.keys import external_id
 from alma_hook.ledger import Ledger, batches, exceptions, fees, institutions, payments

@@ -164,7 +164,7 @@ def test_another_kind_of_database_is_refused() -> None:
 
 
 def test_a_transaction_that_fails_leaves_nothing_behind(ledger: Ledger) -> None:
-    with pytest.raises(ZeroDivisionError), ledger.write() as tx:  # noqa: PT012 the second line is the failure
+    with pytest.raises(ZeroDivisionError), ledger.write() as tx:
         batches.open_batch(tx, "charges", True, [line()], TARGET)
         raise ZeroDivisionError
     with ledger.read() as tx:

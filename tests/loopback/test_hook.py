@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from alma_hook.alma import AlmaApi, Fee
+from alma_hook.alma import AlmaApi
+from alma_hook.alma_answers import Fee
 from alma_hook.analytics import pages
 from alma_hook.errors import (
     AlmaHookError,

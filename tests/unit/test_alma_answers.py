@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from alma_hook.alma import AlmaApi, Reply, Request
+from alma_hook.alma import AlmaApi, Request
+from alma_hook.alma_answers import Reply
 from alma_hook.errors import (
     AlmaHookError,
     Fatal,

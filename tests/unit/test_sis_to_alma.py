@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from alma_hook import payments
-from alma_hook.alma import AlmaApi, Reply, Request
+from alma_hook import payment_intake, payments
+from alma_hook.alma import AlmaApi, Request
+from alma_hook.alma_answers import Reply
 from alma_hook.errors import LeaseTaken, OutcomeUnknown, Retriable, SendingStopped
 from alma_hook.ledger import Lease, Ledger
 from alma_hook.ledger import payments as entries
@@ -728,8 +729,8 @@ def test_a_worker_that_stood_still_sends_nothing_late(small_on_both: Bridge) -> 
         return bridge.send(request)
 
     with bridge.working("back") as (ledger, lease):
-        payments.find_files(bridge.folder, ledger, lease, bridge.campus)
-        payments.take_in(ledger, lease, bridge.campus)
+        payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus)
+        payment_intake.take_in(ledger, lease, bridge.campus)
         with pytest.raises(LeaseTaken):
             payments.post(
                 ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), monotonic=lambda: stood
@@ -752,8 +753,8 @@ def test_a_worker_that_was_overtaken_changes_nothing_afterwards(small: Bridge) -
         return reply
 
     with small.working("back") as (ledger, lease):
-        payments.find_files(small.folder, ledger, lease, small.campus)
-        payments.take_in(ledger, lease, small.campus)
+        payment_intake.find_files(small.folder, ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus)
         with pytest.raises(LeaseTaken):
             payments.post(ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None))
 
@@ -766,8 +767,8 @@ def test_a_payment_is_marked_by_one_of_two_transactions(small: Bridge) -> None:
     student_pays(small, fee, 400)
     small.far.write_query_output()
     with small.working("back") as (ledger, lease):
-        payments.find_files(small.folder, ledger, lease, small.campus)
-        payments.take_in(ledger, lease, small.campus)
+        payment_intake.find_files(small.folder, ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus)
         with ledger.read() as tx:
             (row,) = entries.to_post(tx)
         with ledger.write(lease) as tx:

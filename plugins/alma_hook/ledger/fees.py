@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from alma_hook.alma import Fee
+from alma_hook.alma_answers import Fee
 from alma_hook.ledger.store import Row, Tx, in_list
 
 _ADD = (

@@ -1,0 +1,91 @@
+"""The tasks from PeopleSoft to Alma."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from alma_hook.errors import BadFile, Fault
+from alma_hook.operators.base import BACK_SHARE, CampusOperator, Run, alma_of
+
+
+class FindPaymentFiles(CampusOperator):
+    """Fetch PeopleSoft's query output; a file's bytes are kept in the ledger until it is archived."""
+
+    def work(self, run: Run) -> dict[str, int]:
+        """Fetch every file of the pattern; the same file twice is one."""
+        from alma_hook import payment_intake, sftp
+
+        with run.lease("back") as lease, sftp.connect(run.campus.connections.sfs) as folder:
+            found, new = payment_intake.find_files(folder, run.ledger, lease, run.campus)
+        self.say("%d payment files in %s, %d new", found, run.campus.sis_to_alma.directory, new)
+        return {"found": found, "new": new}
+
+
+class TakeInPayments(CampusOperator):
+    """Take each payment line into the ledger once."""
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """Take every file that can be taken; say all faults of the others, which `archive_files` fails for."""
+        from alma_hook.payment_intake import take_in
+
+        with run.lease("back") as lease:
+            counts = take_in(run.ledger, lease, run.campus)
+        self.say(
+            "%d files, %d lines: %d new, %d known, %d refused and listed",
+            counts.files, counts.lines, counts.new, counts.known, counts.refused,
+        )  # fmt: skip
+        for fault in counts.faults:
+            self.log.error("%s", fault)
+        return {name: value for name, value in asdict(counts).items() if name != "faults"}
+
+
+class PostPayments(CampusOperator):
+    """Post every waiting payment to Alma, each exactly once."""
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """Post account by account; a campus that is not live posts nothing."""
+        from alma_hook import payments
+        from alma_hook.ledger import institutions
+        from alma_hook.money import amount
+
+        if not run.live:
+            self.say("Rehearsal: nothing is posted to Alma.")
+            return {}
+        with run.ledger.read() as tx:
+            institutions.require_opened(tx)
+        hook, api = alma_of(run, BACK_SHARE)
+        with run.lease("back") as lease:
+            counts = payments.post(run.ledger, lease, run.campus, api, progress=self.progress())
+        self.say(
+            "%d payments posted (%s; %d found posted), %d listed, %d waiting; %s calls left today",
+            counts.posted, amount(counts.cents), counts.found_posted, counts.listed, counts.waiting, hook.remaining,
+        )  # fmt: skip
+        return asdict(counts)
+
+
+class ArchiveFiles(CampusOperator):
+    """Move files that are taken in out of PeopleSoft's output folder."""
+
+    def work(self, run: Run) -> dict[str, int]:
+        """Move each file whose bytes are those taken in; a file that changed meanwhile stays."""
+        from alma_hook import payment_intake, sftp
+        from alma_hook.ledger import payments as entries
+
+        if not run.live:
+            self.say("Rehearsal: files stay where they are.")
+            return {}
+        with run.lease("back") as lease, sftp.connect(run.campus.connections.sfs) as folder:
+            moved = payment_intake.archive_files(folder, run.ledger, lease, run.campus)
+        self.say("%d files archived", moved)
+        with run.ledger.read() as tx:
+            refused = entries.files(tx, "refused")
+        if refused:
+            raise BadFile(
+                "Payment files were refused; they stay where they lie, the others are done.",
+                [
+                    Fault(str(row["name"]), "see the log of take_in_payments; remove it or send it again")
+                    for row in refused
+                ],
+            )
+        return {"archived": moved}

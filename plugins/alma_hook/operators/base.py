@@ -1,0 +1,178 @@
+"""What every task shares: its campus, its ledger, its failing for good or for now, and the report."""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from alma_hook import campus as settings
+from alma_hook.errors import Fatal, SendingStopped
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from alma_hook.alma import AlmaApi
+    from alma_hook.hook import AlmaHook
+    from alma_hook.layouts import Layout
+    from alma_hook.ledger import Ledger
+
+AS_IN_SETTINGS = "as in the settings"
+#: The two ways may run at once, so each has a fixed share of the connection's rate.
+OUT_SHARE, BACK_SHARE = 0.7, 0.3
+_PROGRESS_SECONDS = 10.0
+_SHOWN = 100
+
+
+@dataclass
+class Run:
+    """What a task works with: the settings, the ledger, and whether anything may leave."""
+
+    campus: settings.Campus
+    ledger: Ledger
+    live: bool
+    context: Context
+    closing: ExitStack
+
+    @property
+    def owner(self) -> str:
+        """Who holds a lease: this task of this run, so that its own retry may take it again."""
+        ti = self.context["ti"]
+        return f"{ti.dag_id}/{ti.run_id}/{ti.task_id}"
+
+    def lease(self, direction: str) -> Any:
+        """Hold the right to act in a direction while the task works."""
+        return self.ledger.lease(direction, self.owner)
+
+    def interval_end(self) -> datetime:
+        """The end of the run's interval; now, for a run started by hand, whose interval is a past one."""
+        end = self.context.get("data_interval_end")
+        by_hand = str(getattr(self.context["dag_run"], "run_type", "")).endswith("manual")
+        return datetime.now(UTC) if end is None or by_hand else end
+
+    @property
+    def layout(self) -> Layout:
+        """The campus's layout."""
+        from alma_hook import layouts
+
+        return layouts.load(self.campus.sfs.layout, self.campus.folder)
+
+
+class CampusOperator(BaseOperator):
+    """A task of one campus. ``settings_file`` is its TOML file.
+
+    A ``Fatal`` error fails the task at once, since trying again can't help; a ``Retriable`` one lets
+    Airflow try again.
+    """
+
+    def __init__(self, *, settings_file: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.settings_file = settings_file
+
+    def execute(self, context: Context) -> Any:
+        """Run the task's work with its campus and ledger."""
+        with _failing_for_good(), opened(self.settings_file, context) as run:
+            return self.work(run)
+
+    @abstractmethod
+    def work(self, run: Run) -> Any:
+        """Do the task; return ids and counts."""
+
+    def say(self, text: str, *values: Any) -> None:
+        """Log a line for the operator."""
+        self.log.info(text, *values)
+
+    def progress(self) -> Callable[[int, int], None]:
+        """Return a function that logs how far a long task has come, every few seconds at most."""
+        started = last = time.monotonic()
+
+        def tell(done: int, of: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _PROGRESS_SECONDS and done:
+                last = now
+                rate = done / (now - started)
+                self.say("%d of %d, %.1f a second, %.0f s to go", done, of, rate, (of - done) / rate)
+
+        return tell
+
+
+@contextmanager
+def _failing_for_good() -> Iterator[None]:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    try:
+        yield
+    except Fatal as error:
+        raise AirflowFailException(f"{type(error).__name__}: {error}") from None
+
+
+@contextmanager
+def opened(settings_file: str, context: Context) -> Iterator[Run]:
+    """Open a campus's ledger for one task."""
+    from alma_hook.connections import open_ledger
+
+    campus = settings.load(Path(settings_file))
+    ti = context["ti"]
+    ledger = open_ledger(campus, run_id=str(ti.run_id), actor=f"{ti.dag_id}.{ti.task_id}")
+    with ExitStack() as closing:
+        closing.callback(ledger.close)
+        ledger.check()
+        dry_run = bool((context.get("params") or {}).get("dry_run", False))
+        yield Run(campus, ledger, campus.live and not dry_run, context, closing)
+
+
+def alma_of(run: Run, share: float = OUT_SHARE) -> tuple[AlmaHook, AlmaApi]:
+    """Return the hook and API of a campus, once it is sure that the key is this institution's."""
+    from alma_hook.hook import AlmaHook
+
+    hook = AlmaHook(
+        run.campus.connections.alma,
+        share=share,
+        reserve=run.campus.alma_to_sis.reserve_calls,
+        workers=run.campus.alma_to_sis.workers,
+    )
+    run.closing.callback(hook.close)
+    api = hook.get_conn()
+    answers = api.institution()
+    if answers != run.campus.institution:
+        raise SendingStopped(
+            f"The API key belongs to {answers}, the settings are {run.campus.institution}'s. Nothing was read or "
+            f"changed: correct connection {run.campus.connections.alma} or the settings."
+        )
+    return hook, api
+
+
+class Report(CampusOperator):
+    """Say how the books stand: what is open on both sides, what explains the difference, what does not."""
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """Log the balances line and the exceptions by kind."""
+        from alma_hook.ledger import exceptions, fees
+        from alma_hook.money import amount
+
+        with run.ledger.read() as tx:
+            line, listed, items = fees.balances(tx), exceptions.counts(tx), exceptions.open_items(tx)
+        self.say(
+            "Balances: Alma %s, PeopleSoft %s, explained %s, on its way %s, UNEXPLAINED %s (%d fees)",
+            *(
+                amount(int(line[name]))
+                for name in ("alma", "peoplesoft", "explained", "on_its_way", "unexplained")
+            ),
+            line["fees"],
+        )
+        for item in items[:_SHOWN]:
+            self.say("Listed: %s", exceptions.describe(item))
+        if len(items) > _SHOWN:
+            self.say("and %d more: `python -m alma_hook exceptions` shows them all", len(items) - _SHOWN)
+        return {
+            **{name: int(value) for name, value in line.items() if name != "institution"},
+            "exceptions": listed,
+        }

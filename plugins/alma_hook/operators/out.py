@@ -1,0 +1,237 @@
+"""The tasks from Alma to PeopleSoft."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from alma_hook.errors import SendingStopped
+from alma_hook.operators.base import AS_IN_SETTINGS, CampusOperator, Run, alma_of
+
+try:
+    from airflow.sdk import BaseBranchOperator
+except ImportError:  # Airflow 3.1 and 3.2
+    from airflow.providers.standard.operators.branch import BaseBranchOperator  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from alma_hook.alma_answers import Fee
+
+
+class ChooseRetrieval(BaseBranchOperator):
+    """Choose how fees are found: what the trigger form says, else what the settings say."""
+
+    def __init__(self, *, default: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.default = default
+
+    def choose_branch(self, context: Context) -> str:
+        """Return the task id of the method."""
+        chosen = (context.get("params") or {}).get("method", AS_IN_SETTINGS)
+        return self.default if chosen == AS_IN_SETTINGS else str(chosen)
+
+
+class AnalyticsReport(CampusOperator):
+    """Take the report in and list the accounts of fees that differ from the ledger."""
+
+    def work(self, run: Run) -> dict[str, int]:
+        """Stage page by page, then nominate in one statement."""
+        from alma_hook import analytics
+
+        _, api = alma_of(run)
+        with run.lease("out") as lease:
+            counts = analytics.take_in(api, run.ledger, lease, run.campus, run.live, time.sleep)
+        self.say(
+            "Report: %d rows, %d fees, data of %s; %d accounts to read",
+            counts.rows, counts.fees, counts.updated or "unknown time", counts.accounts,
+        )  # fmt: skip
+        return asdict(counts)
+
+
+class SisProfile(CampusOperator):
+    """List the accounts that Alma's SIS profile exported as modified, and those open in the ledger."""
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """Take every export not taken yet, up to the interval's end; or ask the API where no folder is set."""
+        from alma_hook import sftp, sis_profile
+
+        until = run.interval_end()
+        if run.campus.alma_to_sis.export_directory is None:
+            return self._ask(run, until)
+        with run.lease("out") as lease, sftp.connect(run.campus.connections.alma_export) as folder:
+            counts = sis_profile.take_in(folder, run.ledger, lease, run.campus, run.live, until)
+        self.say(
+            "%d exports up to %s with %d accounts; %d accounts with open fees",
+            counts.files, until.isoformat(), counts.modified, counts.open,
+        )  # fmt: skip
+        return asdict(counts)
+
+    def _ask(self, run: Run, until: datetime) -> dict[str, Any]:
+        from alma_hook.fees import gather_open_accounts
+        from alma_hook.ledger import fees
+
+        _, api = alma_of(run)
+        since = until - timedelta(hours=run.campus.alma_to_sis.look_back_hours)
+        modified = list(api.user_ids(since.astimezone(UTC).date()))
+        with run.lease("out") as lease:
+            with run.ledger.write(lease) as tx:
+                fees.add_accounts(tx, run.live, modified, "modified")
+            open_accounts = gather_open_accounts(run.ledger, lease, run.live, None)
+        self.say(
+            "%d accounts modified since %s; %d with open fees",
+            len(modified),
+            since.isoformat(),
+            open_accounts,
+        )
+        return {"files": 0, "modified": len(modified), "open": open_accounts}
+
+
+class OpenFees(CampusOperator):
+    """List the accounts with open fees, to find what was paid or waived in Alma since."""
+
+    def work(self, run: Run) -> dict[str, int]:
+        """All of them, or only those that Alma names as changed where the key may ask for that."""
+        from alma_hook.fees import gather_open_accounts
+
+        changed: Iterator[Fee] | None = None
+        if run.campus.alma_to_sis.fee_transactions:
+            _, api = alma_of(run)
+            last = run.interval_end().astimezone(UTC).date()
+            # A window may be seven days long. Alma's days are of an unstated zone, hence the day ahead.
+            changed = api.fee_transactions(last - timedelta(days=5), last + timedelta(days=1))
+        with run.lease("out") as lease:
+            accounts = gather_open_accounts(run.ledger, lease, run.live, changed)
+        self.say("%d accounts with open fees", accounts)
+        return {"accounts": accounts}
+
+
+class AllUsers(CampusOperator):
+    """List every user of the institution: one call a user afterwards, within the daily allowance."""
+
+    def work(self, run: Run) -> dict[str, int]:
+        """List them a page at a time."""
+        from alma_hook.fees import gather_open_accounts
+        from alma_hook.ledger import fees
+
+        _, api = alma_of(run)
+        accounts = 0
+        page: list[str] = []
+        with run.lease("out") as lease:
+            for user_id in api.user_ids():
+                page.append(user_id)
+                if len(page) == 1000:
+                    with run.ledger.write(lease) as tx:
+                        accounts += fees.add_accounts(tx, run.live, page, "all users")
+                    page = []
+            with run.ledger.write(lease) as tx:
+                accounts += fees.add_accounts(tx, run.live, page, "all users")
+            gather_open_accounts(run.ledger, lease, run.live, None)
+        self.say("%d users", accounts)
+        return {"accounts": accounts}
+
+
+class ReadFees(CampusOperator):
+    """Read the fees of every listed account live from Alma, storing as it goes."""
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """Read what is left to read; a retry goes on where the last attempt stopped."""
+        from alma_hook.fees import read_accounts
+
+        hook, api = alma_of(run)
+        with run.lease("out") as lease:
+            counts = read_accounts(
+                api,
+                run.ledger,
+                lease,
+                live=run.live,
+                emplid_source=run.campus.emplid.source,
+                workers=run.campus.alma_to_sis.workers,
+                progress=self.progress(),
+            )
+        self.say(
+            "%d accounts read, %d fees, %d accounts with a problem, %d left to the next run; %s calls left today",
+            counts.accounts, counts.fees, counts.problems, counts.unread, hook.remaining,
+        )  # fmt: skip
+        return asdict(counts)
+
+
+class PlanBatches(CampusOperator):
+    """Work out by the formula what PeopleSoft must be told, and fix it as batches."""
+
+    def work(self, run: Run) -> dict[str, Any]:
+        """Plan from this run's readings only."""
+        from alma_hook import charges, sftp
+        from alma_hook.ledger import institutions
+
+        if run.live:
+            with run.ledger.read() as tx:
+                institutions.require_opened(tx)
+        target = "rehearsal"
+        if run.live:
+            with sftp.connect(run.campus.connections.sfs) as folder:
+                target = folder.target
+        with run.lease("out") as lease:
+            counts = charges.plan(run.ledger, lease, run.campus, run.layout, target, run.live)
+        self.say(
+            "%d fees considered: %d charges (%d cents), %d credits (%d cents), %d listed, %d left to the next run",
+            counts.read, counts.charges, counts.charged, counts.credits, counts.credited, counts.listed,
+            counts.stale + counts.busy,
+        )  # fmt: skip
+        return asdict(counts)
+
+
+class WriteSfsFiles(CampusOperator):
+    """Write the file of every planned batch; its bytes are kept in the ledger until they are sent."""
+
+    def work(self, run: Run) -> list[str]:
+        """Write what is planned, this run's or an earlier one's that stopped here."""
+        from alma_hook import charges, delivery
+        from alma_hook.ledger import batches
+
+        with run.ledger.read() as tx:
+            rows = batches.in_states(tx, "planned") if run.live else batches.previews_of_run(tx)
+        with run.lease("out") as lease:
+            for row in rows:
+                content = charges.write_file(run.ledger, lease, run.campus, run.layout, row)
+                self.say("%s, %d bytes", delivery.describe(row), len(content))
+        return [str(row["batch_id"]) for row in rows]
+
+
+class UploadSfsFiles(CampusOperator):
+    """Deliver every written file to PeopleSoft, each exactly once."""
+
+    def work(self, run: Run) -> dict[str, str]:
+        """Deliver charges before credits; a rehearsal uploads nothing."""
+        from alma_hook import delivery, payments, sftp
+        from alma_hook.ledger import batches
+
+        if not run.live:
+            self.say("Rehearsal: nothing is uploaded. The files stand in the ledger, table batch_file.")
+            return {}
+        with run.ledger.read() as tx:
+            if not batches.in_states(tx, *batches.UNFINISHED[1:]):
+                self.say("Nothing to upload.")
+                return {}
+        connections = run.campus.connections
+        with ExitStack() as stack:
+            lease = stack.enter_context(run.lease("out"))
+            folder = archive = stack.enter_context(sftp.connect(connections.sfs))
+            if connections.archive is not None:
+                archive = stack.enter_context(sftp.connect(connections.archive))
+            outcomes = delivery.deliver_all(run.ledger, lease, run.campus.sfs, folder, archive)
+            payments.settle_by_credits(run.ledger, lease)
+        for outcome in outcomes:
+            self.say("%s is %s", outcome.file_name, outcome.state)
+        unsure = [outcome.batch_id for outcome in outcomes if outcome.state == "unconfirmed"]
+        if unsure:
+            raise SendingStopped(
+                f"Whether PeopleSoft has {', '.join(unsure)} can't be told from here. Ask whether the file was loaded, "
+                "then run `python -m alma_hook mark-delivered` or `mark-not-delivered` with the batch. It is not sent "
+                "again by itself, and its fees wait until then."
+            )
+        return {outcome.batch_id: outcome.state for outcome in outcomes}

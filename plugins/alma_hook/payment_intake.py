@@ -1,0 +1,163 @@
+"""PeopleSoft's payment files into the ledger: fetched, taken in line by line, archived.
+
+A payment is taken in once for ever, whatever file it stands in again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from alma_hook import payment_file
+from alma_hook.campus import Campus
+from alma_hook.errors import BadFile
+from alma_hook.ledger import Lease, Ledger, Row, Tx, exceptions
+from alma_hook.ledger import payments as entries
+from alma_hook.ledger.exceptions import Listed
+from alma_hook.money import amount
+from alma_hook.remote import RemoteFolder
+
+
+def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus) -> tuple[int, int]:
+    """Keep the bytes of every payment file in the folder; return how many lie there and how many are new.
+
+    A file that was refused and is gone or replaced since is off the list of exceptions.
+    """
+    directory = campus.sis_to_alma.directory
+    new = 0
+    present = set()
+    for file in folder.files(directory, campus.sis_to_alma.pattern):
+        content = folder.read(f"{directory}/{file.name}")
+        digest = hashlib.sha256(content).hexdigest()
+        present.add((file.name, digest))
+        with ledger.write(lease) as tx:
+            new += entries.keep_file(tx, file.name, digest, content)
+    with ledger.write(lease) as tx:
+        for subject in entries.withdraw_absent(tx, present):
+            exceptions.close_subject(tx, subject, "the file was taken away or replaced")
+    return len(present), new
+
+
+def archive_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus) -> int:
+    """Move every file that is taken in out of the folder; return how many.
+
+    One whose bytes have changed since stays: it is another file, for the next run.
+    """
+    settings = campus.sis_to_alma
+    with ledger.read() as tx:
+        rows = entries.files(tx, "taken")
+    moved = 0
+    for row in rows:
+        path = f"{settings.directory}/{row['name']}"
+        if folder.size(path) is not None:
+            if hashlib.sha256(folder.read(path)).hexdigest() != row["sha256"]:
+                continue
+            stamp = ledger.now().strftime("%Y%m%dT%H%M%S%f")
+            folder.rename(path, f"{settings.archive_directory}/{stamp}_{row['name']}")
+        with ledger.write(lease) as tx:
+            entries.move_file(tx, row["name"], row["sha256"], "archived")
+        moved += 1
+    return moved
+
+
+@dataclass
+class TakeInCounts:
+    """What a take-in came to: ``lines`` = ``new`` + ``known`` + ``refused``."""
+
+    files: int = 0
+    files_refused: int = 0
+    lines: int = 0
+    new: int = 0
+    known: int = 0
+    refused: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
+    """Take the lines of every file found into the ledger, each payment once for ever.
+
+    A file is taken in one transaction or refused as a whole (listed, left in its place, the others
+    go on). A line that is refused is listed by its content, so tomorrow's cumulative file does not
+    list it twice. A known payment with another amount changes nothing and is listed.
+    """
+    counts = TakeInCounts()
+    with ledger.read() as tx:
+        waiting = entries.files(tx, "found", "refused")
+    for row in waiting:
+        with ledger.read() as tx:
+            content = entries.file_content(tx, row["name"], row["sha256"])
+        try:
+            file = payment_file.read(row["name"], content, campus)
+        except BadFile as error:
+            _refuse_file(ledger, lease, row, error)
+            counts.files_refused += 1
+            counts.faults.append(str(error))
+            continue
+        with ledger.write(lease) as tx:
+            _take_in_file(tx, row, file, counts)
+    return counts
+
+
+def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None:
+    with ledger.write(lease) as tx:
+        entries.move_file(tx, row["name"], row["sha256"], "refused")
+        exceptions.open_all(tx, [Listed("payment file refused", f"file {row['sha256'][:12]}", 0, str(error))])
+
+
+def _take_in_file(tx: Tx, row: Row, file: payment_file.PaymentFile, counts: TakeInCounts) -> None:
+    known = entries.known(tx, [p.payment_key for p in file.payments])
+    by_key: dict[str, list[entries.Payment]] = {}
+    for payment in file.payments:
+        by_key.setdefault(payment.payment_key, []).append(payment)
+    new = [found[0] for key, found in by_key.items() if key not in known]
+    entries.add(tx, row["name"], row["sha256"], new)
+    listed = [
+        Listed(
+            "payment id twice in one file",
+            f"payment line {hashlib.sha256(key.encode()).hexdigest()[:16]}",
+            sum(payment.amount for payment in found[1:]),
+            f"lines {', '.join(str(payment.line_no) for payment in found)} of {row['name']}; one was taken in",
+            fee_id=found[0].fee_id,
+            payment_key=key,
+        )
+        for key, found in by_key.items()
+        if len(found) > 1
+    ]
+    listed += [
+        Listed(
+            "payment with another amount",
+            f"payment line {hashlib.sha256(key.encode()).hexdigest()[:16]}",
+            payment.amount - before,
+            f"line {payment.line_no} of {row['name']} says {amount(payment.amount)}, taken in before as {amount(before)}",
+            fee_id=payment.fee_id,
+            payment_key=key,
+        )
+        for key, (payment, *_) in by_key.items()
+        for before in [known.get(key, payment.amount)]
+        if payment.amount != before
+    ]
+    listed += [
+        Listed(
+            "payment line refused",
+            f"payment line {line.digest}",
+            0,
+            f"line {line.line_no} of {row['name']}, {line.field}: {line.text}",
+        )
+        for line in file.refused
+    ]
+    exceptions.open_all(tx, listed)
+    exceptions.close_others(tx, [f"file {row['sha256'][:12]}"], [])
+    entries.move_file(
+        tx,
+        row["name"],
+        row["sha256"],
+        "taken",
+        lines=file.lines,
+        lines_new=len(new),
+        lines_refused=len(file.refused),
+    )
+    counts.files += 1
+    counts.lines += file.lines
+    counts.new += len(new)
+    counts.known += len(file.payments) - len(new)
+    counts.refused += len(file.refused)
