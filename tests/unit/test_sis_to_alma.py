@@ -19,7 +19,8 @@ from alma_hook.alma_answers import Reply
 from alma_hook.errors import LeaseTaken, OutcomeUnknown, Retriable, SendingStopped
 from alma_hook.ledger import Lease, Ledger
 from alma_hook.ledger import payments as entries
-from alma_hook.payments import PostCounts, TakeInCounts
+from alma_hook.payment_intake import TakeInCounts
+from alma_hook.payments import PostCounts
 from simulator import wire
 from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
