@@ -11,7 +11,6 @@ import hashlib
 import io
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -113,7 +112,9 @@ def _members(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
         else:
             _spend(name, budget, content)
             yield name, content
-    except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError) as error:
+    except BadFile:
+        raise
+    except Exception as error:  # noqa: BLE001 damaged packs make these libraries raise almost anything
         raise _bad(
             name, f"can't be unpacked, probably cut short ({type(error).__name__}); export it again"
         ) from None
