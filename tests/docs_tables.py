@@ -78,7 +78,10 @@ MEANINGS = {
     "sis_to_alma.delimiter": "What stands between two columns.",
     "sis_to_alma.date_format": "How the query writes days, in Python's `strptime` signs.",
     "sis_to_alma.columns": "What is meant -> the query's heading. `emplid`, `reference`, `amount` and `paid_on` are "
-    "needed; `payment_id` is strongly advised; `item_type` only helps to tell lines without `payment_id` apart.",
+    "needed; `payment_id` is strongly advised: without it `complete_days` must be true. Which of the two it is can't be "
+    "changed once payments were taken in.",
+    "sis_to_alma.complete_days": "Says that every payment file gives whole days. Only then can equal payments of one day "
+    "be told apart without `payment_id`, by their number in the file.",
     "sis_to_alma.method": "What Alma records as the payment's method.",
     "sis_to_alma.comment": "What Alma records as the payment's comment.",
     "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it.",

@@ -9,16 +9,16 @@ CREATE TABLE migration (
     applied_at TEXT NOT NULL
 );
 
--- One row an institution. Every write begins by touching its row, so writes to one institution's
+-- One row an institution. payment_shape: how its payments are told apart, fixed with the first.
+-- Every write begins by touching its row, so writes to one institution's
 -- books happen one after another on PostgreSQL too.
 CREATE TABLE institution (
     institution TEXT PRIMARY KEY,
     ledger_id TEXT NOT NULL,
-    alma_institution TEXT,
-    sfs_target TEXT,
     opened_at TEXT,
     opened_by TEXT,
     canary_at TEXT,
+    payment_shape TEXT,
     last_batch BIGINT NOT NULL DEFAULT 0,
     last_preview BIGINT NOT NULL DEFAULT 0,
     last_payment BIGINT NOT NULL DEFAULT 0,

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from alma_hook import __version__, campus
 from alma_hook.errors import AlmaHookError, Fatal
-from alma_hook.ledger import Ledger, batches, exceptions, institutions, payments, story
+from alma_hook.ledger import Ledger, batches, exceptions, instant, institutions, moment, payments, story
 from alma_hook.resources import include
+from alma_hook.schedule import TASK_DEFAULTS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -160,6 +161,13 @@ def _mark_delivered(options: argparse.Namespace) -> None:
 
 def _mark_not_delivered(options: argparse.Namespace) -> None:
     ledger = _checked_unconfirmed(options)
+    with ledger.read() as tx:
+        rests = moment(batches.batch(tx, options.batch)["changed_at"]) + TASK_DEFAULTS["execution_timeout"]
+        if rests > moment(tx.now):
+            raise Fatal(
+                f"Batch {options.batch} was worked on a short while ago, and a worker that stood still might send it yet. "
+                f"From {instant(rests)} on it surely can't."
+            )
     with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
         batches.drop(tx, options.batch, "unconfirmed")
     print(f"Batch {options.batch} is given up; the next run works its fees out anew.")

@@ -113,6 +113,10 @@ def error_of(reply: Reply, changing: bool) -> AlmaHookError:
     if status >= 500:
         kind = OutcomeUnknown if changing else Retriable
         return kind(f"Alma answered HTTP {status}.", **marks)
+    if code is None and changing:
+        return OutcomeUnknown(
+            f"HTTP {status} with a body that is not Alma's; the change may have been applied."
+        )
     if code is None:
         # Not Alma's gateway at all: the institution's own address, or a proxy's page.
         return NotPermitted(
@@ -227,7 +231,7 @@ def fee_of(entry: Mapping[str, Any], currency: str | None) -> Fee:
             user_id=_code(entry["user_primary_id"]),
             type=_code(entry["type"]),
             status=_code(entry["status"]),
-            balance=cents(entry["balance"] if entry["balance"] is not None else 0),
+            balance=_balance(entry),
             original=cents(entry["original_amount"]),
             owner=_code(entry.get("owner")),
             created_at=_instant(entry.get("creation_time")),
@@ -236,6 +240,13 @@ def fee_of(entry: Mapping[str, Any], currency: str | None) -> Fee:
         )
     except (KeyError, TypeError, ValueError, AttributeError, OSError, OverflowError) as error:
         raise Inconsistent(f"A fee came without a usable field ({type(error).__name__}).") from None
+
+
+def _balance(entry: Mapping[str, Any]) -> int:
+    """Only of a closed fee may a missing balance mean nought."""
+    if entry["balance"] is None and _code(entry["status"]) == "CLOSED":
+        return 0
+    return cents(entry["balance"])
 
 
 def _transaction(entry: Mapping[str, Any]) -> Transaction:
@@ -260,9 +271,16 @@ def user_of(entry: Mapping[str, Any]) -> User:
         return User(
             primary_id=str(entry["primary_id"]),
             group=_code(entry.get("user_group")),
-            identifiers={
-                _code(i.get("id_type")): str(i.get("value") or "") for i in entry.get("user_identifier") or ()
-            },
+            identifiers=_identifiers(entry.get("user_identifier") or ()),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise Inconsistent(f"A user came without a usable field ({type(error).__name__}).") from None
+
+
+def _identifiers(entries: Any) -> dict[str, str]:
+    """Only active ones; of two different values of one type neither can be told to be the right one."""
+    found: dict[str, set[str]] = {}
+    for entry in entries:
+        if str(entry.get("status") or "ACTIVE").upper() == "ACTIVE":
+            found.setdefault(_code(entry.get("id_type")), set()).add(str(entry.get("value") or ""))
+    return {kind: values.pop() if len(values) == 1 else "" for kind, values in found.items()}

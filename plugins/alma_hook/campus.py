@@ -133,6 +133,10 @@ class Sfs(_Section):
             raise ValueError(f"file_name knows {{kind}}, {{sequence}} and {{date}}, not {sorted(unknown)}")
         if not {"{kind}", "{sequence}"} <= set(re.findall(r"{.*?}", self.file_name)):
             raise ValueError("file_name needs {kind} and {sequence}, so that no file hides another")
+        if self.directory == self.archive_directory:
+            raise ValueError(
+                "archive_directory must not be directory: PeopleSoft would load the archived copy too"
+            )
         if not self.file_name.endswith(".dat"):
             raise ValueError("file_name must end in .dat, which PeopleSoft's loader demands")
         return self
@@ -154,9 +158,10 @@ class SisToAlma(_Section):
     archive_directory: Directory = "/sfs/outbound/archive"
     delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] = ","
     date_format: Text = "%m/%d/%Y"
-    columns: Mapping[Literal["payment_id", "emplid", "reference", "amount", "paid_on", "item_type"], Text]
+    columns: Mapping[Literal["payment_id", "emplid", "reference", "amount", "paid_on"], Text]
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
     comment: Text = "Paid in PeopleSoft Student Financials"
+    complete_days: bool = False
     quiet_minutes: int = Field(default=10, ge=2)
 
     @model_validator(mode="after")
@@ -165,6 +170,13 @@ class SisToAlma(_Section):
         missing = sorted(needed - set(self.columns))
         if missing:
             raise ValueError(f"columns lacks {', '.join(missing)}")
+        if "payment_id" not in self.columns and not self.complete_days:
+            raise ValueError(
+                "columns lacks payment_id. Without it equal payments of one day are told apart by their number in the "
+                "file, which holds only where every file gives whole days: if so, say complete_days = true"
+            )
+        if self.directory == self.archive_directory:
+            raise ValueError("archive_directory must not be directory: archived files would be found again")
         if len(set(self.columns.values())) < len(self.columns):
             raise ValueError("columns gives one heading two meanings")
         return self

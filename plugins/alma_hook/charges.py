@@ -17,7 +17,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import date, timedelta
 
 import pandas as pd
 
@@ -25,10 +25,13 @@ from alma_hook import charge_file
 from alma_hook.campus import Campus
 from alma_hook.errors import SendingStopped
 from alma_hook.layouts import Layout
-from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, fees, moment, payments
+from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, fees, instant, moment, payments
 from alma_hook.ledger.batches import Line
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.money import amount
+
+#: A task may read for hours before its plan; a plan cleared days later must not use the old readings.
+READING_AGE = timedelta(hours=6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +174,15 @@ class PlanCounts:
 def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: str, live: bool) -> PlanCounts:
     """Turn this run's readings into batches, all in one transaction.
 
-    A fee is left to the next run when its books changed after it was read, when a line of it is not
+    A fee is left to the next run when its reading is older than ``READING_AGE`` (Alma's side leaves no
+    mark in our books), when its books changed after it was read, when a line of it is not
     delivered yet, or when a payment of it is being posted. Raises ``SendingStopped`` when Alma shows
     payments of ours that this ledger never made: it is then not the ledger that made them.
     """
     counts = PlanCounts()
     with ledger.write(lease) as tx:
         day = campus.today(moment(tx.now))
+        oldest = instant(moment(tx.now) - READING_AGE)
         own = fees.own_payments_of_run(tx)
         posted = payments.posted_by_fee(tx)
         refuse_foreign(
@@ -189,7 +194,7 @@ def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: s
         again: set[str] = set()
         for row in fees.readings_of_run(tx):
             counts.read += 1
-            if int(row["fee_version"]) != int(row["version"]):
+            if int(row["fee_version"]) != int(row["version"]) or row["read_at"] < oldest:
                 counts.stale += 1
                 again.add(row["user_id"])
                 continue

@@ -101,7 +101,7 @@ class _Delivery:
         self._begin_upload()
 
     def _uploading(self) -> None:
-        if self.sfs.mode == "direct":
+        if self.row["temporary"] is None:
             self._upload_direct()
         elif not self.resumed:
             self._upload()
@@ -114,9 +114,12 @@ class _Delivery:
             self._begin_upload()
 
     def _begin_upload(self) -> None:
-        name = f"{self.row['file_name']}.{self.lease.token}{TEMPORARY}"
+        name = None
+        if self.sfs.mode == "rename":
+            name = f"{self.row['file_name']}.{self.lease.token}{TEMPORARY}"
         with self.ledger.write(self.lease) as tx:
             batches.begin_upload(tx, self.row["batch_id"], self.state, name)
+            self.row = batches.batch(tx, self.row["batch_id"])
         self.temporary = f"{self.row['directory']}/{name}"
         self.state, self.acknowledged = "uploading", False
 
@@ -226,9 +229,8 @@ class _Delivery:
             (self.row["file_name"] + ".manifest.csv", manifest(self.row, lines)),
         ):
             path = f"{self.sfs.archive_directory}/{name}"
-            size = self.archive.size(path)
-            # Shorter: an attempt that died while it wrote. Anything else of that name is another batch's.
-            if size is not None and size >= len(data) and self.archive.read(path) != data:
+            # A beginning of it: an attempt that died while it wrote. Anything else is another batch's.
+            if self.archive.size(path) is not None and not data.startswith(self.archive.read(path)):
                 raise self._name_taken("lies in the archive already, with other content")
             self.archive.write(path, data)
 

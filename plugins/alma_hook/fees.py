@@ -13,7 +13,7 @@ from alma_hook import ledger as books
 from alma_hook.alma import STATUSES
 from alma_hook.alma_answers import Fee, User
 from alma_hook.errors import Inconsistent, QuotaSpent, Refused, Retriable, UserNotFound
-from alma_hook.ledger import Lease, Ledger
+from alma_hook.ledger import Lease, Ledger, batches
 from alma_hook.ledger import fees as entries
 
 _CHUNK = 50
@@ -126,6 +126,9 @@ def read_accounts(
     """
     counts = ReadCounts()
     with ledger.write(lease) as tx:
+        if live:
+            freed = entries.accounts_of_fees(tx, batches.drop_unsent(tx))
+            entries.add_accounts(tx, live, sorted(freed), "planned before, never sent")
         entries.put_back_stale(tx, live)
         todo = entries.accounts_left(tx, live)
     with ThreadPoolExecutor(workers, "alma") as pool:
@@ -196,8 +199,10 @@ def reason_of(fee: Fee) -> str:
 
 def gather_open_accounts(ledger: Ledger, lease: Lease, live: bool, changed: Iterable[Fee] | None) -> int:
     """List the accounts with open fees: all of them, or those of the fees that Alma names as changed."""
+    # Alma is asked before the ledger is locked.
+    named = None if changed is None else [fee.fee_id for fee in changed]
     with ledger.write(lease) as tx:
-        if changed is None:
+        if named is None:
             return entries.add_open_accounts(tx, live, "open fees")
-        users = entries.accounts_of_fees(tx, [fee.fee_id for fee in changed])
+        users = entries.accounts_of_fees(tx, named)
         return entries.add_accounts(tx, live, sorted(users), "changed fees")

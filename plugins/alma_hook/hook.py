@@ -180,8 +180,10 @@ def _send(session: Session, base: str, request: Request, timeout: tuple[float, f
         response = session.request(
             request.method, url, data=request.body, headers=headers, timeout=timeout, allow_redirects=False
         )
-    except requests.exceptions.SSLError:
-        raise NotPermitted("The gateway's certificate is not trusted; nothing was sent.") from None
+    except requests.exceptions.SSLError as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise NotPermitted("The gateway's certificate is not trusted; nothing was sent.") from None
+        raise OutcomeUnknown("The encrypted connection to Alma broke off before the answer came.") from None
     except (requests.exceptions.ConnectTimeout, requests.exceptions.ProxyError) as error:
         raise Retriable(f"Alma can't be reached ({type(error).__name__}); nothing was sent.") from None
     except requests.exceptions.ConnectionError as error:

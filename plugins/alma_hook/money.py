@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 
 # Ten digits are more than any item type allows and keep sums far inside 64 bits.
-_PLAIN = re.compile(r"([+-]?)0*(\d{1,10})(?:\.(\d+))?", re.ASCII)
+_PLAIN = re.compile(r"([+-]?)(?:0*(\d{1,10})(?:\.(\d+))?|\.(\d+))", re.ASCII)
 
 
 def cents(text: str | int | Decimal) -> int:
@@ -21,7 +21,7 @@ def cents(text: str | int | Decimal) -> int:
     match = _PLAIN.fullmatch(plain)
     if match is None:
         raise ValueError("not a plain amount with a decimal point, such as 12.50")
-    sign, whole, fraction = match.group(1), match.group(2), match.group(3) or ""
+    sign, whole, fraction = match.group(1), match.group(2) or "0", match.group(3) or match.group(4) or ""
     if fraction[2:].strip("0"):
         raise ValueError("more than two decimals")
     value = int(whole) * 100 + int(fraction[:2].ljust(2, "0"))

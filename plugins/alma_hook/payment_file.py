@@ -64,7 +64,7 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
             :16
         ]
         try:
-            payments.append(_payment(values, line_no, digest, seen, campus))
+            payments.append(_payment(values, line_no, seen, campus))
         except _LineError as error:
             refused.append(RefusedLine(line_no, columns.get(error.field, error.field), str(error), digest))
     return PaymentFile(tuple(payments), tuple(refused))
@@ -76,9 +76,7 @@ class _LineError(Exception):
         super().__init__(text)
 
 
-def _payment(
-    values: Mapping[str, str], line_no: int, digest: str, seen: Counter[str], campus: Campus
-) -> Payment:
+def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus: Campus) -> Payment:
     try:
         value = cents(values["amount"])
     except ValueError as error:
@@ -98,7 +96,7 @@ def _payment(
     fee_id = campus.fee_id_of(values["reference"])
     if fee_id is None:
         raise _LineError("reference", "is not a reference of ours, so the fee can't be told")
-    key = _key(values, digest, seen)
+    key = _key(values, f"{fee_id}\n{values['emplid']}\n{value}\n{paid_on}", fee_id, seen)
     return Payment(
         key,
         keys.external_id(campus.institution, key),
@@ -110,17 +108,19 @@ def _payment(
     )
 
 
-def _key(values: Mapping[str, str], digest: str, seen: Counter[str]) -> str:
-    """What identifies a payment in PeopleSoft.
+def _key(values: Mapping[str, str], meaning: str, fee_id: str, seen: Counter[str]) -> str:
+    """What identifies a payment in PeopleSoft, made from what the line means and not from how it is written.
 
-    Its own id where the file carries one, together with the fee: one payment may settle several
-    items. Without an id the line's fields and, for equal lines, their number within the file, which
-    holds as long as the query gives complete days.
+    Its own id where the file carries one (a number there, so leading noughts tell nothing), together
+    with the fee: one payment may settle several items. Without an id fee, EMPLID, amount and day and,
+    for equal lines, their number within the file, which holds where every file gives whole days.
     """
-    if values.get("payment_id"):
-        return f"id:{values['payment_id']}:{values['reference']}"
     if "payment_id" in values:
-        raise _LineError("payment_id", "is empty")
+        payment_id = values["payment_id"]
+        if not payment_id:
+            raise _LineError("payment_id", "is empty")
+        return f"id:{payment_id.lstrip('0') if payment_id.isdecimal() else payment_id}:{fee_id}"
+    digest = hashlib.sha256(meaning.encode()).hexdigest()[:16]
     seen[digest] += 1
     return f"line:{digest}:{seen[digest]}"
 

@@ -53,11 +53,22 @@ def archive_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Ca
             if hashlib.sha256(folder.read(path)).hexdigest() != row["sha256"]:
                 continue
             stamp = ledger.now().strftime("%Y%m%dT%H%M%S%f")
-            folder.rename(path, f"{settings.archive_directory}/{stamp}_{row['name']}")
+            archived = f"{settings.archive_directory}/{stamp}_{row['name']}"
+            folder.rename(path, archived)
+            _keep_if_replaced(folder, archived, row, ledger, lease)
         with ledger.write(lease) as tx:
             entries.move_file(tx, row["name"], row["sha256"], "archived")
         moved += 1
     return moved
+
+
+def _keep_if_replaced(folder: RemoteFolder, archived: str, row: Row, ledger: Ledger, lease: Lease) -> None:
+    """Look at what was moved: a file of the same name may have come in its place just before."""
+    content = folder.read(archived)
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != row["sha256"]:
+        with ledger.write(lease) as tx:
+            entries.keep_file(tx, row["name"], digest, content)
 
 
 @dataclass
@@ -94,6 +105,7 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
             counts.faults.append(str(error))
             continue
         with ledger.write(lease) as tx:
+            entries.require_shape(tx, "id" if "payment_id" in campus.sis_to_alma.columns else "line")
             _take_in_file(tx, row, file, counts)
     return counts
 

@@ -102,10 +102,10 @@ def post(
             poster.list_all(payments, "reading refused by Alma", error)
         except QuotaSpent:
             raise
-        except Inconsistent:
-            poster.counts.waiting += len(payments)
-        except Retriable:
-            poster.counts.waiting += len(payments)
+        except Inconsistent as error:
+            poster.list_unread(account, error)
+        except Retriable as error:
+            poster.list_unread(account, error)
             failed_in_a_row += 1
             if failed_in_a_row == 3:
                 raise
@@ -289,6 +289,13 @@ class _Poster:
     def _settle(self, row: Row, state: str, error: AlmaHookError) -> None:
         with self.ledger.write(self.lease) as tx:
             entries.settle_posting(tx, row, state, code=error.code, tracking_id=error.tracking_id)
+
+    def list_unread(self, account: str, error: AlmaHookError) -> None:
+        """List what is still to be posted of an account that could not be read; the next run tries again."""
+        with self.ledger.read() as tx:
+            rows = [row for row in entries.to_post(tx) if row["account"] == account]
+        self.counts.waiting += len(rows)
+        self.list_all([row for row in rows if row["state"] == "new"], "account could not be read", error)
 
     def list_all(self, rows: Sequence[Row], kind: str, error: AlmaHookError | None = None) -> None:
         """List every payment of an account."""

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+
 from simulator.demo import Demo
 from simulator.serve import running
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from alma_hook.alma import AlmaApi, Request
-from alma_hook.alma_answers import Reply
+from alma_hook.alma_answers import Reply, error_of, user_of
 from alma_hook.errors import (
     AlmaHookError,
     Fatal,
@@ -279,11 +279,38 @@ def test_a_fee_keeps_what_the_formula_needs() -> None:
         {"type": {"value": "PAYMENT"}, "amount": 2.5, "external_transaction_id": "24010000520"},
         {"type": {"value": "WAIVE"}, "amount": 0},
     ]  # fmt: skip
-    api, _ = answering(fees_page({**FEE, "transaction": transactions, "balance": None, "owner": None}))
+    api, _ = answering(fees_page({**FEE, "transaction": transactions, "owner": None}))
     (fee,) = api.fees(USER)
-    assert (fee.balance, fee.original, fee.currency, fee.owner) == (0, 2000, "USD", "")
+    assert (fee.original, fee.currency, fee.owner) == (2000, "USD", "")
     assert [(t.cents, t.external_id) for t in fee.own_payments()] == [(500, ours)]
     assert fee.transactions[0].at == "2014-06-29T00:00:00+00:00"
+
+
+def test_only_a_closed_fee_may_have_no_balance() -> None:
+    """Taken for nought, a missing balance would give a student's whole charge back."""
+    missing = {**FEE, "balance": None}
+    closed, _ = answering(fees_page({**missing, "status": {"value": "CLOSED"}}))
+    assert closed.fees(USER, "CLOSED")[0].balance == 0
+    active, _ = answering(fees_page(missing))
+    with pytest.raises(Inconsistent):
+        active.fees(USER)
+
+
+@pytest.mark.parametrize("status", [200, 302, 408, 499])
+def test_a_change_answered_by_something_else_than_alma_is_of_unknown_outcome(status: int) -> None:
+    reply = Reply(status, {}, b"<html>busy</html>")
+    assert isinstance(error_of(reply, changing=True), OutcomeUnknown)
+
+
+def test_only_active_identifiers_count_and_two_of_one_kind_tell_nothing() -> None:
+    entries = [
+        {"id_type": {"value": "UNIV"}, "value": "012345678", "status": "ACTIVE"},
+        {"id_type": {"value": "UNIV"}, "value": "900000001", "status": "INACTIVE"},
+        {"id_type": {"value": "OLD"}, "value": "1"},
+        {"id_type": {"value": "OLD"}, "value": "2"},
+    ]
+    user = user_of({"primary_id": USER, "user_identifier": entries})
+    assert user.identifiers == {"UNIV": "012345678", "OLD": ""}
 
 
 # -- against the simulated Alma ------------------------------------------------------------------------

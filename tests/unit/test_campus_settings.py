@@ -22,6 +22,7 @@ directory = "/sfs/inbound"
 OVERDUEFINE = "300000000001"
 [sis_to_alma]
 directory = "/sfs/outbound"
+complete_days = true
 columns = { emplid = "Emplid", reference = "Reference Number", amount = "Paid Amount", paid_on = "Date Paid" }
 """
 
@@ -112,6 +113,9 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[item_types]", '[item_types]\nLOST = "3-1"', "item_types.LOST", "pattern"),
         ('amount = "Paid Amount"', 'amount = "Emplid"', "sis_to_alma", "two meanings"),
         ('amount = "Paid Amount"', 'paid = "Paid Amount"', "sis_to_alma.columns.paid.[key]", "amount"),
+        ("complete_days = true", "", "sis_to_alma", "payment_id"),
+        ("[sfs]", '[sfs]\narchive_directory = "/sfs/inbound/"', "sfs", "archived copy"),
+        ("[sis_to_alma]", '[sis_to_alma]\narchive_directory = "/sfs/outbound"', "sis_to_alma", "found again"),
         ("[sis_to_alma]", "[sis_to_alma]\nquiet_minutes = 0", "sis_to_alma.quiet_minutes", "greater"),
     ],
 )  # fmt: skip

@@ -58,7 +58,8 @@ def with_ids(make: Make) -> Campus:
 
 @pytest.fixture(scope="module")
 def without_ids(make: Make) -> Campus:
-    return make(SETTINGS.replace('payment_id = "Payment ID"\n', ""))
+    whole_days = SETTINGS.replace("[sis_to_alma]\n", "[sis_to_alma]\ncomplete_days = true\n")
+    return make(whole_days.replace('payment_id = "Payment ID"\n', ""))
 
 
 def lines(*rows: str, head: str = HEAD, end: str = "\n") -> bytes:
@@ -161,7 +162,7 @@ def test_each_row_is_taken_or_refused(
 def test_a_line_as_it_should_be(with_ids: Campus) -> None:
     (payment,) = payment_file.read(NAME, lines(ROW), with_ids).payments
 
-    assert payment.payment_key == "id:000000000017:ALMA123456789012345678"
+    assert payment.payment_key == "id:17:123456789012345678"
     assert (payment.fee_id, payment.emplid) == ("123456789012345678", "000123456")
     assert (payment.amount, payment.paid_on, payment.line_no) == (1250, "2026-11-22", 2)
     assert re.fullmatch(r"SFS[0-9A-Z]{13}", payment.external_id)
@@ -337,13 +338,23 @@ def test_an_empty_id(column: str, heading: str, with_ids: Campus) -> None:
     assert (line, field, text) == (2, heading, "is empty")
 
 
-def test_leading_noughts_stay(with_ids: Campus) -> None:
-    content = lines(
-        row(emplid="000000001", payment_id="000000000001"), row(emplid="000000001", payment_id="1")
+def test_leading_noughts_belong_to_an_emplid_and_not_to_a_payment_id(with_ids: Campus) -> None:
+    """PAYMENT_ID_NBR is a number in PeopleSoft: an export may lose its noughts, and it is the same payment."""
+    content = lines(row(emplid="000000001", payment_id="000000000001"))
+    (first,) = payment_file.read(NAME, content, with_ids).payments
+    (second,) = payment_file.read(NAME, lines(row(emplid="1", payment_id="1")), with_ids).payments
+    assert (first.emplid, second.emplid) == ("000000001", "1")
+    assert first.payment_key == second.payment_key
+
+
+def test_a_line_without_id_is_known_by_its_meaning(make: Make, without_ids: Campus) -> None:
+    """However the amount or the day is written, it is the same payment."""
+    other = without_ids.model_copy(
+        update={"sis_to_alma": without_ids.sis_to_alma.model_copy(update={"date_format": "%Y-%m-%d"})}
     )
-    first, second = payment_file.read(NAME, content, with_ids).payments
-    assert first.emplid == second.emplid == "000000001"
-    assert first.payment_key != second.payment_key
+    (first,) = payment_file.read(NAME, lines(row(amount="3.00")), without_ids).payments
+    (again,) = payment_file.read(NAME, lines(row(amount="3", day="2026-11-22")), other).payments
+    assert first.payment_key == again.payment_key
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_the_same_file_and_a_cumulative_one_post_nothing_again(small_on_both: Br
 
     bridge.folder.path(name).write_bytes(content)
     taken, posted = bridge.sis_to_alma()
-    assert (taken.files, posted.tried) == (0, 0)
+    assert (taken.known, taken.new, posted.tried) == (1, 0, 0)
     assert list(bridge.folder.path("/sfs/outbound").glob("*.csv")) == []
 
     bridge.folder.path("/sfs/outbound/ANOTHER_NAME.csv").write_bytes(content)

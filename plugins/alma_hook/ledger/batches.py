@@ -134,7 +134,7 @@ def keep_content(tx: Tx, batch_id: str, data: bytes, sha256: str) -> None:
 
 def move(tx: Tx, batch_id: str, before: str, after: str, **stamps: str) -> None:
     """Move a batch from one state to the next; refused when it is not where it was thought to be."""
-    allowed = {"temporary", "acknowledged_at", "uploaded_at", "delivered_at"}
+    allowed = {"acknowledged_at", "uploaded_at", "delivered_at"}
     sets = "".join(f", {name} = :{name}" for name in stamps if name in allowed)
     moved = tx.run(
         f"UPDATE batch SET state = :after, changed_at = :now{sets} "
@@ -160,10 +160,29 @@ def acknowledge(tx: Tx, batch_id: str) -> None:
     tx.event(f"batch {batch_id}", "acknowledged")
 
 
-def begin_upload(tx: Tx, batch_id: str, before: str, temporary: str) -> None:
-    """Begin an upload under a temporary name that no other attempt writes to."""
-    move(tx, batch_id, before, "uploading", temporary=temporary)
-    tx.run("UPDATE batch SET acknowledged_at = NULL WHERE institution = :i AND batch_id = :b", b=batch_id)
+def begin_upload(tx: Tx, batch_id: str, before: str, temporary: str | None) -> None:
+    """Begin an upload under a temporary name that no other attempt writes to; none: under the final name.
+
+    The batch keeps which of the two it was: settings may change before a dead attempt is taken up.
+    """
+    move(tx, batch_id, before, "uploading")
+    tx.run(
+        "UPDATE batch SET temporary = :name, acknowledged_at = NULL WHERE institution = :i AND batch_id = :b",
+        name=temporary,
+        b=batch_id,
+    )
+
+
+def drop_unsent(tx: Tx) -> list[str]:
+    """Give up every batch that no upload was begun for, and return its fees: they are worked out anew.
+
+    What was planned before an outage would else be sent on evidence of days ago.
+    """
+    freed: list[str] = []
+    for row in in_states(tx, "planned", "written"):
+        drop(tx, row["batch_id"], row["state"])
+        freed += [line["fee_id"] for line in lines(tx, row["batch_id"])]
+    return freed
 
 
 def deliver(tx: Tx, batch_id: str, before: str) -> None:

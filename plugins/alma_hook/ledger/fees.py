@@ -79,7 +79,7 @@ def nominate(tx: Tx, live: bool) -> tuple[int, int]:
     )
     differing = (
         "FROM reported_fee r LEFT JOIN fee_expected e ON e.institution = r.institution AND e.fee_id = r.fee_id "
-        "WHERE r.institution = :i AND r.run_id = :run AND (e.fee_id IS NULL OR e.expected <> r.balance)"
+        "WHERE r.institution = :i AND r.run_id = :run AND (e.fee_id IS NULL OR e.expected <> r.balance OR e.user_id <> r.user_id)"
     )
     columns = (
         "CAST(:live AS INTEGER), user_id, CAST('report' AS TEXT), CAST(:now AS TEXT), CAST(:run AS TEXT)"
@@ -97,7 +97,7 @@ def nominate(tx: Tx, live: bool) -> tuple[int, int]:
     )
     tx.run(
         _ADD.format(
-            source=f"SELECT DISTINCT :i, {columns} FROM fee_wanted w WHERE w.institution = :i AND w.expected <> 0 "
+            source=f"SELECT DISTINCT :i, {columns} FROM fee_wanted w WHERE w.institution = :i "
             "AND NOT EXISTS (SELECT 1 FROM reported_fee r WHERE r.institution = w.institution "
             "AND r.run_id = :run AND r.fee_id = w.fee_id)"
         ),

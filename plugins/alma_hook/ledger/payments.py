@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alma_hook.errors import Fatal, LeaseTaken
+from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
 from alma_hook.ledger import exceptions, fees
 from alma_hook.ledger.store import Row, Tx, in_list
 
@@ -30,7 +30,8 @@ class Payment:
 def keep_file(tx: Tx, name: str, sha256: str, content: bytes) -> bool:
     """Keep a file's bytes; return whether it is new. The same bytes under the same name are the same file.
 
-    One that was archived before and lies there again is only to be archived again.
+    One that lies there again after it was archived or withdrawn is read again: the settings may have
+    changed since, and a payment is taken in once anyway.
     """
     new = tx.run(
         "INSERT INTO payment_file (institution, name, sha256, state, content, found_at, run_id) "
@@ -42,8 +43,8 @@ def keep_file(tx: Tx, name: str, sha256: str, content: bytes) -> bool:
         run=tx.run_id,
     )
     tx.run(
-        "UPDATE payment_file SET state = 'taken' "
-        "WHERE institution = :i AND name = :name AND sha256 = :sha AND state = 'archived'",
+        "UPDATE payment_file SET state = 'found' "
+        "WHERE institution = :i AND name = :name AND sha256 = :sha AND state IN ('archived', 'withdrawn')",
         name=name,
         sha=sha256,
     )
@@ -87,6 +88,21 @@ def move_file(tx: Tx, name: str, sha256: str, state: str, **counts: int) -> None
     tx.event(f"file {sha256[:12]}", state)
 
 
+def require_shape(tx: Tx, shape: str) -> None:
+    """Keep to one way of telling payments apart. Raises ``SendingStopped`` when the settings change it.
+
+    Every payment taken in before would else be taken for a new one, and posted again.
+    """
+    kept = tx.one("SELECT payment_shape FROM institution WHERE institution = :i")
+    if kept is None:
+        tx.run("UPDATE institution SET payment_shape = :shape WHERE institution = :i", shape=shape)
+    elif kept != shape:
+        raise SendingStopped(
+            "The settings now tell payments apart in another way (sis_to_alma.columns with or without payment_id) than "
+            "when the first were taken in: all of them would be posted again. Nothing was taken in; put it back."
+        )
+
+
 def known(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
     """Return the amounts of those payments that were taken in before, by key."""
     sql = "SELECT payment_key, amount FROM payment WHERE institution = :i AND payment_key"
@@ -127,8 +143,9 @@ def to_post(tx: Tx) -> list[Row]:
     ``account`` is null where no fee of ours is meant, ``charged_emplid`` where it was never charged.
     """
     return tx.rows(
-        "SELECT p.*, f.user_id AS account, (SELECT MAX(l.emplid) FROM line l WHERE l.institution = p.institution "
-        "AND l.fee_id = p.fee_id AND l.state = 'sent' AND l.kind = 'charge') AS charged_emplid "
+        "SELECT p.*, f.user_id AS account, (SELECT l.emplid FROM line l WHERE l.institution = p.institution "
+        "AND l.fee_id = p.fee_id AND l.state = 'sent' AND l.kind = 'charge' "
+        "ORDER BY l.batch_id DESC, l.line_no DESC LIMIT 1) AS charged_emplid "
         "FROM payment p LEFT JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
         "WHERE p.institution = :i AND p.state IN ('new', 'posting', 'unknown') ORDER BY f.user_id, p.payment_no"
     )
@@ -204,9 +221,12 @@ def explained_by_credits(tx: Tx) -> list[Row]:
     """Return the listed payments, not wholly posted, of fees whose credits since then make up for them."""
     return tx.rows(
         "SELECT p.* FROM payment p JOIN unposted u ON u.institution = p.institution AND u.fee_id = p.fee_id "
+        "JOIN fee_expected e ON e.institution = p.institution AND e.fee_id = p.fee_id "
         "WHERE p.institution = :i AND p.amount > p.posted AND p.state IN ('new', 'posted') "
-        "AND u.credited_since >= u.unposted AND EXISTS (SELECT 1 FROM exception_item x "
-        "WHERE x.institution = p.institution AND x.payment_key = p.payment_key AND x.closed_at IS NULL)"
+        # While Alma still asks for money the payment may be posted yet: a waiver explains nothing then.
+        "AND e.expected <= 0 AND u.credited_since >= u.unposted AND EXISTS (SELECT 1 FROM exception_item x "
+        "WHERE x.institution = p.institution AND x.payment_key = p.payment_key AND x.closed_at IS NULL "
+        "AND x.kind IN ('fee already settled in Alma', 'paid more than Alma''s balance'))"
     )
 
 
