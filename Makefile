@@ -22,17 +22,17 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## both DAGs in a real Airflow against simulated Alma and PeopleSoft (KILL=..., LAYOUT=...)
-	$(BIN)/python -m simulator demo $(if $(KILL),--kill '$(KILL)') $(if $(LAYOUT),--layout '$(LAYOUT)') $(ARGS)
+demo: $(READY) ## both DAGs in a real Airflow against simulated Alma and PeopleSoft (LAYOUT=name)
+	$(BIN)/python -m simulator demo $(if $(LAYOUT),--layout '$(LAYOUT)') $(ARGS)
 
 up: $(READY) ## the same, left running with Airflow's pages to look at; Ctrl-C ends it
 	$(BIN)/python -m simulator up $(if $(LAYOUT),--layout '$(LAYOUT)') $(ARGS)
 
 test: $(READY) ## all tests (ARGS="-k money -x" to choose)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supported
-	$(LOWEST)/bin/python -m pytest $(ARGS)
+	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(READY) ## ruff, mypy, and the fences between the modules
 	$(BIN)/ruff check .
