@@ -113,7 +113,7 @@ def error_of(reply: Reply, changing: bool) -> AlmaHookError:
     if status >= 500:
         kind = OutcomeUnknown if changing else Retriable
         return kind(f"Alma answered HTTP {status}.", **marks)
-    if code is None and changing:
+    if code is None and changing and status not in (404, 405):
         return OutcomeUnknown(
             f"HTTP {status} with a body that is not Alma's; the change may have been applied."
         )
