@@ -15,9 +15,10 @@ def ledger_url(conn_id: str) -> str:
     database in schema; the extra becomes query parameters such as ``sslmode``. Raises
     ``SettingsError`` when the connection is missing or of another type.
     """
-    from airflow.sdk import BaseHook, conf
-    from airflow.sdk.exceptions import AirflowNotFoundException
+    from airflow.sdk import BaseHook
     from sqlalchemy import URL
+
+    from alma_hook.airflow_names import AirflowNotFoundException, conf
 
     try:
         connection = BaseHook.get_connection(conn_id)

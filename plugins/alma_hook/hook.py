@@ -133,8 +133,9 @@ class AlmaHook(BaseHook):
     def _session(self) -> tuple[Session, str, dict[str, Any]]:
         from airflow.providers.http.hooks.http import HttpHook
         from airflow.sdk import Connection
-        from airflow.sdk.exceptions import AirflowNotFoundException
         from requests.adapters import HTTPAdapter
+
+        from alma_hook.airflow_names import AirflowNotFoundException
 
         try:
             connection = self.get_connection(self.alma_conn_id)

@@ -105,12 +105,14 @@ def connect(conn_id: str) -> Iterator[SftpFolder]:
     when the server can't be reached.
     """
     from airflow.providers.sftp.hooks.sftp import SFTPHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from alma_hook.airflow_names import AirflowNotFoundException
 
     with ExitStack() as stack:
         try:
             # One attempt: the task's own retries wait longer, and say so in the UI.
-            hook = SFTPHook(ssh_conn_id=conn_id, conn_retry_attempts=1)
+            hook = SFTPHook(ssh_conn_id=conn_id)
+            hook.conn_retry_attempts = 1  # an attribute, as the oldest provider has no such parameter
             client = stack.enter_context(hook.get_managed_conn())
         except AirflowNotFoundException:
             raise no_connection(conn_id) from None

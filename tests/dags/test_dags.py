@@ -19,12 +19,11 @@ import pytest
 os.environ.setdefault("AIRFLOW_HOME", tempfile.mkdtemp(prefix="airflow-"))
 
 import pendulum
-from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
-from airflow.serialization.serialized_objects import DagSerialization
 from airflow.timetables.base import DataInterval, TimeRestriction
 
 from alma_hook.campus import METHODS, Connections
+from tests.airflow_versions import DagBag, DagSerialization
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "dags"

@@ -12,10 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag
-from airflow.sdk.exceptions import AirflowFailException
 from sqlalchemy import create_engine, make_url
 
+from alma_hook.airflow_names import AirflowFailException
 from alma_hook.connections import ledger_url
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
 from alma_hook.ledger import Ledger, institutions
@@ -23,6 +22,7 @@ from simulator.alma_api import FULL_KEY
 from simulator.alma_http import AlmaServer
 from simulator.campus import Campus
 from simulator.sftp import SftpServer
+from tests.airflow_versions import DagBag
 from tests.bridge import SETTINGS
 from tests.loopback.conftest import Connect, Recorder, sftp_fields
 

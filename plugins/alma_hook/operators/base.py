@@ -106,7 +106,7 @@ class CampusOperator(BaseOperator):
 
 @contextmanager
 def _failing_for_good() -> Iterator[None]:
-    from airflow.sdk.exceptions import AirflowFailException
+    from alma_hook.airflow_names import AirflowFailException
 
     try:
         yield
