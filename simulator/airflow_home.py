@@ -318,8 +318,21 @@ class AirflowHome:
         """Unpause a DAG, start a run and return the run's id. Waits until the DAG file has been read."""
         self.unpause(dag_id, timeout=timeout)
         body = {"logical_date": None, "conf": dict(conf or {})}
-        run_id = self.api("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body)["dag_run_id"]
-        return str(run_id)
+        run_id = str(self.api("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body)["dag_run_id"])
+        # Airflow 3.1 answers before it commits, so for a moment the run may not be there yet.
+        deadline = time.monotonic() + 10
+        while not self._is_known(dag_id, run_id) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return run_id
+
+    def _is_known(self, dag_id: str, run_id: str) -> bool:
+        try:
+            self.state(dag_id, run_id)
+        except AirflowRefusedError as refused:
+            if refused.status != 404:
+                raise
+            return False
+        return True
 
     def unpause(self, dag_id: str, *, timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout

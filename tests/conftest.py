@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 from sqlalchemy import create_engine
 
 from tests.bridge import Bridge
+
+# Airflow 3.1 puts its examples into every DagBag. Set before any test imports Airflow.
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
 
 MakeBridge = Callable[..., Bridge]
 _numbers = itertools.count(1)
