@@ -56,6 +56,27 @@ def ledger_url(conn_id: str) -> str:
     )
 
 
+class VariableMark:
+    """The ledger's mark in an Airflow variable: in another database and another backup than the ledger."""
+
+    def __init__(self, institution: str) -> None:
+        self.key = f"alma_hook_mark_{institution}"
+        self.name = f"Airflow's variable {self.key}"
+
+    def read(self) -> bytes | None:
+        """Return the mark's text."""
+        from airflow.sdk import Variable
+
+        text = Variable.get(self.key, default=None)
+        return None if text is None else str(text).encode()
+
+    def write(self, text: bytes) -> None:
+        """Replace the mark."""
+        from airflow.sdk import Variable
+
+        Variable.set(self.key, text.decode(), description="The mark of the fees ledger; do not change it.")
+
+
 def open_ledger(campus: Campus, *, run_id: str, actor: str) -> Ledger:
     """Return a campus's ledger."""
     return Ledger(ledger_url(campus.connections.ledger), campus.institution, run_id=run_id, actor=actor)

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 class SftpFolder:
     """A connected SFTP session. ``target`` names the server for the ledger: host and port."""
 
-    def __init__(self, client: SFTPClient, target: str) -> None:
+    def __init__(self, client: SFTPClient, target: str, host_key: str) -> None:
         self._client = client
         self.target = target
+        self.host_key = host_key
 
     def size(self, path: str) -> int | None:
         """Return a file's size in bytes, ``None`` when it is not there."""
@@ -118,7 +119,10 @@ def connect(conn_id: str) -> Iterator[SftpFolder]:
             raise no_connection(conn_id) from None
         except Exception as error:  # noqa: BLE001 paramiko, sockets and the provider each raise their own
             raise _connect_error(conn_id, error) from None
-        yield SftpFolder(client, f"{hook.remote_host}:{hook.port or 22}")
+        channel = client.get_channel()
+        assert channel is not None  # of an open session
+        key = channel.get_transport().get_remote_server_key()
+        yield SftpFolder(client, f"{hook.remote_host}:{hook.port or 22}", key.fingerprint)
 
 
 def _connect_error(conn_id: str, error: Exception) -> Exception:
