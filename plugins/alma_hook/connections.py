@@ -5,7 +5,6 @@ from __future__ import annotations
 from alma_hook.campus import Campus
 from alma_hook.errors import Fault, SettingsError
 from alma_hook.ledger import Ledger
-from alma_hook.sftp import no_connection
 
 
 def ledger_url(conn_id: str) -> str:
@@ -15,15 +14,11 @@ def ledger_url(conn_id: str) -> str:
     database in schema; the extra becomes query parameters such as ``sslmode``. Raises
     ``SettingsError`` when the connection is missing or of another type.
     """
-    from airflow.sdk import BaseHook
     from sqlalchemy import URL
 
-    from alma_hook.airflow_names import AirflowNotFoundException, conf
+    from alma_hook.airflow_names import conf, connection_of
 
-    try:
-        connection = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException:
-        raise no_connection(conn_id) from None
+    connection = connection_of(conn_id)
     if connection.conn_type == "sqlite":
         path = connection.host or ""
         faults = (
