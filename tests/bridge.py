@@ -19,6 +19,7 @@ from alma_hook import (
     charges,
     delivery,
     fees,
+    guard,
     layouts,
     payment_intake,
     payments,
@@ -66,6 +67,7 @@ class LocalFolder:
     """The SFTP tree as a folder on disk. ``before`` sees each action first and may raise."""
 
     target = "sftp.campus.invalid:22"
+    host_key = "SHA256:made-up"
 
     def __init__(self, root: Path, before: Callable[[str, str], None] = lambda _action, _path: None) -> None:
         self.root = root
@@ -109,6 +111,19 @@ class LocalFolder:
         return sorted(found, key=lambda file: (file.modified, file.name))
 
 
+class Variable:
+    """An Airflow variable: it lives with Airflow, and outlives the ledger."""
+
+    name = "Airflow's variable"
+    text: bytes | None = None
+
+    def read(self) -> bytes | None:
+        return self.text
+
+    def write(self, text: bytes) -> None:
+        self.text = text
+
+
 class Bridge:
     """A simulated campus and the real bridge between its two sides."""
 
@@ -138,6 +153,8 @@ class Bridge:
         self.url = url or f"sqlite:///{work / 'ledger.db'}"
         self.folder = LocalFolder(self.far.root)
         self.runs = itertools.count(1)
+        archive = self.campus.sfs.archive_directory
+        self.marks = [Variable(), guard.ArchiveMark(self.folder, archive, self.campus.institution)]
         ledger = self.ledger("setup")
         ledger.migrate()
         with ledger.write() as tx:
@@ -179,13 +196,15 @@ class Bridge:
         with self.working("out") as (ledger, lease):
             self.retrieve(method, ledger, lease, live)
             self.read(ledger, lease, live)
-            counts = charges.plan(ledger, lease, self.campus, self.layout, self.folder.target, live)
+            counts = charges.plan(
+                ledger, lease, self.campus, self.layout, self.folder.target, live, self.marks
+            )
             with ledger.read() as tx:
                 rows = batches.in_states(tx, "planned") if live else batches.previews_of_run(tx)
             for row in rows:
                 charges.write_file(ledger, lease, self.campus, self.layout, row)
             if live:
-                delivery.deliver_all(ledger, lease, self.campus.sfs, self.folder, self.folder)
+                delivery.deliver_all(ledger, lease, self.campus.sfs, self.folder, self.folder, self.marks)
                 payments.settle_by_credits(ledger, lease)
         return counts
 
@@ -212,8 +231,8 @@ class Bridge:
         with self.working("back") as (ledger, lease):
             payment_intake.find_files(self.folder, ledger, lease, self.campus)
             taken = payment_intake.take_in(ledger, lease, self.campus)
-            posted = payments.post(ledger, lease, self.campus, self.api)
-            payment_intake.archive_files(self.folder, ledger, lease, self.campus)
+            posted = payments.post(ledger, lease, self.campus, self.api, self.marks)
+            payment_intake.archive_files(self.folder, ledger, lease, self.campus, self.marks)
         return taken, posted
 
     # -- what is seen from outside -----------------------------------------------------------------

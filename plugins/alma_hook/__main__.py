@@ -12,7 +12,17 @@ from pathlib import Path
 
 from alma_hook import __version__, campus
 from alma_hook.errors import AlmaHookError, Fatal
-from alma_hook.ledger import Ledger, batches, exceptions, instant, institutions, moment, payments, story
+from alma_hook.ledger import (
+    Ledger,
+    batches,
+    exceptions,
+    guard,
+    instant,
+    institutions,
+    moment,
+    payments,
+    story,
+)
 from alma_hook.resources import include
 from alma_hook.schedule import TASK_DEFAULTS
 
@@ -49,6 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         ("explain", _explain, "tell one fee's life, in order"),
         ("mark-delivered", _mark_delivered, "say that PeopleSoft has an unconfirmed batch"),
         ("mark-not-delivered", _mark_not_delivered, "say that PeopleSoft never got an unconfirmed batch"),
+        ("repair", _repair, "bring a lost or old ledger up to the archive, Alma and the payment files"),
+        ("rebind", _rebind, "say that a new Alma, SFTP server or place of the marks is meant"),
     ):
         sub = commands.add_parser(name, help=text)
         sub.add_argument(
@@ -62,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
                 required=True,
                 help="PeopleSoft holds no library fees of ours yet",
             )
+        if name == "rebind":
+            sub.add_argument("what", help="as the message names it; `marks` for the marks outside the ledger")
+            sub.add_argument("--reason", required=True, help="what was changed, for whoever reads it later")
         if name.startswith("mark"):
             sub.add_argument("batch")
         if name == "explain":
@@ -171,6 +186,53 @@ def _mark_not_delivered(options: argparse.Namespace) -> None:
     with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
         batches.drop(tx, options.batch, "unconfirmed")
     print(f"Batch {options.batch} is given up; the next run works its fees out anew.")
+
+
+def _repair(options: argparse.Namespace) -> None:
+    """Read everything, then write: what PeopleSoft has, what Alma has, what is still to be posted."""
+    from contextlib import ExitStack
+
+    from alma_hook import sftp
+    from alma_hook.hook import AlmaHook
+    from alma_hook.repair import repair
+
+    ledger = _ledger(options)
+    ledger.check()
+    settings = campus.load(options.settings or campus.find(Path.cwd()))
+    connections = settings.connections
+    with ExitStack() as stack:
+        out = stack.enter_context(ledger.lease("out", "command line"))
+        back = stack.enter_context(ledger.lease("back", "command line"))
+        folder = archive = stack.enter_context(sftp.connect(connections.sfs))
+        if connections.archive is not None:
+            archive = stack.enter_context(sftp.connect(connections.archive))
+        hook = AlmaHook(connections.alma)
+        stack.callback(hook.close)
+        counts = repair(ledger, out, back, settings, archive, folder, hook.get_conn(), progress=_progress)
+    print(
+        f"\n{counts.batches} batches in the archive, {counts.added} of them new to the ledger; {counts.given_up} given up "
+        f"that were never sent.\n{counts.accounts} accounts read in Alma, {counts.accounts_gone} not known there; "
+        f"{counts.payments} payments of ours were new to the ledger.\n{counts.files} archived payment files are taken "
+        "in again by the next run; a known payment is not taken twice."
+    )
+    if counts.unconfirmed:
+        print(
+            f"{counts.unconfirmed} batches are unconfirmed: `python -m alma_hook exceptions` says what to do."
+        )
+
+
+def _progress(done: int, of: int) -> None:
+    print(f"\r{done} of {of} accounts read", end="", flush=True)
+
+
+def _rebind(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.write() as tx:
+        if not guard.unbind(tx, options.what, options.reason):
+            known = ", ".join(guard.bindings(tx)) or "nothing"
+            raise Fatal(f"The ledger is not bound to {options.what}; it is bound to: {known}.")
+    print("The next run takes what it meets for the right one.")
 
 
 def _checked_unconfirmed(options: argparse.Namespace) -> Ledger:

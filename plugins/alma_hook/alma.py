@@ -37,6 +37,7 @@ STATUSES = ("ACTIVE", "INDISPUTE", "EXPORTED", "CLOSED")
 Operation = Literal["pay", "waive", "dispute", "restore"]
 
 _READ_ATTEMPTS = 4
+_LOOKS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,41 @@ class Send(Protocol):
     def __call__(self, request: Request, /) -> Reply:
         """Return the answer, whatever its status."""
         ...
+
+
+class FeeLists(Protocol):
+    """The call that finding fees needs."""
+
+    def fees(self, user_id: str, status: str = "ACTIVE") -> list[Fee]:
+        """Return a user's fees in one status."""
+        ...
+
+
+def look_up(source: FeeLists, user_id: str, wanted: frozenset[str]) -> dict[str, Fee]:
+    """Return a user's active fees and, from as many other statuses as it takes, the wanted ones.
+
+    A fee seen in two lists moved between the calls, so all are read again; raises ``Inconsistent``
+    when that goes on.
+    """
+    for _ in range(_LOOKS):
+        seen = _look_once(source, user_id, wanted)
+        if seen is not None:
+            return seen
+    raise Inconsistent("Fees moved from one list to another while they were read.")
+
+
+def _look_once(source: FeeLists, user_id: str, wanted: frozenset[str]) -> dict[str, Fee] | None:
+    seen: dict[str, Fee] = {}
+    for status in STATUSES:
+        if status != "ACTIVE" and wanted <= seen.keys():
+            break
+        for fee in source.fees(user_id, status):
+            if fee.fee_id in seen:
+                return None
+            # Of the other lists only what is looked for matters: old closed fees are not ours.
+            if status == "ACTIVE" or fee.fee_id in wanted:
+                seen[fee.fee_id] = fee
+    return seen
 
 
 class AlmaApi:
@@ -207,6 +243,11 @@ class AlmaApi:
         if "institutionCode:" not in text:
             raise NotPermitted("The test call was answered by something that is not Alma's API gateway.")
         return text.rpartition("institutionCode:")[2].strip()
+
+    def environment(self) -> str:
+        """Return which Alma answers, ``PRODUCTION`` or ``SANDBOX``. Needs the Configuration area."""
+        kind = self._read("/conf/general", {}).get("environment_type")
+        return str((kind.get("value") if isinstance(kind, Mapping) else kind) or "unnamed")
 
     def check_write(self) -> None:
         """Raise ``NotPermitted`` when the key may not write users and fees."""

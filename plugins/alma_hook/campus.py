@@ -201,6 +201,11 @@ class Campus(_Section):
     folder: Path = Field(default=Path(), exclude=True)
 
     @property
+    def archive_can_be_read(self) -> bool:
+        """Whether the archive is another place than a drop box that may only be written to."""
+        return self.sfs.read_back == "hash" or self.connections.archive is not None
+
+    @property
     def zone(self) -> ZoneInfo:
         """The campus's time zone."""
         return ZoneInfo(self.timezone)

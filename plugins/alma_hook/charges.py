@@ -21,9 +21,10 @@ from datetime import date, timedelta
 
 import pandas as pd
 
-from alma_hook import charge_file
+from alma_hook import charge_file, guard
 from alma_hook.campus import Campus
 from alma_hook.errors import SendingStopped
+from alma_hook.guard import MarkPlace
 from alma_hook.layouts import Layout
 from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, fees, instant, moment, payments
 from alma_hook.ledger.batches import Line
@@ -171,8 +172,18 @@ class PlanCounts:
     batches: list[str] = field(default_factory=list)
 
 
-def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: str, live: bool) -> PlanCounts:
+def plan(
+    ledger: Ledger,
+    lease: Lease,
+    campus: Campus,
+    layout: Layout,
+    target: str,
+    live: bool,
+    marks: Sequence[MarkPlace],
+) -> PlanCounts:
     """Turn this run's readings into batches, all in one transaction.
+
+    Live, the ledger's ``marks`` are looked at first: an older copy of it would charge again.
 
     A fee is left to the next run when its reading is older than ``READING_AGE`` (Alma's side leaves no
     mark in our books), when its books changed after it was read, when a line of it is not
@@ -180,6 +191,8 @@ def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: s
     payments of ours that this ledger never made: it is then not the ledger that made them.
     """
     counts = PlanCounts()
+    if live:
+        guard.check(ledger, marks)
     with ledger.write(lease) as tx:
         day = campus.today(moment(tx.now))
         oldest = instant(moment(tx.now) - READING_AGE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from alma_hook.campus import Campus
 from alma_hook.errors import Fault, SettingsError
 from alma_hook.ledger import Ledger
-from alma_hook.sftp import no_connection
 
 
 def ledger_url(conn_id: str) -> str:
@@ -15,15 +14,11 @@ def ledger_url(conn_id: str) -> str:
     database in schema; the extra becomes query parameters such as ``sslmode``. Raises
     ``SettingsError`` when the connection is missing or of another type.
     """
-    from airflow.sdk import BaseHook
     from sqlalchemy import URL
 
-    from alma_hook.airflow_names import AirflowNotFoundException, conf
+    from alma_hook.airflow_names import conf, connection_of
 
-    try:
-        connection = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException:
-        raise no_connection(conn_id) from None
+    connection = connection_of(conn_id)
     if connection.conn_type == "sqlite":
         path = connection.host or ""
         faults = (
@@ -54,6 +49,27 @@ def ledger_url(conn_id: str) -> str:
         "The ledger's connection can't be used.",
         [Fault("connection", f"is of type {connection.conn_type}, not sqlite or postgres", field=conn_id)],
     )
+
+
+class VariableMark:
+    """The ledger's mark in an Airflow variable: in another database and another backup than the ledger."""
+
+    def __init__(self, institution: str) -> None:
+        self.key = f"alma_hook_mark_{institution}"
+        self.name = f"Airflow's variable {self.key}"
+
+    def read(self) -> bytes | None:
+        """Return the mark's text."""
+        from airflow.sdk import Variable
+
+        text = Variable.get(self.key, default=None)
+        return None if text is None else str(text).encode()
+
+    def write(self, text: bytes) -> None:
+        """Replace the mark."""
+        from airflow.sdk import Variable
+
+        Variable.set(self.key, text.decode(), description="The mark of the fees ledger; do not change it.")
 
 
 def open_ledger(campus: Campus, *, run_id: str, actor: str) -> Ledger:

@@ -12,16 +12,21 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+from alma_hook import guard
 from alma_hook.campus import Sfs
 from alma_hook.errors import Retriable, SendingStopped
+from alma_hook.guard import MarkPlace
 from alma_hook.ledger import Lease, Ledger, Row, batches, moment
 from alma_hook.money import amount
 from alma_hook.remote import RemoteFolder
 
 TEMPORARY = ".part"
+#: Beside each archived file: its lines in the ledger's words, and what became of it.
+MANIFEST, NOTE = ".manifest.csv", ".state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +39,37 @@ class Outcome:
 
 
 def deliver_all(
-    ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder, archive: RemoteFolder
+    ledger: Ledger,
+    lease: Lease,
+    sfs: Sfs,
+    folder: RemoteFolder,
+    archive: RemoteFolder,
+    marks: Sequence[MarkPlace],
 ) -> list[Outcome]:
-    """Deliver every written batch, charges before credits, this run's or one that an earlier run left."""
+    """Deliver every written batch, charges before credits, this run's or one that an earlier run left.
+
+    ``marks`` are renewed before the first, and what became of each batch is noted in the archive.
+    """
     with ledger.read() as tx:
-        rows = batches.in_states(tx, *batches.UNFINISHED[1:])
-    return [deliver(ledger, lease, sfs, folder, archive, row["batch_id"]) for row in rows]
+        rows, unnoted = batches.in_states(tx, *batches.UNFINISHED[1:]), batches.unnoted(tx)
+    if not rows and not unnoted:
+        return []
+    guard.bind_server(ledger, folder)
+    guard.advance(ledger, marks)
+    note_states(ledger, lease, sfs, archive)
+    outcomes = [deliver(ledger, lease, sfs, folder, archive, row["batch_id"]) for row in rows]
+    note_states(ledger, lease, sfs, archive)
+    return outcomes
+
+
+def note_states(ledger: Ledger, lease: Lease, sfs: Sfs, archive: RemoteFolder) -> None:
+    """Note in the archive what became of each batch since the last time; ``repair`` reads it."""
+    with ledger.read() as tx:
+        rows = batches.unnoted(tx)
+    for row in rows:
+        archive.write(f"{sfs.archive_directory}/{row['file_name']}{NOTE}", f"{row['state']}\n".encode())
+        with ledger.write(lease) as tx:
+            batches.noted(tx, row)
 
 
 def deliver(
@@ -226,7 +256,7 @@ class _Delivery:
             lines = batches.lines(tx, self.row["batch_id"])
         for name, data in (
             (self.row["file_name"], self.content),
-            (self.row["file_name"] + ".manifest.csv", manifest(self.row, lines)),
+            (self.row["file_name"] + MANIFEST, manifest(self.row, lines)),
         ):
             path = f"{self.sfs.archive_directory}/{name}"
             # A beginning of it: an attempt that died while it wrote. Anything else is another batch's.
@@ -242,18 +272,13 @@ class _Delivery:
 
 
 def manifest(row: Row, lines: list[Row]) -> bytes:
-    """Return what a file says in the ledger's words: one row a line, enough to rebuild the ledger.
-
-    It holds no EMPLID; the archived file beside it does.
-    """
+    """Return what a file says in the ledger's words, one row a line: enough to rebuild the ledger."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["batch", "kind", "sha256", "line", "fee", "cents", "item_type", "term", "reference"])
+    writer.writerow([*batches.MANIFEST_BATCH, *batches.MANIFEST_LINE])
     for line in lines:
-        writer.writerow(
-            [row["batch_id"], row["kind"], row["sha256"], line["line_no"], line["fee_id"], line["amount"],
-             line["item_type"], line["term"], line["reference"]]
-        )  # fmt: skip
+        of_batch = [row[name] for name in batches.MANIFEST_BATCH]
+        writer.writerow([*of_batch, *(line[name] for name in batches.MANIFEST_LINE)])
     return out.getvalue().encode("ascii")
 
 

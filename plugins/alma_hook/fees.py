@@ -10,7 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from alma_hook import ledger as books
-from alma_hook.alma import STATUSES
+from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee, User
 from alma_hook.errors import Inconsistent, QuotaSpent, Refused, Retriable, UserNotFound
 from alma_hook.ledger import Lease, Ledger, batches
@@ -18,19 +18,14 @@ from alma_hook.ledger import fees as entries
 
 _CHUNK = 50
 _FEW = 3
-_SECOND_LOOKS = 2
 
 NOT_FOUND = "fee not found in Alma"
 USER_GONE = "user not found in Alma"
 INCONSISTENT = "inconsistent reading"
 
 
-class FeesSource(Protocol):
+class FeesSource(FeeLists, Protocol):
     """The two calls a reading needs."""
-
-    def fees(self, user_id: str, status: str = "ACTIVE") -> list[Fee]:
-        """Return a user's fees in one status."""
-        ...
 
     def user(self, user_id: str) -> User:
         """Return one user."""
@@ -78,28 +73,16 @@ def read_account(
     is reported as missing, never as settled.
     """
     try:
-        for _ in range(_SECOND_LOOKS + 1):
-            seen: dict[str, Fee] = {}
-            twice = False
-            for status in STATUSES:
-                if status != "ACTIVE" and wanted <= seen.keys():
-                    break
-                for fee in source.fees(user_id, status):
-                    twice = twice or fee.fee_id in seen
-                    # Of the other lists only what is looked for matters: old closed fees are not ours.
-                    if status == "ACTIVE" or fee.fee_id in wanted:
-                        seen[fee.fee_id] = fee
-            if not twice:
-                found, missing = tuple(seen.values()), wanted - seen.keys()
-                emplid = _emplid(source, user_id, emplid_source) if found else None
-                return AccountReading(user_id, found, missing, NOT_FOUND if missing else None, emplid)
+        seen = look_up(source, user_id, wanted)
+        found, missing = tuple(seen.values()), wanted - seen.keys()
+        emplid = _emplid(source, user_id, emplid_source) if found else None
+        return AccountReading(user_id, found, missing, NOT_FOUND if missing else None, emplid)
+    except Inconsistent:
+        return AccountReading(user_id, missing=wanted, problem=INCONSISTENT)
     except UserNotFound:
         return AccountReading(user_id, missing=wanted, problem=USER_GONE)
     except Refused as error:
         return AccountReading(user_id, missing=wanted, problem=f"reading refused by Alma, code {error.code}")
-    except Inconsistent:
-        pass
-    return AccountReading(user_id, missing=wanted, problem=INCONSISTENT)
 
 
 def _emplid(source: FeesSource, user_id: str, emplid_source: str) -> str | None:

@@ -25,7 +25,6 @@ from alma_hook.errors import (
     Retriable,
     SettingsError,
 )
-from alma_hook.sftp import no_connection
 
 if TYPE_CHECKING:
     from requests import Session
@@ -135,12 +134,9 @@ class AlmaHook(BaseHook):
         from airflow.sdk import Connection
         from requests.adapters import HTTPAdapter
 
-        from alma_hook.airflow_names import AirflowNotFoundException
+        from alma_hook.airflow_names import connection_of
 
-        try:
-            connection = self.get_connection(self.alma_conn_id)
-        except AirflowNotFoundException:
-            raise no_connection(self.alma_conn_id) from None
+        connection = connection_of(self.alma_conn_id)
         key, host = connection.password, (connection.host or "").rstrip("/")
         if not key or not host:
             raise NotPermitted(f"Connection {self.alma_conn_id} lacks the gateway's address or the API key.")

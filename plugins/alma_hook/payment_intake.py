@@ -6,11 +6,13 @@ A payment is taken in once for ever, whatever file it stands in again.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from alma_hook import payment_file
+from alma_hook import guard, payment_file
 from alma_hook.campus import Campus
 from alma_hook.errors import BadFile
+from alma_hook.guard import MarkPlace
 from alma_hook.ledger import Lease, Ledger, Row, Tx, exceptions
 from alma_hook.ledger import payments as entries
 from alma_hook.ledger.exceptions import Listed
@@ -38,14 +40,19 @@ def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campu
     return len(present), new
 
 
-def archive_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus) -> int:
+def archive_files(
+    folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus, marks: Sequence[MarkPlace]
+) -> int:
     """Move every file that is taken in out of the folder; return how many.
 
-    One whose bytes have changed since stays: it is another file, for the next run.
+    ``marks`` are renewed before: an older copy of the ledger would never see these files again. A file
+    whose bytes have changed since stays: it is another file, for the next run.
     """
     settings = campus.sis_to_alma
     with ledger.read() as tx:
         rows = entries.files(tx, "taken")
+    if rows:
+        guard.advance(ledger, marks)
     moved = 0
     for row in rows:
         path = f"{settings.directory}/{row['name']}"
@@ -121,9 +128,12 @@ def _take_in_file(tx: Tx, row: Row, file: payment_file.PaymentFile, counts: Take
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in file.payments:
         by_key.setdefault(payment.payment_key, []).append(payment)
-    new = [found[0] for key, found in by_key.items() if key not in known]
+    new, overpaid = entries.adopt(
+        tx, row["name"], row["sha256"], [found[0] for key, found in by_key.items() if key not in known]
+    )
     entries.add(tx, row["name"], row["sha256"], new)
-    listed = [
+    listed = [exceptions.overpaid(payment, int(payment["posted"])) for payment in overpaid]
+    listed += [
         Listed(
             "payment id twice in one file",
             f"payment line {hashlib.sha256(key.encode()).hexdigest()[:16]}",

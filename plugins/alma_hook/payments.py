@@ -15,8 +15,8 @@ from datetime import timedelta
 from itertools import groupby
 from typing import Protocol
 
-from alma_hook import keys
-from alma_hook.alma import STATUSES
+from alma_hook import guard, keys
+from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee
 from alma_hook.campus import Campus
 from alma_hook.errors import (
@@ -29,22 +29,17 @@ from alma_hook.errors import (
     SendingStopped,
     UserNotFound,
 )
+from alma_hook.guard import MarkPlace
 from alma_hook.ledger import Lease, Ledger, Row, exceptions, fees, moment
 from alma_hook.ledger import payments as entries
-from alma_hook.ledger.exceptions import Listed
-from alma_hook.money import amount
 
 #: A call must leave within this many seconds of its mark, or not at all: a worker that stood still
 #: must not send late, when another may have taken over.
 DEADLINE_SECONDS = 30.0
 
 
-class FeesTarget(Protocol):
+class FeesTarget(FeeLists, Protocol):
     """The two calls that posting needs."""
-
-    def fees(self, user_id: str, status: str = "ACTIVE") -> list[Fee]:
-        """Return a user's fees in one status."""
-        ...
 
     def pay(
         self,
@@ -77,6 +72,7 @@ def post(
     lease: Lease,
     campus: Campus,
     alma: FeesTarget,
+    marks: Sequence[MarkPlace],
     *,
     monotonic: Callable[[], float] = time.monotonic,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -84,11 +80,13 @@ def post(
     """Post every waiting payment to Alma, account by account.
 
     One account that can't be read leaves its payments to the next run; Alma being down for several in
-    a row ends the task (``Retriable``). Raises ``SendingStopped`` when the first payment ever can't be
-    read back.
+    a row ends the task (``Retriable``). Raises ``SendingStopped`` when the ledger's ``marks`` are not its
+    own, or when the first payment ever can't be read back.
     """
     with ledger.read() as tx:
         waiting = entries.to_post(tx)
+    if waiting:
+        guard.advance(ledger, marks)
     poster = _Poster(ledger, lease, campus, alma, monotonic)
     done = failed_in_a_row = 0
     for account, group in groupby(waiting, key=lambda row: row["account"]):
@@ -150,7 +148,7 @@ class _Poster:
         payments = [row for row in payments if not self._held(row)]
         if not payments:
             return
-        found = self._read(account, {str(row["fee_id"]) for row in payments})
+        found = look_up(self.alma, account, frozenset(str(row["fee_id"]) for row in payments))
         for row in payments:
             fee = found.get(row["fee_id"])
             if fee is None:
@@ -178,19 +176,6 @@ class _Poster:
         with self.ledger.read() as tx:
             now = moment(tx.now)
         return now < moment(row["marked_at"]) + timedelta(minutes=self.campus.sis_to_alma.quiet_minutes)
-
-    def _read(self, account: str, wanted: set[str]) -> dict[str, Fee]:
-        """Return the wanted fees, looked for in as many statuses as it takes."""
-        found: dict[str, Fee] = {}
-        for status in STATUSES:
-            for fee in self.alma.fees(account, status):
-                if fee.fee_id in wanted:
-                    if fee.fee_id in found:
-                        raise Inconsistent("A fee moved from one list to another while it was read.")
-                    found[fee.fee_id] = fee
-            if wanted <= found.keys():
-                break
-        return found
 
     def _one(self, account: str, row: Row, fee: Fee) -> Fee | None:
         """Post one payment on a fee as read; return the fee as it stands then, if it changed."""
@@ -248,16 +233,15 @@ class _Poster:
         return after
 
     def _posted(self, row: Row, fee: Fee, value: int, found: bool = False) -> None:
-        over = int(row["amount"]) - value
+        listed = [exceptions.overpaid(row, value)] if int(row["amount"]) > value else []
         with self.ledger.write(self.lease) as tx:
             entries.settle_posting(tx, row, "posted", posted=value)
-            listed = [self._listing(row, "paid more than Alma's balance", over)] if over > 0 else []
-            exceptions.close_others(tx, [self._subject(row)], listed)
+            exceptions.close_others(tx, [f"payment {row['payment_no']}"], listed)
             exceptions.open_all(tx, listed)
             # So that the balances count the payment on both sides; the next plan reads for itself.
             fees.store_balance(tx, fee, row["external_id"], value)
         self.counts.posted += 1
-        self.counts.listed += over > 0
+        self.counts.listed += len(listed)
         if found:
             self.counts.found_posted += 1
         else:
@@ -272,7 +256,7 @@ class _Poster:
         if row is None:
             return
         try:
-            seen = self._read(row["account"], {str(row["fee_id"])}).get(row["fee_id"])
+            seen = look_up(self.alma, row["account"], frozenset({str(row["fee_id"])})).get(row["fee_id"])
         except Refused:
             seen = None
         ours = [t for t in seen.own_payments() if t.external_id == row["external_id"]] if seen else []
@@ -303,21 +287,12 @@ class _Poster:
             self._list(row, kind, error)
 
     def _list(self, row: Row, kind: str, error: AlmaHookError | None = None) -> None:
-        listed = self._listing(row, kind, int(row["amount"]), error)
+        more = f"; {error}" if error is not None else ""
+        listed = exceptions.of_payment(row, kind, int(row["amount"]), more)
         with self.ledger.write(self.lease) as tx:
             exceptions.close_others(tx, [listed.subject], [listed])
             exceptions.open_all(tx, [listed])
         self.counts.listed += 1
-
-    def _listing(self, row: Row, kind: str, value: int, error: AlmaHookError | None = None) -> Listed:
-        part = f"{amount(value)} of {amount(int(row['amount']))}"
-        detail = f"{part} not in Alma; file {row['file_sha256'][:12]}, line {row['line_no']}"
-        if error is not None:
-            detail += f"; {error}"
-        return Listed(kind, self._subject(row), value, detail, row["fee_id"], row["payment_key"])
-
-    def _subject(self, row: Row) -> str:
-        return f"payment {row['payment_no']}"
 
 
 def _alike(fee: Fee, value: int) -> bool:

@@ -20,6 +20,8 @@ class RemoteFolder(Protocol):
 
     #: Names the server in the ledger: host and port.
     target: str
+    #: The fingerprint of the server's host key, ``SHA256:...``.
+    host_key: str
 
     def size(self, path: str) -> int | None:
         """Return a file's size in bytes, ``None`` when it is not there."""

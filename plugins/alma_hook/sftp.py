@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from alma_hook.errors import Fatal, Fault, NotPermitted, Retriable, SettingsError
+from alma_hook.errors import Fatal, NotPermitted, Retriable
 from alma_hook.remote import RemoteFile
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 class SftpFolder:
     """A connected SFTP session. ``target`` names the server for the ledger: host and port."""
 
-    def __init__(self, client: SFTPClient, target: str) -> None:
+    def __init__(self, client: SFTPClient, target: str, host_key: str) -> None:
         self._client = client
         self.target = target
+        self.host_key = host_key
 
     def size(self, path: str) -> int | None:
         """Return a file's size in bytes, ``None`` when it is not there."""
@@ -106,19 +107,23 @@ def connect(conn_id: str) -> Iterator[SftpFolder]:
     """
     from airflow.providers.sftp.hooks.sftp import SFTPHook
 
-    from alma_hook.airflow_names import AirflowNotFoundException
+    from alma_hook.airflow_names import connection_of
 
+    unchecked = str(connection_of(conn_id).extra_dejson.get("no_host_key_check", "false")).lower() == "true"
     with ExitStack() as stack:
         try:
             # One attempt: the task's own retries wait longer, and say so in the UI.
             hook = SFTPHook(ssh_conn_id=conn_id)
-            hook.conn_retry_attempts = 1  # an attribute, as the oldest provider has no such parameter
+            # Attributes, as the oldest provider has no such parameter, and does not check unless told to.
+            hook.conn_retry_attempts = 1
+            hook.no_host_key_check = unchecked
             client = stack.enter_context(hook.get_managed_conn())
-        except AirflowNotFoundException:
-            raise no_connection(conn_id) from None
         except Exception as error:  # noqa: BLE001 paramiko, sockets and the provider each raise their own
             raise _connect_error(conn_id, error) from None
-        yield SftpFolder(client, f"{hook.remote_host}:{hook.port or 22}")
+        channel = client.get_channel()
+        assert channel is not None  # of an open session
+        key = channel.get_transport().get_remote_server_key()
+        yield SftpFolder(client, f"{hook.remote_host}:{hook.port or 22}", key.fingerprint)
 
 
 def _connect_error(conn_id: str, error: Exception) -> Exception:
@@ -132,10 +137,3 @@ def _connect_error(conn_id: str, error: Exception) -> Exception:
             "operator and put it as host_key into the connection's extra; do not switch the check off."
         )
     return Retriable(f"The SFTP server of connection {conn_id} can't be reached ({type(error).__name__}).")
-
-
-def no_connection(conn_id: str) -> SettingsError:
-    """Return the error of an Airflow connection that does not exist."""
-    return SettingsError(
-        "An Airflow connection is missing.", [Fault("connection", "create it", field=conn_id)]
-    )

@@ -46,6 +46,40 @@ def campus(tmp_path: Path) -> Campus:
     return made
 
 
+class Supervisor:
+    """What a worker's supervisor answers a task: variables it keeps, of connections it has none."""
+
+    def __init__(self) -> None:
+        self.variables: dict[str, str] = {}
+
+    def send(self, message: Any) -> Any:
+        """Answer one message of the task."""
+        from airflow.sdk.exceptions import ErrorType
+        from airflow.sdk.execution_time.comms import ErrorResponse, VariableResult
+
+        kind = type(message).__name__
+        if kind == "PutVariable":
+            self.variables[message.key] = message.value
+            return None
+        if kind == "GetVariable" and message.key in self.variables:
+            return VariableResult(key=message.key, value=self.variables[message.key])
+        missing = {
+            "GetVariable": ErrorType.VARIABLE_NOT_FOUND,
+            "GetConnection": ErrorType.CONNECTION_NOT_FOUND,
+        }
+        return ErrorResponse(error=missing[kind])
+
+
+@pytest.fixture(autouse=True)
+def supervisor(monkeypatch: pytest.MonkeyPatch) -> Supervisor:
+    """The process above the task's, which a task asks for what lies in Airflow's database."""
+    from airflow.sdk.execution_time import task_runner
+
+    answering = Supervisor()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", answering, raising=False)
+    return answering
+
+
 @dataclass
 class Recorder:
     """Stands before the simulator and keeps every request as it came over the wire."""

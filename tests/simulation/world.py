@@ -174,7 +174,9 @@ class World:
         target = bridge.folder.target
         task(
             "plan",
-            lambda ledger, lease: charges.plan(ledger, lease, bridge.campus, bridge.layout, target, live),
+            lambda ledger, lease: charges.plan(
+                ledger, lease, bridge.campus, bridge.layout, target, live, bridge.marks
+            ),
         )
         task("write", lambda ledger, lease: self._write(ledger, lease, live))
         if live:
@@ -187,7 +189,9 @@ class World:
             charges.write_file(ledger, lease, self.bridge.campus, self.bridge.layout, row)
 
     def _upload(self, ledger: Ledger, lease: Lease) -> None:
-        delivery.deliver_all(ledger, lease, self.bridge.campus.sfs, self.bridge.folder, self.bridge.folder)
+        delivery.deliver_all(
+            ledger, lease, self.bridge.campus.sfs, self.bridge.folder, self.bridge.folder, self.bridge.marks
+        )
         payments.settle_by_credits(ledger, lease)
 
     def run_back(self) -> None:
@@ -206,12 +210,14 @@ class World:
         task(
             "post",
             lambda ledger, lease: payments.post(
-                ledger, lease, bridge.campus, bridge.api, monotonic=self.seconds
+                ledger, lease, bridge.campus, bridge.api, bridge.marks, monotonic=self.seconds
             ),
         )
         task(
             "archive",
-            lambda ledger, lease: payment_intake.archive_files(bridge.folder, ledger, lease, bridge.campus),
+            lambda ledger, lease: payment_intake.archive_files(
+                bridge.folder, ledger, lease, bridge.campus, bridge.marks
+            ),
         )
 
     def _run(self, direction: str, tasks: Callable[[Callable[..., Any]], None], what: str) -> None:

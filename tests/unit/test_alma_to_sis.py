@@ -481,7 +481,9 @@ def test_a_reading_that_the_books_have_overtaken_is_not_planned(one: tuple[Bridg
         bridge.retrieve("open_fees", ledger, lease, True)
         bridge.read(ledger, lease)
         bridge.sis_to_alma()
-        counts = charges.plan(ledger, lease, bridge.campus, bridge.layout, bridge.folder.target, True)
+        counts = charges.plan(
+            ledger, lease, bridge.campus, bridge.layout, bridge.folder.target, True, bridge.marks
+        )
     assert (counts.stale, counts.charges, counts.credits) == (1, 0, 0)
     assert lines(bridge) == before
     run(bridge, "open_fees")

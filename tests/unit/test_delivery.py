@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
@@ -217,7 +218,9 @@ class Sent:
         with bridge.working("out") as (ledger, lease):
             bridge.retrieve("analytics_report", ledger, lease, True)
             bridge.read(ledger, lease)
-            charges.plan(ledger, lease, bridge.campus, bridge.layout, bridge.folder.target, True)
+            charges.plan(
+                ledger, lease, bridge.campus, bridge.layout, bridge.folder.target, True, bridge.marks
+            )
             with ledger.read() as tx:
                 (row,) = batches.in_states(tx, "planned")
             self.content = charges.write_file(ledger, lease, bridge.campus, bridge.layout, row)
@@ -229,7 +232,9 @@ class Sent:
         folder.before = before  # type: ignore[assignment]
         try:
             with self.bridge.working("out") as (ledger, lease):
-                outcomes = delivery.deliver_all(ledger, lease, self.bridge.campus.sfs, folder, folder)
+                outcomes = delivery.deliver_all(
+                    ledger, lease, self.bridge.campus.sfs, folder, folder, self.bridge.marks
+                )
         finally:
             folder.before = lambda _action, _path: None
         return outcomes[0].state
@@ -276,17 +281,23 @@ def test_a_delivered_file_lies_there_under_its_own_name_only(sent: Sent) -> None
     assert [result.loaded for result in sent.bridge.far.load_inbound()] == [True]
 
 
-def test_the_archive_holds_the_bytes_and_a_manifest_without_emplids(sent: Sent) -> None:
+def test_the_archive_holds_the_bytes_the_lines_and_the_end_of_each_batch(sent: Sent) -> None:
     sent.deliver()
     archive = sent.bridge.folder.path(ARCHIVE)
     assert (archive / sent.name).read_bytes() == sent.content
-    manifest = (archive / f"{sent.name}.manifest.csv").read_text()
+    (row,) = csv.DictReader((archive / f"{sent.name}.manifest.csv").read_text().splitlines())
     (fee,) = sent.bridge.far.alma.fees.values()
-    assert manifest.splitlines() == [
-        "batch,kind,sha256,line,fee,cents,item_type,term,reference",
-        f"000001,charges,{hashlib.sha256(sent.content).hexdigest()},1,{fee.id},1000,300000000001,,ALMA{fee.id}",
+    digest = hashlib.sha256(sent.content).hexdigest()
+    assert [row[name] for name in ("institution", "batch_id", "sha256")] == [
+        "01CAMPUS_INST",
+        "000001",
+        digest,
     ]
-    assert fee.user.primary_id not in manifest
+    of_line = ("line_no", "fee_id", "kind", "amount", "emplid", "item_type", "term", "reference")
+    assert [row[name] for name in of_line] == [
+        "1", fee.id, "charge", "1000", fee.user.primary_id, "300000000001", "", f"ALMA{fee.id}",
+    ]  # fmt: skip
+    assert (archive / f"{sent.name}.state").read_text() == "delivered\n"
 
 
 def test_the_file_is_archived_before_it_is_sent(sent: Sent) -> None:
@@ -423,6 +434,8 @@ def test_what_reading_back_notices(
 @pytest.mark.parametrize("read_back", ["size", "none"])
 def test_a_drop_box_that_lets_nothing_be_read(make_bridge: MakeBridge, read_back: str) -> None:
     sent = sent_with(make_bridge, read_back=read_back)
+    assert not sent.bridge.campus.archive_can_be_read
+    sent.bridge.marks.pop()
 
     def before(action: str, path: str) -> None:
         if action == "read":

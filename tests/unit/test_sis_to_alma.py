@@ -734,8 +734,9 @@ def test_a_worker_that_stood_still_sends_nothing_late(small_on_both: Bridge) -> 
         payment_intake.take_in(ledger, lease, bridge.campus)
         with pytest.raises(LeaseTaken):
             payments.post(
-                ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), monotonic=lambda: stood
-            )
+                ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.marks,
+                monotonic=lambda: stood,
+            )  # fmt: skip
 
     assert len(stopped) == 1
     assert_posted_once(bridge, paid)
@@ -757,7 +758,7 @@ def test_a_worker_that_was_overtaken_changes_nothing_afterwards(small: Bridge) -
         payment_intake.find_files(small.folder, ledger, lease, small.campus)
         payment_intake.take_in(ledger, lease, small.campus)
         with pytest.raises(LeaseTaken):
-            payments.post(ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None))
+            payments.post(ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.marks)
 
     assert overtaken[0].found_posted == 1
     assert_posted_once(small, paid)

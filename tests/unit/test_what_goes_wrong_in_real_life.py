@@ -179,7 +179,7 @@ def test_a_plan_cleared_days_later_uses_no_old_reading(small: Bridge) -> None:
     small.far.refresh_analytics()
 
     def plan(ledger: Ledger, lease: Lease) -> charges.PlanCounts:
-        return charges.plan(ledger, lease, small.campus, small.layout, small.folder.target, True)
+        return charges.plan(ledger, lease, small.campus, small.layout, small.folder.target, True, small.marks)
 
     as_task(small, "monday", lambda ledger, lease: small.retrieve("analytics_report", ledger, lease, True))
     as_task(small, "monday", lambda ledger, lease: small.read(ledger, lease, True))

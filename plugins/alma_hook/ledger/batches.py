@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alma_hook.errors import LeaseTaken
-from alma_hook.ledger import fees
-from alma_hook.ledger.store import Row, Tx
+from alma_hook.errors import LeaseTaken, LedgerError
+from alma_hook.ledger import exceptions, fees
+from alma_hook.ledger.store import Row, Tx, in_list
 
 #: States in which a live batch still has to be worked on, in their order.
 UNFINISHED = ("planned", "written", "uploading", "uploaded", "renaming")
+
+#: The columns of an archived file's manifest: those of its batch, then those of each line.
+MANIFEST_BATCH = (
+    "institution", "batch_id", "run_id", "created_at", "layout", "file_name", "file_date", "target", "directory", "sha256",
+)  # fmt: skip
+MANIFEST_LINE = (
+    "line_no", "fee_id", "user_id", "kind", "amount", "emplid", "item_type", "term", "reference", "description",
+    "account_type", "effective_date", "due_date", "reason",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,13 @@ class Target:
     directory: str
 
 
+_INSERT_LINE = (
+    "INSERT INTO line (institution, batch_id, line_no, fee_id, kind, amount, emplid, item_type, term, reference, "
+    "description, account_type, effective_date, due_date, reason, state) VALUES (:i, :b, :n, :fee_id, :kind, :amount, "
+    ":emplid, :item_type, :term, :reference, :description, :account_type, :effective_date, :due_date, :reason, :state)"
+)
+
+
 def open_batch(tx: Tx, kind: str, live: bool, lines: Sequence[Line], target: Target) -> str:
     """Fix the lines of a new batch and return its id. ``{sequence}`` in the file name is filled in.
 
@@ -70,8 +86,7 @@ def open_batch(tx: Tx, kind: str, live: bool, lines: Sequence[Line], target: Tar
         total=sum(line.amount for line in lines),
     )
     tx.many(
-        "INSERT INTO line VALUES (:i, :b, :n, :fee_id, :kind, :amount, :emplid, :item_type, :term, :reference, "
-        ":description, :account_type, :effective_date, :due_date, :reason, :state)",
+        _INSERT_LINE,
         [
             {
                 "b": batch_id,
@@ -114,8 +129,29 @@ def batch(tx: Tx, batch_id: str) -> Row:
 
 
 def lines(tx: Tx, batch_id: str) -> list[Row]:
-    """Return a batch's lines in their order."""
-    return tx.rows("SELECT * FROM line WHERE institution = :i AND batch_id = :b ORDER BY line_no", b=batch_id)
+    """Return a batch's lines in their order, with the account of each one's fee."""
+    return tx.rows(
+        "SELECT l.*, f.user_id FROM line l JOIN fee f ON f.institution = l.institution AND f.fee_id = l.fee_id "
+        "WHERE l.institution = :i AND l.batch_id = :b ORDER BY l.line_no",
+        b=batch_id,
+    )
+
+
+def unnoted(tx: Tx) -> list[Row]:
+    """Return the batches whose end the archive does not tell yet, oldest first."""
+    return tx.rows(
+        "SELECT * FROM batch WHERE institution = :i AND state IN ('delivered', 'cancelled') "
+        "AND (noted_at IS NULL OR noted_at <> changed_at) ORDER BY batch_id"
+    )
+
+
+def noted(tx: Tx, row: Row) -> None:
+    """Record that the archive tells of this change of a batch."""
+    tx.run(
+        "UPDATE batch SET noted_at = :changed WHERE institution = :i AND batch_id = :b",
+        changed=row["changed_at"],
+        b=row["batch_id"],
+    )
 
 
 def content(tx: Tx, batch_id: str) -> bytes:
@@ -148,6 +184,21 @@ def move(tx: Tx, batch_id: str, before: str, after: str, **stamps: str) -> None:
     if not moved:
         raise LeaseTaken(f"Batch {batch_id} is no longer {before}: another run works on it.")
     tx.event(f"batch {batch_id}", after)
+    if before == "unconfirmed":
+        exceptions.close_subject(tx, f"batch {batch_id}", f"it is {after}")
+    if after == "unconfirmed":
+        _list_unconfirmed(tx, batch_id)
+
+
+def _list_unconfirmed(tx: Tx, batch_id: str) -> None:
+    row = batch(tx, batch_id)
+    detail = (
+        f"{row['file_name']}, {row['line_count']} lines: ask whether PeopleSoft has it, then mark-delivered or "
+        "mark-not-delivered"
+    )
+    exceptions.open_all(
+        tx, [exceptions.Listed("batch unconfirmed", f"batch {batch_id}", int(row["total"]), detail)]
+    )
 
 
 def acknowledge(tx: Tx, batch_id: str) -> None:
@@ -203,6 +254,93 @@ def drop(tx: Tx, batch_id: str, before: str) -> None:
         b=batch_id,
     )
     fees.touch(tx, [line["fee_id"] for line in lines(tx, batch_id)])
+
+
+def accounts_charged(tx: Tx, fee_ids: Sequence[str]) -> dict[str, str]:
+    """Return the account of every fee that the ledger has a line or, of those named, any record of."""
+    rows = tx.rows(
+        "SELECT DISTINCT f.fee_id, f.user_id FROM fee f JOIN line l ON l.institution = f.institution "
+        "AND l.fee_id = f.fee_id WHERE f.institution = :i AND l.state <> 'preview'"
+    )
+    rows += in_list(tx, "SELECT fee_id, user_id FROM fee WHERE institution = :i AND fee_id", fee_ids)
+    return {row["fee_id"]: row["user_id"] for row in rows}
+
+
+_LINE_STATES = {"delivered": "sent", "cancelled": "dropped", "unconfirmed": "pending"}
+
+
+def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str) -> bool:
+    """Bring in a batch as the archive tells it, or bring this ledger's one to that end; ``True``: it was new.
+
+    ``state``: ``delivered``, ``cancelled``, or ``unconfirmed``. Raises ``LedgerError`` when the ledger has
+    another batch of that number, or another end of it.
+    """
+    batch_id = str(told["batch_id"])
+    held = tx.row("SELECT * FROM batch WHERE institution = :i AND batch_id = :b", b=batch_id)
+    if held is not None:
+        same = [(row["fee_id"], row["kind"], int(row["amount"])) for row in lines(tx, batch_id)]
+        ended = held["state"] in ("delivered", "cancelled")
+        if same != [(row["fee_id"], row["kind"], int(row["amount"])) for row in of] or (
+            ended and state not in (held["state"], "unconfirmed")
+        ):
+            raise LedgerError(
+                f"Batch {batch_id} in the archive is not this ledger's: two ledgers have been at work. Nothing was "
+                "changed. Put the one back that sent what PeopleSoft has."
+            )
+        if not ended:
+            keep_content(tx, batch_id, data, str(told["sha256"]))
+            {"delivered": deliver, "cancelled": drop, "unconfirmed": _park}[state](
+                tx, batch_id, held["state"]
+            )
+        return False
+    tx.many(
+        "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) VALUES (:i, :fee_id, :user_id, :now) "
+        "ON CONFLICT (institution, fee_id) DO NOTHING",
+        [{"fee_id": row["fee_id"], "user_id": row["user_id"], "now": tx.now} for row in of],
+    )
+    tx.run(
+        "INSERT INTO batch (institution, batch_id, kind, state, run_id, created_at, changed_at, layout, file_name, "
+        "file_date, target, directory, line_count, total, delivered_at) VALUES (:i, :b, :kind, :state, :run, :created, "
+        ":now, :layout, :file_name, :file_date, :target, :directory, :count, :total, :delivered)",
+        b=batch_id,
+        kind=f"{of[0]['kind']}s",
+        state=state,
+        run=told["run_id"],
+        created=told["created_at"],
+        now=tx.now,
+        count=len(of),
+        total=sum(int(row["amount"]) for row in of),
+        # When it was delivered is not told; it can't have been before it was made.
+        delivered=told["created_at"] if state == "delivered" else None,
+        **{name: told[name] for name in ("layout", "file_name", "file_date", "target", "directory")},
+    )
+    keep_content(tx, batch_id, data, str(told["sha256"]))
+    tx.many(
+        _INSERT_LINE,
+        [
+            {
+                **{name: row[name] for name in Line.__slots__},
+                "b": batch_id,
+                "n": int(row["line_no"]),
+                "amount": int(row["amount"]),
+                "state": _LINE_STATES[state],
+            }
+            for row in of
+        ],
+    )
+    tx.run(
+        "UPDATE institution SET last_batch = :n WHERE institution = :i AND last_batch < :n", n=int(batch_id)
+    )
+    fees.touch(tx, [row["fee_id"] for row in of])
+    tx.event(f"batch {batch_id}", "restored from the archive", state)
+    if state == "unconfirmed":
+        _list_unconfirmed(tx, batch_id)
+    return True
+
+
+def _park(tx: Tx, batch_id: str, before: str) -> None:
+    if before != "unconfirmed":
+        move(tx, batch_id, before, "unconfirmed")
 
 
 def lines_of_fee(tx: Tx, fee_id: str) -> list[dict[str, Any]]:

@@ -22,6 +22,24 @@ class Listed:
     payment_key: str | None = None
 
 
+OVERPAID = "paid more than Alma's balance"
+
+
+def of_payment(row: Row, kind: str, value: int, more: str = "") -> Listed:
+    """Return the entry of a payment of which ``value`` cents are not in Alma."""
+    detail = (
+        f"{amount(value)} of {amount(int(row['amount']))} not in Alma; "
+        f"file {row['file_sha256'][:12]}, line {row['line_no']}"
+    )
+    subject = f"payment {row['payment_no']}"
+    return Listed(kind, subject, value, detail + more, row["fee_id"], row["payment_key"])
+
+
+def overpaid(row: Row, posted: int) -> Listed:
+    """Return the entry of a payment that was more than Alma's balance."""
+    return of_payment(row, OVERPAID, int(row["amount"]) - posted)
+
+
 def open_all(tx: Tx, entries: Iterable[Listed]) -> int:
     """List these, or note that they still stand; return how many are new."""
     new = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from alma_hook.errors import Fatal, SendingStopped
+from alma_hook.ledger import guard
 from alma_hook.ledger.store import Tx
 
 
@@ -14,6 +15,16 @@ def require_opened(tx: Tx) -> None:
             "again. If PeopleSoft holds no library fees of ours, run `python -m alma_hook open --begin-clean` once. If "
             "it does, this is not the right ledger: put the right one back."
         )
+
+
+def restored(tx: Tx) -> None:
+    """Record a repair: the books are open, and what stands outside is accepted once."""
+    tx.run(
+        "UPDATE institution SET opened_at = :now, opened_by = :by WHERE institution = :i AND opened_at IS NULL",
+        now=tx.now,
+        by=tx.actor,
+    )
+    guard.unbind(tx, guard.MARKS, "repaired from the archive and Alma")
 
 
 def open_clean(tx: Tx, by: str) -> None:

@@ -10,8 +10,8 @@ from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
 from alma_hook.ledger import exceptions, fees
 from alma_hook.ledger.store import Row, Tx, in_list
 
-#: States from which a payment may (again) be tried.
-WAITING = ("new", "posting", "unknown")
+#: The key of a payment that is known by Alma's word only.
+_LOST = "alma:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,69 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     )
 
 
+def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -> bool:
+    """Bring in a payment that Alma shows with our key and the ledger has lost; ``False``: it has it.
+
+    What identifies it in PeopleSoft is told again by its line, see ``adopt``.
+    """
+    if known_external_ids(tx, [external_id]):
+        return False
+    tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
+    tx.run(
+        "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at) "
+        "SELECT :i, :key, i.last_payment, :external, :fee, COALESCE((SELECT l.emplid FROM line l "
+        "WHERE l.institution = :i AND l.fee_id = :fee AND l.state = 'sent' AND l.kind = 'charge' "
+        "ORDER BY l.batch_id DESC, l.line_no DESC LIMIT 1), ''), CAST(:value AS BIGINT), :paid_on, 'Alma', '', 0, :now, "
+        ":run, 'posted', CAST(:value AS BIGINT), :now FROM institution i WHERE i.institution = :i",
+        key=f"{_LOST}{external_id}",
+        external=external_id,
+        fee=fee_id,
+        value=value,
+        paid_on=(at or "")[:10],
+        now=tx.now,
+        run=tx.run_id,
+    )
+    # Alma gives our keys back: here one is.
+    tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
+    fees.touch(tx, [fee_id])
+    tx.event(f"fee {fee_id}", "payment found in Alma", external_id)
+    return True
+
+
+def adopt(
+    tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]
+) -> tuple[list[Payment], list[Row]]:
+    """Give restored payments what their lines tell of them; return the new ones, and the restored overpaid ones.
+
+    Line and restored payment have the same external id, as it follows from what identifies the payment.
+    """
+    lost = {
+        row["external_id"]
+        for row in in_list(
+            tx,
+            f"SELECT external_id FROM payment WHERE institution = :i AND payment_key LIKE '{_LOST}%' AND external_id",
+            [payment.external_id for payment in found],
+        )
+    }
+    for payment in found:
+        if payment.external_id in lost:
+            tx.run(
+                "UPDATE payment SET payment_key = :key, emplid = :emplid, amount = :amount, paid_on = :paid_on, "
+                "file_name = :file, file_sha256 = :sha, line_no = :line WHERE institution = :i AND external_id = :external",
+                key=payment.payment_key,
+                emplid=payment.emplid,
+                amount=payment.amount,
+                paid_on=payment.paid_on,
+                file=file_name,
+                sha=file_sha256,
+                line=payment.line_no,
+                external=payment.external_id,
+            )
+    sql = "SELECT * FROM payment WHERE institution = :i AND amount > posted AND external_id"
+    return [payment for payment in found if payment.external_id not in lost], in_list(tx, sql, sorted(lost))
+
+
 def to_post(tx: Tx) -> list[Row]:
     """Return every payment still to be posted, with the fee's account and the EMPLID it was charged to.
 
@@ -247,6 +310,8 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str) -> None:
             "An exception on a fee goes by itself when the numbers meet again. Change what is wrong in Alma or in the "
             "settings; the next run sees it."
         )
+    if row["subject"].startswith("batch "):
+        raise Fatal("A batch is settled by what is said of it: mark-delivered or mark-not-delivered.")
     payment = tx.row(
         "SELECT * FROM payment WHERE institution = :i AND payment_key = :key AND state IN ('new', 'posting', 'unknown')",
         key=row["payment_key"],
@@ -288,6 +353,16 @@ def first_posted(tx: Tx) -> Row | None:
         "SELECT p.*, f.user_id AS account FROM payment p "
         "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
         "WHERE p.institution = :i AND p.state = 'posted' ORDER BY p.marked_at, p.payment_no"
+    )
+
+
+def latest_posted(tx: Tx, count: int) -> list[Row]:
+    """Return the payments posted last, with their fees' accounts."""
+    return tx.rows(
+        "SELECT p.*, f.user_id AS account FROM payment p "
+        "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
+        "WHERE p.institution = :i AND p.state = 'posted' ORDER BY p.marked_at DESC, p.payment_no DESC LIMIT :n",
+        n=count,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any
 
 from alma_hook.errors import BadFile, Fault
-from alma_hook.operators.base import BACK_SHARE, CampusOperator, Run, alma_of
+from alma_hook.operators.base import BACK_SHARE, CampusOperator, Run, alma_of, archive_of
 
 
 class FindPaymentFiles(CampusOperator):
@@ -45,7 +46,7 @@ class PostPayments(CampusOperator):
 
     def work(self, run: Run) -> dict[str, Any]:
         """Post account by account; a campus that is not live posts nothing."""
-        from alma_hook import payments
+        from alma_hook import payments, sftp
         from alma_hook.ledger import institutions
         from alma_hook.money import amount
 
@@ -55,8 +56,11 @@ class PostPayments(CampusOperator):
         with run.ledger.read() as tx:
             institutions.require_opened(tx)
         hook, api = alma_of(run, BACK_SHARE)
-        with run.lease("back") as lease:
-            counts = payments.post(run.ledger, lease, run.campus, api, progress=self.progress())
+        with ExitStack() as stack:
+            folder = stack.enter_context(sftp.connect(run.campus.connections.sfs))
+            marks = run.marks(archive_of(run, folder, stack))
+            lease = stack.enter_context(run.lease("back"))
+            counts = payments.post(run.ledger, lease, run.campus, api, marks, progress=self.progress())
         self.say(
             "%d payments posted (%s; %d found posted), %d listed, %d waiting; %s calls left today",
             counts.posted, amount(counts.cents), counts.found_posted, counts.listed, counts.waiting, hook.remaining,
@@ -75,8 +79,11 @@ class ArchiveFiles(CampusOperator):
         if not run.live:
             self.say("Rehearsal: files stay where they are.")
             return {}
-        with run.lease("back") as lease, sftp.connect(run.campus.connections.sfs) as folder:
-            moved = payment_intake.archive_files(folder, run.ledger, lease, run.campus)
+        with ExitStack() as stack:
+            lease = stack.enter_context(run.lease("back"))
+            folder = stack.enter_context(sftp.connect(run.campus.connections.sfs))
+            marks = run.marks(archive_of(run, folder, stack))
+            moved = payment_intake.archive_files(folder, run.ledger, lease, run.campus, marks)
         self.say("%d files archived", moved)
         with run.ledger.read() as tx:
             refused = entries.files(tx, "refused")

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from alma_hook.alma import AlmaApi
+    from alma_hook.guard import MarkPlace
     from alma_hook.hook import AlmaHook
     from alma_hook.layouts import Layout
     from alma_hook.ledger import Ledger
+    from alma_hook.remote import RemoteFolder
 
 AS_IN_SETTINGS = "as in the settings"
 #: The two ways may run at once, so each has a fixed share of the connection's rate.
@@ -56,6 +58,17 @@ class Run:
         end = self.context.get("data_interval_end")
         by_hand = str(getattr(self.context["dag_run"], "run_type", "")).endswith("manual")
         return datetime.now(UTC) if end is None or by_hand else end
+
+    def marks(self, archive: RemoteFolder) -> list[MarkPlace]:
+        """Where the ledger's mark stands: in Airflow's variables and in the archive, each backed up apart."""
+        from alma_hook.connections import VariableMark
+        from alma_hook.guard import ArchiveMark
+
+        variable = VariableMark(self.campus.institution)
+        if not self.campus.archive_can_be_read:
+            return [variable]
+        directory = self.campus.sfs.archive_directory
+        return [variable, ArchiveMark(archive, directory, self.campus.institution)]
 
     @property
     def layout(self) -> Layout:
@@ -131,6 +144,7 @@ def opened(settings_file: str, context: Context) -> Iterator[Run]:
 
 def alma_of(run: Run, share: float = OUT_SHARE) -> tuple[AlmaHook, AlmaApi]:
     """Return the hook and API of a campus, once it is sure that the key is this institution's."""
+    from alma_hook import guard
     from alma_hook.hook import AlmaHook
 
     hook = AlmaHook(
@@ -147,7 +161,17 @@ def alma_of(run: Run, share: float = OUT_SHARE) -> tuple[AlmaHook, AlmaApi]:
             f"The API key belongs to {answers}, the settings are {run.campus.institution}'s. Nothing was read or "
             f"changed: correct connection {run.campus.connections.alma} or the settings."
         )
+    if run.live:
+        guard.bind_alma(run.ledger, api)
     return hook, api
+
+
+def archive_of(run: Run, folder: RemoteFolder, stack: ExitStack) -> RemoteFolder:
+    """Return the archive's folder: of the same server, or of a connection of its own."""
+    from alma_hook import sftp
+
+    archive = run.campus.connections.archive
+    return folder if archive is None else stack.enter_context(sftp.connect(archive))
 
 
 class Report(CampusOperator):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from alma_hook.errors import SendingStopped
-from alma_hook.operators.base import AS_IN_SETTINGS, CampusOperator, Run, alma_of
+from alma_hook.operators.base import AS_IN_SETTINGS, CampusOperator, Run, alma_of, archive_of
 
 try:
     from airflow.sdk import BaseBranchOperator
@@ -165,18 +165,20 @@ class PlanBatches(CampusOperator):
 
     def work(self, run: Run) -> dict[str, Any]:
         """Plan from this run's readings only."""
-        from alma_hook import charges, sftp
+        from alma_hook import charges, guard, sftp
         from alma_hook.ledger import institutions
 
         if run.live:
             with run.ledger.read() as tx:
                 institutions.require_opened(tx)
-        target = "rehearsal"
-        if run.live:
-            with sftp.connect(run.campus.connections.sfs) as folder:
-                target = folder.target
-        with run.lease("out") as lease:
-            counts = charges.plan(run.ledger, lease, run.campus, run.layout, target, run.live)
+        with ExitStack() as stack:
+            target, marks = "rehearsal", []
+            if run.live:
+                folder = stack.enter_context(sftp.connect(run.campus.connections.sfs))
+                target, marks = folder.target, run.marks(archive_of(run, folder, stack))
+                guard.bind_server(run.ledger, folder)
+            lease = stack.enter_context(run.lease("out"))
+            counts = charges.plan(run.ledger, lease, run.campus, run.layout, target, run.live, marks)
         self.say(
             "%d fees considered: %d charges (%d cents), %d credits (%d cents), %d listed, %d left to the next run",
             counts.read, counts.charges, counts.charged, counts.credits, counts.credited, counts.listed,
@@ -214,16 +216,16 @@ class UploadSfsFiles(CampusOperator):
             self.say("Rehearsal: nothing is uploaded. The files stand in the ledger, table batch_file.")
             return {}
         with run.ledger.read() as tx:
-            if not batches.in_states(tx, *batches.UNFINISHED[1:]):
+            if not batches.in_states(tx, *batches.UNFINISHED[1:]) and not batches.unnoted(tx):
                 self.say("Nothing to upload.")
                 return {}
-        connections = run.campus.connections
         with ExitStack() as stack:
             lease = stack.enter_context(run.lease("out"))
-            folder = archive = stack.enter_context(sftp.connect(connections.sfs))
-            if connections.archive is not None:
-                archive = stack.enter_context(sftp.connect(connections.archive))
-            outcomes = delivery.deliver_all(run.ledger, lease, run.campus.sfs, folder, archive)
+            folder = stack.enter_context(sftp.connect(run.campus.connections.sfs))
+            archive = archive_of(run, folder, stack)
+            outcomes = delivery.deliver_all(
+                run.ledger, lease, run.campus.sfs, folder, archive, run.marks(archive)
+            )
             payments.settle_by_credits(run.ledger, lease)
         for outcome in outcomes:
             self.say("%s is %s", outcome.file_name, outcome.state)

@@ -1,0 +1,179 @@
+"""A lost or old ledger brought back: from the archive's manifests, from Alma's payments, from payment files.
+
+What was sent stands in the archive, what was posted stands in Alma with our keys, what is still to be
+posted stands in the archived payment files. Nothing is sent here; what can't be told is left to a person.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from alma_hook.alma import FeeLists, look_up
+from alma_hook.alma_answers import Fee
+from alma_hook.campus import Campus
+from alma_hook.delivery import MANIFEST, NOTE
+from alma_hook.errors import BadFile, Fault, Refused
+from alma_hook.ledger import Lease, Ledger, batches, institutions
+from alma_hook.ledger import payments as entries
+from alma_hook.remote import RemoteFolder
+
+_STATES = {"delivered": "delivered", "cancelled": "cancelled", None: "unconfirmed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Archived:
+    """A batch as the archive tells it. ``state`` is its end; ``unconfirmed`` where none is noted."""
+
+    batch: Mapping[str, str]
+    lines: tuple[Mapping[str, Any], ...]
+    content: bytes
+    state: str
+
+
+@dataclass
+class RepairCounts:
+    """What a repair came to. ``accounts_gone``: accounts of charged fees that Alma does not know any more."""
+
+    batches: int = 0
+    added: int = 0
+    given_up: int = 0
+    unconfirmed: int = 0
+    accounts: int = 0
+    accounts_gone: int = 0
+    payments: int = 0
+    files: int = 0
+
+
+def repair(
+    ledger: Ledger,
+    out: Lease,
+    back: Lease,
+    campus: Campus,
+    archive: RemoteFolder,
+    folder: RemoteFolder,
+    alma: FeeLists,
+    *,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> RepairCounts:
+    """Bring the ledger up to what the archive, Alma and the archived payment files say.
+
+    May be run on an empty ledger or on an older copy, and again. Everything is read before anything is
+    written. Raises ``BadFile`` with every fault of the archive, ``Retriable`` when a side can't be read.
+    """
+    told = read_archive(archive, campus)
+    files = _payment_files(folder, campus)
+    counts = RepairCounts(batches=len(told), files=len(files))
+    account_of = {str(line["fee_id"]): str(line["user_id"]) for one in told for line in one.lines}
+    with ledger.read() as tx:
+        # Where the ledger has met a fee since, it knows better: users are re-keyed.
+        account_of |= batches.accounts_charged(tx, sorted(account_of))
+    seen = _read_alma(alma, account_of, counts, progress)
+    with ledger.write(out) as tx:
+        archived = {str(one.batch["batch_id"]) for one in told}
+        for row in batches.in_states(tx, "planned", "written"):
+            if row["batch_id"] not in archived:
+                batches.drop(tx, row["batch_id"], row["state"])
+                counts.given_up += 1
+        for one in told:
+            counts.added += batches.restore(tx, one.batch, one.lines, one.content, one.state)
+        counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
+        institutions.restored(tx)
+    with ledger.write(back) as tx:
+        for fee in seen:
+            for payment in fee.own_payments():
+                counts.payments += entries.restore(
+                    tx, fee.fee_id, str(payment.external_id), payment.cents, payment.at
+                )
+        for name, content in files:
+            entries.keep_file(tx, name, hashlib.sha256(content).hexdigest(), content)
+    return counts
+
+
+def read_archive(archive: RemoteFolder, campus: Campus) -> list[Archived]:
+    """Return every archived batch of this institution, oldest first. Raises ``BadFile`` with all faults."""
+    directory = campus.sfs.archive_directory
+    found: list[Archived] = []
+    faults: list[Fault] = []
+    for file in archive.files(directory, f"*{MANIFEST}"):
+        rows = list(
+            csv.DictReader(io.StringIO(archive.read(f"{directory}/{file.name}").decode("ascii", "replace")))
+        )
+        name = file.name.removesuffix(MANIFEST)
+        wrong = _fault_of(rows)
+        if wrong is not None:
+            faults.append(
+                Fault(
+                    file.name,
+                    f"{wrong}; bring it back from a backup, or remove it if PeopleSoft never got {name}",
+                )
+            )
+            continue
+        if rows[0]["institution"] != campus.institution:
+            continue
+        if archive.size(f"{directory}/{name}") is None:
+            faults.append(
+                Fault(name, "is not beside its manifest; bring it back from a backup of the archive")
+            )
+            continue
+        content = archive.read(f"{directory}/{name}")
+        if hashlib.sha256(content).hexdigest() != rows[0]["sha256"]:
+            faults.append(Fault(name, "is not the file that its manifest tells of; bring the right one back"))
+            continue
+        note = f"{directory}/{name}{NOTE}"
+        end = None if archive.size(note) is None else archive.read(note).decode("ascii", "replace").strip()
+        found.append(Archived(rows[0], tuple(rows), content, _STATES.get(end, "unconfirmed")))
+    if faults:
+        raise BadFile("The archive can't be read whole; nothing was changed.", faults)
+    return sorted(found, key=lambda one: one.batch["batch_id"])
+
+
+def _fault_of(rows: list[dict[str, Any]]) -> str | None:
+    columns = {*batches.MANIFEST_BATCH, *batches.MANIFEST_LINE}
+    if not rows:
+        return "holds no line"
+    if set(rows[0]) != columns:
+        return (
+            "lacks columns of this version, or has others; it was written by another version of this package"
+        )
+    for row in rows:
+        if None in row.values() or not row["amount"].isdecimal() or not row["line_no"].isdecimal():
+            return f"line {row['line_no']} is broken or cut short"
+        if row["batch_id"] != rows[0]["batch_id"]:
+            return "tells of more than one batch"
+    return None
+
+
+def _read_alma(
+    alma: FeeLists,
+    account_of: Mapping[str, str],
+    counts: RepairCounts,
+    progress: Callable[[int, int], None],
+) -> list[Fee]:
+    """Return the charged fees that Alma still has, with their payments."""
+    charged: dict[str, set[str]] = {}
+    for fee_id, account in account_of.items():
+        charged.setdefault(account, set()).add(fee_id)
+    seen: list[Fee] = []
+    for account, fee_ids in sorted(charged.items()):
+        try:
+            found = look_up(alma, account, frozenset(fee_ids))
+        except Refused:
+            counts.accounts_gone += 1
+        else:
+            seen += [fee for fee_id, fee in found.items() if fee_id in fee_ids]
+        counts.accounts += 1
+        progress(counts.accounts, len(charged))
+    return seen
+
+
+def _payment_files(folder: RemoteFolder, campus: Campus) -> list[tuple[str, bytes]]:
+    directory = campus.sis_to_alma.archive_directory
+    patterns = ",".join(f"*_{pattern.strip()}" for pattern in campus.sis_to_alma.pattern.split(","))
+    return [
+        (file.name, folder.read(f"{directory}/{file.name}")) for file in folder.files(directory, patterns)
+    ]
