@@ -63,7 +63,7 @@ def composition(tx: Tx, batch_id: str) -> list[Row]:
     return tx.rows(
         "SELECT COALESCE(r.type, '') AS type, l.item_type, COUNT(*) AS lines, CAST(SUM(l.amount) AS BIGINT) AS total FROM line l "
         "LEFT JOIN reading r ON r.institution = l.institution AND r.fee_id = l.fee_id "
-        "WHERE l.institution = :i AND l.batch_id = :b GROUP BY r.type, l.item_type ORDER BY r.type, l.item_type",
+        "WHERE l.institution = :i AND l.batch_id = :b GROUP BY 1, 2 ORDER BY 1, 2",
         b=batch_id,
     )
 
