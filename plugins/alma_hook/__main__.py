@@ -181,7 +181,7 @@ def _held(options: argparse.Namespace) -> None:
         ]
     for row, digest, composition in shown:
         hours = int((now - moment(row["created_at"])).total_seconds() // 3600)
-        print(f"{row['batch_id']}  {row['kind']}, held for {hours} hours, by {row['run_id']}")
+        print(f"{row['batch_id']}  {row['kind']}, held for {hours} hours, planned by {row['run_id']}")
         print(f"  {row['why']}")
         for part in composition:
             whole = f"{part['lines']} lines, {amount(int(part['total']))}"
