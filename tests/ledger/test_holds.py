@@ -304,6 +304,13 @@ def test_a_batch_given_up_before_it_left_uses_nothing(ledger: Ledger) -> None:
     assert approved(ledger) == {"1"}
 
 
+def test_a_rehearsal_uses_nothing(ledger: Ledger) -> None:
+    picked_up(ledger, line("1"))
+    with ledger.write() as tx:
+        batches.open_batch(tx, "charges", False, [line("1")], TARGET)
+    assert approved(ledger) == {"1"}
+
+
 def test_another_line_of_the_fee_ends_an_approval(ledger: Ledger) -> None:
     picked_up(ledger, line("1"))
     batch_id = plan(ledger, line("1", 1500))

@@ -119,7 +119,7 @@ def approved(tx: Tx, hours: int) -> frozenset[Facts]:
         "JOIN line l ON l.institution = h.institution AND l.batch_id = h.batch_id "
         "WHERE h.institution = :i AND h.answer = 'released' AND h.answered_at >= :since "
         "AND NOT EXISTS (SELECT 1 FROM line u WHERE u.institution = l.institution AND u.fee_id = l.fee_id "
-        "AND u.batch_id > l.batch_id AND u.state IN ('pending', 'sent'))",
+        "AND u.batch_id > l.batch_id AND u.state NOT IN ('dropped', 'preview'))",
         since=instant(moment(tx.now) - timedelta(hours=hours)),
     )
     return frozenset(tuple(row[name] for name in FACTS) for row in rows)
