@@ -294,7 +294,8 @@ def test_no_ledger(unmigrated: Worker) -> None:
 
 @pytest.mark.parametrize(("version", "text"), [(0, "this package needs"), (999, "newer than this package's")])
 def test_a_ledger_of_another_version(version: int, text: str, worker: Worker) -> None:
-    worker.sql(f"UPDATE migration SET version = {version}")
+    worker.sql("DELETE FROM migration")
+    worker.sql(f"INSERT INTO migration VALUES ({version}, 'another.sql', '2026-11-22')")
     with failing_for_good("LedgerError", text):
         worker.run("sis_to_alma")
 
