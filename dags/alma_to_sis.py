@@ -16,6 +16,9 @@ PeopleSoft must be told, write the SFS files (charges and credits apart), delive
 | `upload_sfs_files` | SFTP failed (clear it, it goes on), or it can't be told whether a file arrived: follow the message. |
 | `report` | The ledger can't be reached. Clear it; it only reports. |
 
+A batch beyond the limits of `[brake]` is set aside and the run goes on: `plan_batches`, `upload_sfs_files` and `report` warn
+of it. `python -m alma_hook held` shows it, `release` or `refuse` answers it.
+
 Every task may be cleared and run again at any time: what PeopleSoft already has is never sent twice.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`, and `alma_export_sftp` for the SIS profile.
 """

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import AfterValidator, BaseModel, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints
 from pydantic.fields import FieldInfo
 
-from alma_hook import analytics, campus, charge_file, charges, layouts
+from alma_hook import analytics, campus, charge_file, charges, layouts, money
 from alma_hook.ledger.batches import Line
 
 ROOT = Path(__file__).parents[1]
@@ -67,6 +67,13 @@ MEANINGS = {
     "after a crash the file is left to a person.",
     "sfs.taken_within_hours": "After a crash in the rename: with both names gone, the file counts as collected if it "
     "was uploaded this recently.",
+    "brake.max_lines": "A batch of more lines is held until a person releases it. `0`: every batch is.",
+    "brake.max_total": "So is one of a larger sum. Amounts stand in quotes.",
+    "brake.max_line": "Larger lines are held by themselves; the others go on.",
+    "brake.max_drop": "Percent. A report with suddenly that many fewer open fees than the last one holds all of its run. "
+    "`100` does without.",
+    "brake.approval_hours": "So long a released line may leave without being held again. It must last until the next run "
+    "has read its fees.",
     "item_types": "Alma fee type -> PeopleSoft item type. A fee type without one is listed, not charged.",
     "descriptions": "Alma fee type -> the line's fixed description. Without one: `Library fee`.",
     "terms": "Rows of `first` (a day) and `term`. A charge made on or after `first` carries `term`; before the first "
@@ -133,6 +140,8 @@ def type_of(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
         return "list of tables"
     if annotation is bool:
         return "`true`, `false`"
+    if any(isinstance(m, BeforeValidator) for m in metadata):
+        return "amount in quotes"
     if annotation is int:
         low = [m.ge for m in metadata if isinstance(m, annotated_types.Ge)]
         high = [m.le for m in metadata if isinstance(m, annotated_types.Le)]
@@ -159,6 +168,8 @@ def default_of(info: FieldInfo) -> str:
         return f"`{str(value).lower()}`"
     if value in ({}, (), ""):
         return "empty"
+    if any(isinstance(m, BeforeValidator) for m in info.metadata):
+        return code(f'"{money.amount(value)}"')
     return code(str(value))
 
 

@@ -17,12 +17,14 @@ from alma_hook.ledger import (
     batches,
     exceptions,
     guard,
+    holds,
     instant,
     institutions,
     moment,
     payments,
     story,
 )
+from alma_hook.money import amount
 from alma_hook.resources import include
 from alma_hook.schedule import TASK_DEFAULTS
 
@@ -57,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
         ("exceptions", _exceptions, "list what does not fit, oldest first"),
         ("resolve", _resolve, "settle one exception that a person has dealt with"),
         ("explain", _explain, "tell one fee's life, in order"),
+        ("held", _held, "show the batches that wait for approval"),
+        ("release", _release, "approve a held batch as `held` shows it"),
+        ("refuse", _refuse, "give a held batch up"),
         ("mark-delivered", _mark_delivered, "say that PeopleSoft has an unconfirmed batch"),
         ("mark-not-delivered", _mark_not_delivered, "say that PeopleSoft never got an unconfirmed batch"),
         ("repair", _repair, "bring a lost or old ledger up to the archive, Alma and the payment files"),
@@ -77,8 +82,12 @@ def _parser() -> argparse.ArgumentParser:
         if name == "rebind":
             sub.add_argument("what", help="as the message names it; `marks` for the marks outside the ledger")
             sub.add_argument("--reason", required=True, help="what was changed, for whoever reads it later")
-        if name.startswith("mark"):
+        if name.startswith("mark") or name in ("release", "refuse"):
             sub.add_argument("batch")
+        if name == "release":
+            sub.add_argument("--digest", required=True, help="the digest that `held` showed")
+        if name == "refuse":
+            sub.add_argument("--reason", required=True, help="why, for whoever reads it later")
         if name == "explain":
             sub.add_argument("fee_id")
         if name == "resolve":
@@ -165,6 +174,50 @@ def _explain(options: argparse.Namespace) -> None:
         raise Fatal(f"The ledger knows no fee {options.fee_id}.")
     for at, text in life:
         print(f"{at[:19]}  {text}")
+
+
+def _held(options: argparse.Namespace) -> None:
+    """Counts and sums only: no patron, no fee."""
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        rows, now = holds.held(tx), moment(tx.now)
+        shown = [
+            (row, holds.digest(tx, row["batch_id"]), holds.composition(tx, row["batch_id"])) for row in rows
+        ]
+    for row, digest, composition in shown:
+        hours = int((now - moment(row["created_at"])).total_seconds() // 3600)
+        print(f"{row['batch_id']}  {row['kind']}, held for {hours} hours, planned by {row['run_id']}")
+        print(f"  {row['why']}")
+        for part in composition:
+            whole = f"{part['lines']} lines, {amount(int(part['total']))}"
+            print(f"  {part['type']} as item type {part['item_type']}: {whole}")
+        print(
+            f"  all: {row['line_count']} lines, {amount(int(row['total']))}, the largest {amount(int(row['largest']))}"
+        )
+        print(f"  digest {digest}")
+    print(f"{len(rows)} held")
+
+
+def _release(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.write() as tx:
+        holds.release(tx, options.batch, options.digest, ledger.actor)
+    print(
+        f"Batch {options.batch} is released: the next run of alma_to_sis reads its fees again and sends every line that "
+        "is still the same."
+    )
+
+
+def _refuse(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.write() as tx:
+        holds.refuse(tx, options.batch, ledger.actor, options.reason)
+    print(
+        f"Batch {options.batch} is given up; the next run works its fees out anew, and may hold them again."
+    )
 
 
 def _mark_delivered(options: argparse.Namespace) -> None:

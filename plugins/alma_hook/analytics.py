@@ -15,9 +15,10 @@ from typing import Protocol
 
 from lxml import etree
 
+from alma_hook import brake
 from alma_hook.campus import WEEKDAYS, Campus
 from alma_hook.errors import BadFile, Fault, NotReady, Retriable, SettingsError
-from alma_hook.ledger import Lease, Ledger, fees, moment
+from alma_hook.ledger import Lease, Ledger, fees, holds, moment
 from alma_hook.money import cents
 
 FEE_ID = "Fine Fee Id"
@@ -90,6 +91,9 @@ def take_in(
         if stale:
             raise BadFile("The report can't be used.", [Fault(name, stale)])
         reported, accounts = fees.nominate(tx, live)
+        if live:
+            last = holds.last_report(tx)
+            holds.keep_report(tx, reported, last, not brake.dropped(reported, last, campus.brake))
         day = campus.today(moment(tx.now))
         if live and WEEKDAYS[day.weekday()] == campus.alma_to_sis.sweep_weekday:
             accounts += fees.sweep(tx, day.isoformat())

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -22,6 +23,7 @@ from pydantic import (
 )
 
 from alma_hook.errors import Fault, SettingsError
+from alma_hook.money import cents
 
 SETTINGS_VARIABLE = "ALMA_HOOK_CAMPUS"
 METHODS = ("analytics_report", "sis_profile", "open_fees", "all_users")
@@ -57,12 +59,20 @@ def _single_line(text: str) -> str:
     return text
 
 
+def _amount(value: object) -> int:
+    """An unquoted 0.29 is a float to TOML, and a whole number could mean cents."""
+    if not isinstance(value, str):
+        raise ValueError('must be an amount in quotes, such as "25000.00"')
+    return cents(value)
+
+
 RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
 Directory = Annotated[str, AfterValidator(_directory)]
 Zone = Annotated[str, AfterValidator(_zone)]
 Text = Annotated[str, AfterValidator(_single_line), StringConstraints(min_length=1)]
 ItemType = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z]{1,12}$")]
 Term = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z]{0,4}$")]
+Cents = Annotated[int, BeforeValidator(_amount), Field(ge=0)]
 
 
 class _Section(BaseModel):
@@ -142,6 +152,16 @@ class Sfs(_Section):
         return self
 
 
+class Brake(_Section):
+    """Beyond which a batch is set aside for a person. Amounts in cents; ``max_drop`` in percent."""
+
+    max_lines: int = Field(default=2_000, ge=0)
+    max_total: Cents = 10_000_000
+    max_line: Cents = 200_000
+    max_drop: int = Field(default=50, ge=1, le=100)
+    approval_hours: int = Field(default=24, ge=1)
+
+
 class TermRow(_Section):
     """Charges made from ``first`` on (until the next row's day) carry ``term``."""
 
@@ -193,6 +213,7 @@ class Campus(_Section):
     alma_to_sis: AlmaToSis
     emplid: Emplid = Emplid()
     sfs: Sfs
+    brake: Brake = Brake()
     item_types: Mapping[Text, ItemType]
     descriptions: Mapping[Text, Text] = {}
     terms: tuple[TermRow, ...] = ()

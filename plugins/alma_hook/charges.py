@@ -21,12 +21,12 @@ from datetime import date, timedelta
 
 import pandas as pd
 
-from alma_hook import charge_file, guard
+from alma_hook import brake, charge_file, guard
 from alma_hook.campus import Campus
 from alma_hook.errors import SendingStopped
 from alma_hook.guard import MarkPlace
 from alma_hook.layouts import Layout
-from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, fees, instant, moment, payments
+from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, fees, holds, instant, moment, payments
 from alma_hook.ledger.batches import Line
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.money import amount
@@ -159,7 +159,10 @@ def first_charge(position: Position, campus: Campus, day: date) -> Line:
 
 @dataclass
 class PlanCounts:
-    """What a plan came to. ``totals`` in cents by kind; ``stale`` and ``busy`` fees are left to the next run."""
+    """What a plan came to: lines that go out, and their cents, by kind; lines set aside in ``held`` batches.
+
+    ``stale`` and ``busy`` fees are left to the next run.
+    """
 
     read: int = 0
     charges: int = 0
@@ -169,7 +172,9 @@ class PlanCounts:
     listed: int = 0
     stale: int = 0
     busy: int = 0
+    held_lines: int = 0
     batches: list[str] = field(default_factory=list)
+    held: list[str] = field(default_factory=list)
 
 
 def plan(
@@ -189,6 +194,8 @@ def plan(
     mark in our books), when its books changed after it was read, when a line of it is not
     delivered yet, or when a payment of it is being posted. Raises ``SendingStopped`` when Alma shows
     payments of ours that this ledger never made: it is then not the ledger that made them.
+
+    What is beyond the brake's limits becomes batches of state ``held``, which a person answers.
     """
     counts = PlanCounts()
     if live:
@@ -221,32 +228,36 @@ def plan(
                 held.append(decision)
             elif decision is not None:
                 lines[decision.kind].append(decision)
+        approved = holds.approved(tx, campus.brake.approval_hours)
+        doubted = holds.doubted_report(tx)
+        drop = brake.drop_in_words(*doubted, campus.brake) if doubted else None
         for kind, of_kind in lines.items():
             fitting, misfits = fit(layout, of_kind)
             held += misfits
-            if fitting:
-                counts.batches.append(
-                    batches.open_batch(
-                        tx,
-                        f"{kind}s",
-                        live,
-                        fitting,
-                        batches.Target(
-                            layout=layout.name,
-                            file_name=campus.sfs.file_name.replace("{kind}", f"{kind}s").replace(
-                                "{date}", day.strftime("%Y%m%d")
-                            ),
-                            file_date=day.isoformat(),
-                            host=target,
-                            directory=campus.sfs.directory,
-                        ),
-                    )
-                )
-            total = sum(line.amount for line in fitting)
+            place = batches.Target(
+                layout=layout.name,
+                file_name=campus.sfs.file_name.replace("{kind}", f"{kind}s").replace(
+                    "{date}", day.strftime("%Y%m%d")
+                ),
+                file_date=day.isoformat(),
+                host=target,
+                directory=campus.sfs.directory,
+            )
+            going: list[Line] = []
+            for part in brake.part(fitting, approved, campus.brake, drop):
+                batch_id = batches.open_batch(tx, f"{kind}s", live, part.lines, place, held=bool(part.broken))
+                if part.broken:
+                    holds.set_aside(tx, batch_id, part.broken)
+                    counts.held.append(batch_id)
+                    counts.held_lines += len(part.lines)
+                else:
+                    counts.batches.append(batch_id)
+                    going += part.lines
+            total = sum(line.amount for line in going)
             if kind == "charge":
-                counts.charges, counts.charged = len(fitting), total
+                counts.charges, counts.charged = len(going), total
             else:
-                counts.credits, counts.credited = len(fitting), total
+                counts.credits, counts.credited = len(going), total
         exceptions.close_others(tx, [f"fee {fee_id}" for fee_id in considered], held)
         exceptions.open_all(tx, held)
         counts.listed = len(held)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, make_url
 
+from alma_hook import __main__ as command_line
 from alma_hook.airflow_names import AirflowFailException
 from alma_hook.connections import ledger_url
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
@@ -396,6 +399,91 @@ def test_a_refused_file_is_told_once_the_others_are_done(
 
     broken.unlink()
     assert worker.run("sis_to_alma")["report"]["exceptions"].get("payment file refused") is None
+
+
+# -- a batch that waits for approval ------------------------------------------------------------------
+
+
+def command(worker: Worker, capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """A command as a person gives it: its exit status, and what it says."""
+    capfd.readouterr()
+    where = ("--settings", str(worker.settings), "--ledger", worker.url)
+    status = command_line.main([*arguments, *where])
+    return status, "".join(capfd.readouterr())
+
+
+@pytest.fixture
+def braked(worker: Worker) -> Worker:
+    """The campus's twenty charges are more than it lets through unasked."""
+    text = worker.settings.read_text()
+    worker.settings.write_text(text.replace("[sfs]", "[brake]\nmax_lines = 12\n[sfs]"))
+    return worker
+
+
+def test_a_held_batch_is_shown_released_and_sent(braked: Worker, capfd: pytest.CaptureFixture[str]) -> None:
+    far = braked.far
+    capfd.readouterr()
+    returned = braked.run("alma_to_sis")
+    said = "".join(capfd.readouterr())
+
+    # Nothing is red, nothing is sent, and each task says so.
+    assert (returned["plan_batches"]["charges"], returned["plan_batches"]["held"]) == (0, ["000001"])
+    assert (returned["write_sfs_files"], returned["upload_sfs_files"], inbound(far)) == ([], {}, [])
+    assert returned["report"]["exceptions"]["batch held for approval"] == 1
+    assert returned["report"]["unexplained"] == 0
+    assert "set aside: batch 000001 (charges, 20 lines, " in said
+    assert said.count("Held for approval: batch 000001") == 2
+
+    status, shown = command(braked, capfd, "held")
+    assert status == 0
+    assert "000001  charges, held for 0 hours, planned by manual 1" in shown
+    assert "20 lines, brake.max_lines is 12" in shown
+    assert "OVERDUEFINE as item type 300000000001: " in shown
+    assert shown.endswith("1 held\n")
+    (digest,) = re.findall(r"^  digest ([0-9a-f]{12})$", shown, re.MULTILINE)
+
+    status, refusal = command(braked, capfd, "release", "000001", "--digest", "0" * 12)
+    assert (status, "Nothing was released" in refusal) == (1, True)
+    (item,) = re.findall(r"^(\w+)  .* batch 000001: ", command(braked, capfd, "exceptions")[1], re.MULTILINE)
+    assert command(braked, capfd, "resolve", item, "--reason", "x")[0] == 1
+
+    status, released = command(braked, capfd, "release", "000001", "--digest", digest)
+    assert (status, "Batch 000001 is released" in released) == (0, True)
+    assert inbound(far) == []
+    assert command(braked, capfd, "held")[1] == "0 held\n"
+
+    returned = braked.run("alma_to_sis")
+    assert returned["plan_batches"]["charges"] == 20
+    (result,) = far.load_inbound()
+    assert (result.loaded, result.posted) == (True, 20)
+    assert "batch held for approval" not in returned["report"]["exceptions"]
+    assert braked.run("alma_to_sis")["plan_batches"]["batches"] == []
+
+    fee_id = next(fee.fee_id for fee in far.books().fees.values() if fee.charged_cents)
+    _, life = command(braked, capfd, "explain", fee_id)
+    assert "batch 000001 set aside: 20 lines, brake.max_lines is 12" in life
+    assert f"batch 000001 released by {getpass.getuser()}" in life
+    for student in far.students:
+        assert student.primary_id not in said + shown + refusal + released + life
+
+
+def test_a_refused_batch_is_held_anew(braked: Worker, capfd: pytest.CaptureFixture[str]) -> None:
+    braked.run("alma_to_sis")
+    status, said = command(braked, capfd, "refuse", "000001", "--reason", "the policy is wrong")
+    assert (status, "Batch 000001 is given up" in said) == (0, True)
+    assert command(braked, capfd, "refuse", "000001", "--reason", "again")[0] == 1
+    assert braked.run("alma_to_sis")["plan_batches"]["held"] == ["000002"]
+    assert inbound(braked.far) == []
+
+
+def test_a_dry_run_tells_what_would_be_held(braked: Worker, capfd: pytest.CaptureFixture[str]) -> None:
+    capfd.readouterr()
+    returned = braked.run("alma_to_sis", dry_run=True)
+    said = "".join(capfd.readouterr())
+    assert returned["write_sfs_files"] == ["P000001"]
+    assert "would be set aside: batch P000001 (charges, 20 lines, " in said
+    assert "Held for approval" not in said
+    assert command(braked, capfd, "held")[1] == "0 held\n"
 
 
 # -- the ledger's connection --------------------------------------------------------------------------

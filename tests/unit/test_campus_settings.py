@@ -70,6 +70,15 @@ def test_what_is_not_answered_has_a_default(tmp_path: Path) -> None:
     assert settings.folder == tmp_path
 
 
+def test_the_brakes_amounts_are_cents(tmp_path: Path) -> None:
+    text = changed(("[sfs]", '[brake]\nmax_total = "25000.07"\nmax_line = "0.29"\n[sfs]'))
+    brake = load(tmp_path, text).brake
+    assert (brake.max_total, brake.max_line) == (2_500_007, 29)
+    assert load(tmp_path, SHORTEST).brake == campus.Brake(
+        max_lines=2000, max_total="100000.00", max_line="2000.00", max_drop=50, approval_hours=24
+    )  # type: ignore[arg-type]
+
+
 def test_every_fault_is_named_at_once_with_its_key(tmp_path: Path) -> None:
     found = faults(
         tmp_path,
@@ -117,6 +126,13 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[sfs]", '[sfs]\narchive_directory = "/sfs/inbound/"', "sfs", "archived copy"),
         ("[sis_to_alma]", '[sis_to_alma]\narchive_directory = "/sfs/outbound"', "sis_to_alma", "found again"),
         ("[sis_to_alma]", "[sis_to_alma]\nquiet_minutes = 0", "sis_to_alma.quiet_minutes", "greater"),
+        ("[sfs]", "[brake]\nmax_total = 25000.00\n[sfs]", "brake.max_total", "amount in quotes"),
+        ("[sfs]", "[brake]\nmax_line = 2000\n[sfs]", "brake.max_line", 'such as "25000.00"'),
+        ("[sfs]", '[brake]\nmax_line = "2,000.00"\n[sfs]', "brake.max_line", "not a plain amount"),
+        ("[sfs]", '[brake]\nmax_line = "20.005"\n[sfs]', "brake.max_line", "two decimals"),
+        ("[sfs]", '[brake]\nmax_line = "-1.00"\n[sfs]', "brake.max_line", "greater than or equal to 0"),
+        ("[sfs]", "[brake]\nmax_drop = 101\n[sfs]", "brake.max_drop", "less than or equal to 100"),
+        ("[sfs]", "[brake]\napproval_hours = 0\n[sfs]", "brake.approval_hours", "greater"),
     ],
 )  # fmt: skip
 def test_one_fault(tmp_path: Path, before: str, after: str, key: str, said: str) -> None:

@@ -59,22 +59,26 @@ _INSERT_LINE = (
 )
 
 
-def open_batch(tx: Tx, kind: str, live: bool, lines: Sequence[Line], target: Target) -> str:
+def open_batch(
+    tx: Tx, kind: str, live: bool, lines: Sequence[Line], target: Target, *, held: bool = False
+) -> str:
     """Fix the lines of a new batch and return its id. ``{sequence}`` in the file name is filled in.
 
-    A live batch takes the next number; a rehearsal has numbers of its own, so it leaves no gap.
+    A live batch takes the next number; a rehearsal has numbers of its own, so it leaves no gap. A held
+    batch waits for a person's answer and is never sent; its fees are busy as those of any other.
     """
     counter = "last_batch" if live else "last_preview"
     tx.run(f"UPDATE institution SET {counter} = {counter} + 1 WHERE institution = :i")
     number = int(tx.one(f"SELECT {counter} FROM institution WHERE institution = :i"))
     batch_id = f"{'' if live else 'P'}{number:06d}"
+    state = ("held" if held else "planned") if live else "preview"
     tx.run(
         "INSERT INTO batch (institution, batch_id, kind, state, run_id, created_at, changed_at, layout, file_name, "
         "file_date, target, directory, line_count, total) VALUES (:i, :b, :kind, :state, :run, :now, :now, :layout, "
         ":file_name, :file_date, :target, :directory, :count, :total)",
         b=batch_id,
         kind=kind,
-        state="planned" if live else "preview",
+        state=state,
         run=tx.run_id,
         now=tx.now,
         layout=target.layout,
@@ -99,7 +103,7 @@ def open_batch(tx: Tx, kind: str, live: bool, lines: Sequence[Line], target: Tar
     )
     if live:
         fees.touch(tx, [line.fee_id for line in lines])
-    tx.event(f"batch {batch_id}", "planned" if live else "rehearsed", f"{kind}, {len(lines)} lines")
+    tx.event(f"batch {batch_id}", state if live else "rehearsed", f"{kind}, {len(lines)} lines")
     return batch_id
 
 
@@ -227,10 +231,10 @@ def begin_upload(tx: Tx, batch_id: str, before: str, temporary: str | None) -> N
 def drop_unsent(tx: Tx) -> list[str]:
     """Give up every batch that no upload was begun for, and return its fees: they are worked out anew.
 
-    What was planned before an outage would else be sent on evidence of days ago.
+    What was planned before an outage, or released days after it was held, would else be sent on old evidence.
     """
     freed: list[str] = []
-    for row in in_states(tx, "planned", "written"):
+    for row in in_states(tx, "planned", "written", "released"):
         drop(tx, row["batch_id"], row["state"])
         freed += [line["fee_id"] for line in lines(tx, row["batch_id"])]
     return freed
@@ -348,8 +352,10 @@ def lines_of_fee(tx: Tx, fee_id: str) -> list[dict[str, Any]]:
     return [
         dict(row)
         for row in tx.rows(
-            "SELECT l.*, b.file_name, b.state AS batch_state, b.run_id, b.created_at, b.delivered_at FROM line l "
+            "SELECT l.*, b.file_name, b.state AS batch_state, b.run_id, b.created_at, b.delivered_at, "
+            "h.why AS held_why, h.answer, h.answered_at, h.answered_by, h.answer_reason FROM line l "
             "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+            "LEFT JOIN batch_hold h ON h.institution = l.institution AND h.batch_id = l.batch_id "
             "WHERE l.institution = :i AND l.fee_id = :fee ORDER BY l.batch_id, l.line_no",
             fee=fee_id,
         )

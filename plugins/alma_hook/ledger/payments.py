@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
-from alma_hook.ledger import exceptions, fees
+from alma_hook.ledger import exceptions, fees, holds
 from alma_hook.ledger.store import Row, Tx, in_list
 
 #: The key of a payment that is known by Alma's word only.
@@ -297,7 +297,8 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str) -> None:
     """Settle what a person has dealt with: a payment is then not tried again.
 
     Raises ``Fatal`` for an exception on a fee: it goes by itself when the numbers meet, and would come
-    back if they don't; and for a posting whose outcome is unclear, which only Alma can tell.
+    back if they don't; for a held batch, which has answers of its own; and for a posting whose outcome
+    is unclear, which only Alma can tell.
     """
     row = tx.row(
         "SELECT * FROM exception_item WHERE institution = :i AND exception_id = :id AND closed_at IS NULL",
@@ -310,6 +311,8 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str) -> None:
             "An exception on a fee goes by itself when the numbers meet again. Change what is wrong in Alma or in the "
             "settings; the next run sees it."
         )
+    if row["kind"] == holds.HELD:
+        raise Fatal(f"A held batch is answered with `release` or `refuse`: {row['subject']}.")
     if row["subject"].startswith("batch "):
         raise Fatal("A batch is settled by what is said of it: mark-delivered or mark-not-delivered.")
     payment = tx.row(

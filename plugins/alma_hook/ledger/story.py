@@ -17,6 +17,11 @@ def of_fee(tx: Tx, fee_id: str) -> list[tuple[str, str]]:
         where = f"batch {line['batch_id']} line {line['line_no']}"
         what = f"{line['kind']} of {amount(int(line['amount']))} ({line['reason']}), {where}"
         life.append((line["created_at"], f"{what} planned by {line['run_id']}: now {line['state']}"))
+        if line["held_why"] and line["batch_state"] != "preview":
+            life.append((line["created_at"], f"batch {line['batch_id']} set aside: {line['held_why']}"))
+        if line["answer"]:
+            answered = f"batch {line['batch_id']} {line['answer']} by {line['answered_by']}"
+            life.append((line["answered_at"], ", ".join(filter(None, [answered, line["answer_reason"]]))))
         if line["delivered_at"]:
             life.append((line["delivered_at"], f"batch {line['batch_id']} delivered as {line['file_name']}"))
     for payment in payments.payments_of_fee(tx, fee_id):

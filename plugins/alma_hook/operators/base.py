@@ -174,11 +174,24 @@ def archive_of(run: Run, folder: RemoteFolder, stack: ExitStack) -> RemoteFolder
     return folder if archive is None else stack.enter_context(sftp.connect(archive))
 
 
+def warn_of_held(task: CampusOperator, run: Run) -> None:
+    """Say of each batch that is set aside what it is and what to do: it does not make a task red."""
+    from alma_hook.ledger import holds
+
+    with run.ledger.read() as tx:
+        rows = holds.held(tx)
+    for row in rows:
+        task.log.warning(
+            "Held for approval: %s. Not sent. `python -m alma_hook held` shows it; answer with `release` or `refuse`.",
+            holds.describe(row),
+        )
+
+
 class Report(CampusOperator):
     """Say how the books stand: what is open on both sides, what explains the difference, what does not."""
 
     def work(self, run: Run) -> dict[str, Any]:
-        """Log the balances line and the exceptions by kind."""
+        """Log the balances line, the batches that are held, and the exceptions."""
         from alma_hook.ledger import exceptions, fees
         from alma_hook.money import amount
 
@@ -192,6 +205,7 @@ class Report(CampusOperator):
             ),
             line["fees"],
         )
+        warn_of_held(self, run)
         for item in items[:_SHOWN]:
             self.say("Listed: %s", exceptions.describe(item))
         if len(items) > _SHOWN:

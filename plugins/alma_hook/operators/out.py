@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from alma_hook.errors import SendingStopped
-from alma_hook.operators.base import AS_IN_SETTINGS, CampusOperator, Run, alma_of, archive_of
+from alma_hook.operators.base import AS_IN_SETTINGS, CampusOperator, Run, alma_of, archive_of, warn_of_held
 
 try:
     from airflow.sdk import BaseBranchOperator
@@ -166,7 +166,7 @@ class PlanBatches(CampusOperator):
     def work(self, run: Run) -> dict[str, Any]:
         """Plan from this run's readings only."""
         from alma_hook import charges, guard, sftp
-        from alma_hook.ledger import institutions
+        from alma_hook.ledger import holds, institutions
 
         if run.live:
             with run.ledger.read() as tx:
@@ -184,6 +184,11 @@ class PlanBatches(CampusOperator):
             counts.read, counts.charges, counts.charged, counts.credits, counts.credited, counts.listed,
             counts.stale + counts.busy,
         )  # fmt: skip
+        with run.ledger.read() as tx:
+            held = holds.holds(tx, counts.held)
+        for row in held:
+            verb = "is set aside" if run.live else "would be set aside"
+            self.log.warning("Beyond the brake's limits, %s: %s", verb, holds.describe(row))
         return asdict(counts)
 
 
@@ -215,6 +220,7 @@ class UploadSfsFiles(CampusOperator):
         if not run.live:
             self.say("Rehearsal: nothing is uploaded. The files stand in the ledger, table batch_file.")
             return {}
+        warn_of_held(self, run)
         with run.ledger.read() as tx:
             if not batches.in_states(tx, *batches.UNFINISHED[1:]) and not batches.unnoted(tx):
                 self.say("Nothing to upload.")
