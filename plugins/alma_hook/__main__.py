@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alma_hook import __version__, campus
+from alma_hook import __version__, campus, confirmations
 from alma_hook.errors import AlmaHookError, Fatal
 from alma_hook.ledger import (
     Ledger,
@@ -20,6 +20,7 @@ from alma_hook.ledger import (
     holds,
     instant,
     institutions,
+    items,
     moment,
     payments,
     story,
@@ -62,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         ("held", _held, "show the batches that wait for approval"),
         ("release", _release, "approve a held batch as `held` shows it"),
         ("refuse", _refuse, "give a held batch up"),
+        ("unconfirmed", _unconfirmed, "list the lines that PeopleSoft has not shown yet"),
+        ("void", _void, "make delivered lines void that PeopleSoft never loaded"),
         ("mark-delivered", _mark_delivered, "say that PeopleSoft has an unconfirmed batch"),
         ("mark-not-delivered", _mark_not_delivered, "say that PeopleSoft never got an unconfirmed batch"),
         ("repair", _repair, "bring a lost or old ledger up to the archive, Alma and the payment files"),
@@ -82,12 +85,22 @@ def _parser() -> argparse.ArgumentParser:
         if name == "rebind":
             sub.add_argument("what", help="as the message names it; `marks` for the marks outside the ledger")
             sub.add_argument("--reason", required=True, help="what was changed, for whoever reads it later")
-        if name.startswith("mark") or name in ("release", "refuse"):
+        if name.startswith("mark") or name in ("release", "refuse", "void"):
             sub.add_argument("batch")
         if name == "release":
             sub.add_argument("--digest", required=True, help="the digest that `held` showed")
         if name == "refuse":
             sub.add_argument("--reason", required=True, help="why, for whoever reads it later")
+        if name == "void":
+            sub.add_argument(
+                "--line", type=int, help="the line's number in the file's order; without it, all lines"
+            )
+            sub.add_argument("--reason", required=True, help="what was found out, for whoever reads it later")
+            sub.add_argument(
+                "--rejected",
+                action="store_true",
+                help="PeopleSoft's office says that it did not and will not load it",
+            )
         if name == "explain":
             sub.add_argument("fee_id")
         if name == "resolve":
@@ -119,8 +132,12 @@ def _dag_files() -> list[Path]:
     return list(folder.glob("*.py"))
 
 
+def _settings(options: argparse.Namespace) -> campus.Campus:
+    return campus.load(options.settings or campus.find(Path.cwd()))
+
+
 def _ledger(options: argparse.Namespace) -> Ledger:
-    settings = campus.load(options.settings or campus.find(Path.cwd()))
+    settings = _settings(options)
     actor = getpass.getuser()
     if options.ledger:
         return Ledger(options.ledger, settings.institution, actor=actor)
@@ -218,6 +235,38 @@ def _refuse(options: argparse.Namespace) -> None:
     print(
         f"Batch {options.batch} is given up; the next run works its fees out anew, and may hold them again."
     )
+
+
+def _unconfirmed(options: argparse.Namespace) -> None:
+    """Fee ids, amounts and files; no patron."""
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        rows, newest, now = items.unconfirmed(tx), items.summary(tx)["newest"], moment(tx.now)
+    for row in rows:
+        days = (now - moment(row["delivered_at"])).days
+        print(
+            f"{row['batch_id']} line {row['line_no']}  {row['file_name']}  {row['kind']} {amount(int(row['amount']))}  "
+            f"fee {row['fee_id']}  delivered {row['delivered_at'][:16]}, {days} days ago"
+            f"{'  NOT SEEN' if row['listed'] else ''}"
+        )
+    print(f"{len(rows)} lines not seen yet; newest complete list of items: {newest or 'none'}")
+
+
+def _void(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.lease("out", "command line") as lease:
+        count = confirmations.void(
+            ledger,
+            lease,
+            options.batch,
+            options.line,
+            options.reason,
+            rejected=options.rejected,
+            settings=_settings(options).sis_to_alma.items,
+        )
+    print(f"{count} lines of batch {options.batch} are void; the next run works their fees out anew.")
 
 
 def _mark_delivered(options: argparse.Namespace) -> None:

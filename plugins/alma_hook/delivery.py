@@ -65,9 +65,11 @@ def deliver_all(
 def note_states(ledger: Ledger, lease: Lease, sfs: Sfs, archive: RemoteFolder) -> None:
     """Note in the archive what became of each batch since the last time; ``repair`` reads it."""
     with ledger.read() as tx:
-        rows = batches.unnoted(tx)
-    for row in rows:
-        archive.write(f"{sfs.archive_directory}/{row['file_name']}{NOTE}", f"{row['state']}\n".encode())
+        rows = [(row, batches.lines(tx, row["batch_id"])) for row in batches.unnoted(tx)]
+    for row, lines in rows:
+        void = [f"void {line['line_no']}\n" for line in lines if line["state"] == "void"]
+        note = "".join([f"{row['state']}\n", *void])
+        archive.write(f"{sfs.archive_directory}/{row['file_name']}{NOTE}", note.encode())
         with ledger.write(lease) as tx:
             batches.noted(tx, row)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,19 +21,20 @@ from alma_hook.delivery import MANIFEST, NOTE
 from alma_hook.errors import BadFile, Fault, Refused
 from alma_hook.ledger import Lease, Ledger, batches, institutions
 from alma_hook.ledger import payments as entries
-from alma_hook.remote import RemoteFolder
+from alma_hook.remote import RemoteFile, RemoteFolder
 
-_STATES = {"delivered": "delivered", "cancelled": "cancelled", None: "unconfirmed"}
+_ENDS = ("delivered", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A batch as the archive tells it. ``state`` is its end; ``unconfirmed`` where none is noted."""
+    """A batch as the archive tells it. ``state`` is its end, ``unconfirmed`` where none is noted; ``void`` lines by number."""
 
     batch: Mapping[str, str]
     lines: tuple[Mapping[str, Any], ...]
     content: bytes
     state: str
+    void: frozenset[int]
 
 
 @dataclass
@@ -80,7 +82,7 @@ def repair(
                 batches.drop(tx, row["batch_id"], row["state"])
                 counts.given_up += 1
         for one in told:
-            counts.added += batches.restore(tx, one.batch, one.lines, one.content, one.state)
+            counts.added += batches.restore(tx, one.batch, one.lines, one.content, one.state, one.void)
         counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
         institutions.restored(tx)
     with ledger.write(back) as tx:
@@ -89,8 +91,9 @@ def repair(
                 counts.payments += entries.restore(
                     tx, fee.fee_id, str(payment.external_id), payment.cents, payment.at
                 )
-        for name, content in files:
-            entries.keep_file(tx, name, hashlib.sha256(content).hexdigest(), content)
+        for kind, file, content in files:
+            digest = hashlib.sha256(content).hexdigest()
+            entries.keep_file(tx, file.name, digest, content, kind=kind, modified=file.modified)
     return counts
 
 
@@ -125,8 +128,10 @@ def read_archive(archive: RemoteFolder, campus: Campus) -> list[Archived]:
             faults.append(Fault(name, "is not the file that its manifest tells of; bring the right one back"))
             continue
         note = f"{directory}/{name}{NOTE}"
-        end = None if archive.size(note) is None else archive.read(note).decode("ascii", "replace").strip()
-        found.append(Archived(rows[0], tuple(rows), content, _STATES.get(end, "unconfirmed")))
+        said = b"" if archive.size(note) is None else archive.read(note)
+        end, *more = said.decode("ascii", "replace").split("\n")
+        void = frozenset(int(text[5:]) for text in more if re.fullmatch(r"void [0-9]+", text))
+        found.append(Archived(rows[0], tuple(rows), content, end if end in _ENDS else "unconfirmed", void))
     if faults:
         raise BadFile("The archive can't be read whole; nothing was changed.", faults)
     return sorted(found, key=lambda one: one.batch["batch_id"])
@@ -171,9 +176,16 @@ def _read_alma(
     return seen
 
 
-def _payment_files(folder: RemoteFolder, campus: Campus) -> list[tuple[str, bytes]]:
-    directory = campus.sis_to_alma.archive_directory
-    patterns = ",".join(f"*_{pattern.strip()}" for pattern in campus.sis_to_alma.pattern.split(","))
+def _payment_files(folder: RemoteFolder, campus: Campus) -> list[tuple[str, RemoteFile, bytes]]:
+    """Return PeopleSoft's archived output with its kind."""
+    settings = campus.sis_to_alma
+    patterns = {"payments": settings.pattern}
+    if settings.items is not None:
+        patterns["items"] = settings.items.pattern
+    directory = settings.archive_directory
     return [
-        (file.name, folder.read(f"{directory}/{file.name}")) for file in folder.files(directory, patterns)
+        (kind, file, folder.read(f"{directory}/{file.name}"))
+        for kind, pattern in patterns.items()
+        # Archived under the time of day, then the name it had.
+        for file in folder.files(directory, ",".join(f"*_{name.strip()}" for name in pattern.split(",")))
     ]

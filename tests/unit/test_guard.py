@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from alma_hook import guard
+from alma_hook import confirmations, guard
 from alma_hook.errors import BadFile, LedgerError, SendingStopped
 from alma_hook.ledger import batches, institutions
 from alma_hook.ledger import guard as entries
@@ -17,6 +17,7 @@ from alma_hook.repair import RepairCounts, repair
 from simulator.alma import NOT_AT_DESK
 from tests.bridge import Bridge, Variable
 from tests.conftest import MakeBridge
+from tests.unit.test_confirmations import with_items
 
 ARCHIVE = "/sfs/archive"
 
@@ -504,3 +505,23 @@ def test_a_batch_in_doubt_stays_listed_until_a_person_says_what_became_of_it(liv
         batches.drop(tx, subject.removeprefix("batch "), "unconfirmed")
     assert subject not in lived.exceptions()
     settle(lived)
+
+
+def test_lines_made_void_stay_void_after_a_repair(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=with_items)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    bridge.alma_to_sis("all_users")
+    for file in bridge.far.path("/sfs/inbound").glob("*.dat"):
+        file.unlink()  # PeopleSoft never loads it
+    with bridge.working("out") as (ledger, lease):
+        assert confirmations.void(ledger, lease, "000001", None, "asked", rejected=True, settings=None) == 1
+    bridge.alma_to_sis("all_users")
+    lose(bridge)
+    repaired(bridge)
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        assert positions(tx) == {fee.id: (1000, 0, 0)}
+    ledger.close()
+    bridge.far.load_inbound()
+    assert bridge.alma_to_sis("all_users").charges == 0
+    assert bridge.books().peoplesoft_cents == 1000

@@ -273,11 +273,11 @@ def accounts_charged(tx: Tx, fee_ids: Sequence[str]) -> dict[str, str]:
 _LINE_STATES = {"delivered": "sent", "cancelled": "dropped", "unconfirmed": "pending"}
 
 
-def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str) -> bool:
+def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void: frozenset[int]) -> bool:
     """Bring in a batch as the archive tells it, or bring this ledger's one to that end; ``True``: it was new.
 
-    ``state``: ``delivered``, ``cancelled``, or ``unconfirmed``. Raises ``LedgerError`` when the ledger has
-    another batch of that number, or another end of it.
+    ``state``: ``delivered``, ``cancelled``, or ``unconfirmed``; ``void``: numbers of lines that count no
+    more. Raises ``LedgerError`` when the ledger has another batch of that number, or another end of it.
     """
     batch_id = str(told["batch_id"])
     held = tx.row("SELECT * FROM batch WHERE institution = :i AND batch_id = :b", b=batch_id)
@@ -296,6 +296,7 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str) -> bo
             {"delivered": deliver, "cancelled": drop, "unconfirmed": _park}[state](
                 tx, batch_id, held["state"]
             )
+        _void(tx, batch_id, of, void)
         return False
     tx.many(
         "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) VALUES (:i, :fee_id, :user_id, :now) "
@@ -337,9 +338,18 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str) -> bo
     )
     fees.touch(tx, [row["fee_id"] for row in of])
     tx.event(f"batch {batch_id}", "restored from the archive", state)
+    _void(tx, batch_id, of, void)
     if state == "unconfirmed":
         _list_unconfirmed(tx, batch_id)
     return True
+
+
+def _void(tx: Tx, batch_id: str, of: Sequence[Row], numbers: frozenset[int]) -> None:
+    tx.many(
+        "UPDATE line SET state = 'void' WHERE institution = :i AND batch_id = :b AND line_no = :n AND state = 'sent'",
+        [{"b": batch_id, "n": number} for number in sorted(numbers)],
+    )
+    fees.touch(tx, [row["fee_id"] for row in of if int(row["line_no"]) in numbers])
 
 
 def _park(tx: Tx, batch_id: str, before: str) -> None:
