@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,6 @@ from alma_hook.errors import AlmaHookError, Fatal
 from alma_hook.ledger import Ledger, batches, exceptions, instant, institutions, moment, payments, story
 from alma_hook.resources import include
 from alma_hook.schedule import TASK_DEFAULTS
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
@@ -100,11 +98,10 @@ def _ledger(options: argparse.Namespace) -> Ledger:
     actor = getpass.getuser()
     if options.ledger:
         return Ledger(options.ledger, settings.institution, actor=actor)
-    # Outside of a task Airflow looks a connection up in its database only for its own server processes.
-    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    from alma_hook.connections import open_ledger
+    # Imports Airflow, which takes seconds.
+    from alma_hook.connections import open_ledger, outside_of_tasks
 
-    return open_ledger(settings, run_id="command line", actor=actor)
+    return open_ledger(settings, run_id="command line", actor=actor, get=outside_of_tasks)
 
 
 def _migrate(options: argparse.Namespace) -> None:

@@ -135,7 +135,24 @@ def _connect_error(conn_id: str, error: Exception) -> Exception:
 
 
 def no_connection(conn_id: str) -> SettingsError:
-    """Return the error of an Airflow connection that does not exist."""
+    """Return the error of an Airflow connection that does not exist, or that can't be read.
+
+    Airflow says of both that they are not defined, so the places that hold secrets are asked again.
+    """
+    from airflow.configuration import ensure_secrets_loaded
+
+    environment = "airflow.secrets.environment_variables.EnvironmentVariablesBackend"
+    for backend in ensure_secrets_loaded(default_backends=[environment]):
+        try:
+            backend.get_connection(conn_id)
+        except Exception as error:  # noqa: BLE001 each raises its own, and its text may quote the secret
+            text = (
+                f"{type(backend).__name__} failed to give it ({type(error).__name__}). Mend what stands there: whole "
+                'JSON, names and texts in double quotes, such as {"conn_type": "sqlite", "host": "/folder/ledger.db"}'
+            )
+            return SettingsError(
+                "An Airflow connection can't be read.", [Fault("connection", text, field=conn_id)]
+            )
     return SettingsError(
         "An Airflow connection is missing.", [Fault("connection", "create it", field=conn_id)]
     )
