@@ -10,10 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alma_hook import __version__, campus
-from alma_hook.errors import AlmaHookError, Fatal
+from alma_hook.errors import AlmaHookError, Fatal, Fault, SettingsError
 from alma_hook.ledger import Ledger, batches, exceptions, instant, institutions, moment, payments, story
 from alma_hook.resources import include
 from alma_hook.schedule import TASK_DEFAULTS
+
+#: The institution in the settings file that `init` writes.
+PLACEHOLDER = "01CAMPUS_INST"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
@@ -113,6 +117,17 @@ def _migrate(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace) -> None:
     ledger = _ledger(options)
+    if ledger.institution == PLACEHOLDER:
+        raise SettingsError(
+            "The ledger was not opened.",
+            [
+                Fault(
+                    "campus.toml",
+                    f"{PLACEHOLDER} is only the template's; put your own code from Alma there",
+                    field="institution",
+                )
+            ],
+        )
     ledger.check()
     with ledger.write() as tx:
         institutions.open_clean(tx, ledger.actor)
