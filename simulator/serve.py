@@ -32,7 +32,9 @@ def running(
     The SFTP root is ``work/sftp``; its host key is kept in ``work`` so that a restart is the same host.
     """
     work.mkdir(parents=True, exist_ok=True)
-    campus = Campus(work / "sftp", seed=seed, students=students, fees=fees, layout=layout)
+    campus = Campus(
+        work / "sftp", seed=seed, students=students, fees=fees, layout=layout, institution="01SIMULATED_INST"
+    )
     sftp = campus.sftp_server(port=sftp_port, key_file=work / "sftp_host_key")
     described = work / "simulator.json"
     with AlmaServer(campus.api, port=alma_port, control=Control(campus)) as alma, sftp:

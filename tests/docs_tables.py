@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
-from pydantic import AfterValidator, BaseModel, BeforeValidator, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
 from alma_hook import analytics, campus, charge_file, charges, layouts, money
@@ -33,7 +33,7 @@ MEANINGS = {
     "connections.alma_export": "The SFTP server where Alma's SIS profile leaves its files.",
     "connections.archive": "The SFTP server of `sfs.archive_directory`; without it, PeopleSoft's.",
     "alma_to_sis.method": "How fees are found, unless a run's trigger form says otherwise.",
-    "alma_to_sis.schedule": "When `alma_to_sis` runs: a cron expression in `timezone`.",
+    "alma_to_sis.schedule": "When `alma_to_sis` runs, in `timezone`: minute, hour, day, month, weekday.",
     "alma_to_sis.intraday_schedule": "When `alma_to_sis_intraday` runs; without it, only when triggered.",
     "alma_to_sis.report_path": "The Analytics report's full path. Needed by `analytics_report`.",
     "alma_to_sis.report_max_age_hours": "A report whose `Data Updated As Of` is older stops the run.",
@@ -78,7 +78,7 @@ MEANINGS = {
     "descriptions": "Alma fee type -> the line's fixed description. Without one: `Library fee`.",
     "terms": "Rows of `first` (a day) and `term`. A charge made on or after `first` carries `term`; before the first "
     "row, blanks.",
-    "sis_to_alma.schedule": "When `sis_to_alma` runs: a cron expression in `timezone`.",
+    "sis_to_alma.schedule": "When `sis_to_alma` runs, in `timezone`.",
     "sis_to_alma.directory": "Where PeopleSoft leaves its query output.",
     "sis_to_alma.pattern": "Which files there are payments; patterns separated by commas.",
     "sis_to_alma.archive_directory": "Where files that were taken in are moved, on the same SFTP server.",
@@ -106,6 +106,8 @@ _CHECKED = {
     "_zone": "time zone name",
     "_directory": "absolute path",
     "_single_line": "text",
+    "_cron": "cron expression",
+    "_date_format": "date format",
 }
 
 
@@ -148,13 +150,9 @@ def type_of(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
         bounds = [f"from {n}" for n in low] + [f"to {n}" for n in high]
         return " ".join(["whole number", *bounds])
     assert annotation is str, annotation
-    patterns = [m.pattern for m in metadata if isinstance(m, StringConstraints) and m.pattern]
-    checks = [_CHECKED[m.func.__name__] for m in metadata if isinstance(m, AfterValidator)]
-    if patterns:
-        return code(str(patterns[0]).removeprefix("^").removesuffix("$"))
-    if any(isinstance(m, StringConstraints) and m.max_length == 1 for m in metadata):
-        return "one character"
-    return checks[0] if checks else "text"
+    checks = [m.func for m in metadata if isinstance(m, AfterValidator)]
+    shapes = [check.words for check in checks if isinstance(check, campus.Shape)]
+    return shapes[0] if shapes else _CHECKED[checks[-1].__name__]
 
 
 def default_of(info: FieldInfo) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alma_hook import __version__, campus, confirmations
-from alma_hook.errors import AlmaHookError, Fatal
+from alma_hook.errors import AlmaHookError, Fatal, Fault, SettingsError
 from alma_hook.ledger import (
     Ledger,
     batches,
@@ -28,6 +28,9 @@ from alma_hook.ledger import (
 from alma_hook.money import amount
 from alma_hook.resources import include
 from alma_hook.schedule import TASK_DEFAULTS
+
+#: The institution in the settings file that `init` writes.
+PLACEHOLDER = "01CAMPUS_INST"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,11 +144,10 @@ def _ledger(options: argparse.Namespace) -> Ledger:
     actor = getpass.getuser()
     if options.ledger:
         return Ledger(options.ledger, settings.institution, actor=actor)
-    # Outside of a task Airflow looks a connection up in its database only for its own server processes.
-    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    from alma_hook.connections import open_ledger
+    # Imports Airflow, which takes seconds.
+    from alma_hook.connections import open_ledger, outside_of_tasks
 
-    return open_ledger(settings, run_id="command line", actor=actor)
+    return open_ledger(settings, run_id="command line", actor=actor, get=outside_of_tasks)
 
 
 def _migrate(options: argparse.Namespace) -> None:
@@ -157,6 +159,17 @@ def _migrate(options: argparse.Namespace) -> None:
 
 def _open(options: argparse.Namespace) -> None:
     ledger = _ledger(options)
+    if ledger.institution == PLACEHOLDER:
+        raise SettingsError(
+            "The ledger was not opened.",
+            [
+                Fault(
+                    "campus.toml",
+                    f"{PLACEHOLDER} is only the template's; put your own code from Alma there",
+                    field="institution",
+                )
+            ],
+        )
     ledger.check()
     with ledger.write() as tx:
         institutions.open_clean(tx, ledger.actor)
@@ -300,8 +313,10 @@ def _repair(options: argparse.Namespace) -> None:
 
     ledger = _ledger(options)
     ledger.check()
-    settings = campus.load(options.settings or campus.find(Path.cwd()))
+    settings = _settings(options)
     connections = settings.connections
+    # Outside of a task Airflow looks connections up in its database only for its own server processes.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     with ExitStack() as stack:
         out = stack.enter_context(ledger.lease("out", "command line"))
         back = stack.enter_context(ledger.lease("back", "command line"))

@@ -6,11 +6,13 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from croniter import croniter
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -19,16 +21,33 @@ from pydantic import (
     Field,
     StringConstraints,
     ValidationError,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
 
+from alma_hook import layouts
 from alma_hook.errors import Fault, SettingsError
 from alma_hook.money import cents
+from alma_hook.plain_words import faults_of
 
 SETTINGS_VARIABLE = "ALMA_HOOK_CAMPUS"
 METHODS = ("analytics_report", "sis_profile", "open_fees", "all_users")
+NEEDED_COLUMNS = ("emplid", "reference", "amount", "paid_on")
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Method = Literal["analytics_report", "sis_profile", "open_fees", "all_users"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Checks that a text matches ``pattern`` as a whole; ``words`` say to a person what is expected."""
+
+    pattern: str
+    words: str
+
+    def __call__(self, text: str) -> str:
+        if not re.fullmatch(self.pattern, text):
+            raise ValueError(f"must be {self.words}")
+        return text
 
 
 def _regular_expression(text: str) -> str:
@@ -84,12 +103,60 @@ def _patterns_meet(one: str, other: str) -> bool:
     return any(meet(a, b) for a in names(one) for b in names(other))
 
 
+def _cron(text: str) -> str:
+    try:
+        # croniter would take a sixth field for seconds: a run each second where one a minute was meant.
+        if len(text.split()) not in (1, 5):
+            raise ValueError
+        croniter(text).get_next()
+    except ValueError:
+        raise ValueError(
+            "not a cron expression: it has five fields (minute, hour, day, month, weekday), such as 0 8,20 * * *"
+        ) from None
+    return text
+
+
+def _date_format(text: str) -> str:
+    day = date(2026, 11, 22)
+    try:
+        whole = datetime.strptime(day.strftime(text), text).date() == day  # noqa: DTZ007 a day has no zone
+    except (ValueError, re.error):
+        whole = False
+    if not whole:
+        raise ValueError("must tell day, month and year by strptime's signs, such as %m/%d/%Y or %Y-%m-%d")
+    return text
+
+
+def _layout(name: str, info: ValidationInfo) -> str:
+    """A layout that can't be used is told with the other faults, not by the first run that needs it."""
+    try:
+        layouts.load(name, (info.context or {}).get("folder"))
+    except SettingsError as error:
+        raise ValueError("; ".join(map(str, error.faults))) from None
+    return name
+
+
+def _file_name(text: str) -> str:
+    faults = []
+    unknown = set(re.findall(r"{(.*?)}", text)) - {"kind", "sequence", "date"}
+    if unknown:
+        faults.append(f"knows {{kind}}, {{sequence}} and {{date}}, not {', '.join(sorted(unknown))}")
+    if not {"{kind}", "{sequence}"} <= set(re.findall(r"{.*?}", text)):
+        faults.append("needs {kind} and {sequence}, so that no file hides another")
+    if not text.endswith(".dat"):
+        faults.append("must end in .dat, which PeopleSoft's loader demands")
+    if faults:
+        raise ValueError("; ".join(faults))
+    return text
+
+
 RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
 Directory = Annotated[str, AfterValidator(_directory)]
 Zone = Annotated[str, AfterValidator(_zone)]
-Text = Annotated[str, AfterValidator(_single_line), StringConstraints(min_length=1)]
-ItemType = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z]{1,12}$")]
-Term = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z]{0,4}$")]
+Text = Annotated[str, StringConstraints(min_length=1), AfterValidator(_single_line)]
+Cron = Annotated[Text, AfterValidator(_cron)]
+ItemType = Annotated[str, AfterValidator(Shape(r"[0-9A-Za-z]{1,12}", "1 to 12 letters or digits"))]
+Term = Annotated[str, AfterValidator(Shape(r"[0-9A-Za-z]{0,4}", "up to 4 letters or digits"))]
 Cents = Annotated[int, BeforeValidator(_amount), Field(ge=0)]
 
 
@@ -111,9 +178,9 @@ class AlmaToSis(_Section):
     """Which fees are looked at, and when. Schedules are cron expressions in the campus's zone."""
 
     method: Method = "analytics_report"
-    schedule: Text = "0 8,20 * * *"
-    intraday_schedule: Text | None = None
-    report_path: Text | None = None
+    schedule: Cron = "0 8,20 * * *"
+    intraday_schedule: Cron | None = None
+    report_path: Text | None = Field(default=None, validate_default=True)
     report_max_age_hours: int = Field(default=48, ge=1)
     export_directory: Directory | None = None
     export_pattern: Text = "*.xml,*.zip,*.tar.gz"
@@ -123,52 +190,60 @@ class AlmaToSis(_Section):
     reserve_calls: int = Field(default=2_000, ge=0)
     workers: int = Field(default=8, ge=1, le=64)
 
-    @model_validator(mode="after")
-    def _source_named(self) -> AlmaToSis:
-        if self.method == "analytics_report" and not self.report_path:
-            raise ValueError("method analytics_report needs report_path, the report's full path in Alma")
-        return self
+    @field_validator("report_path")
+    @classmethod
+    def _source_named(cls, path: str | None, info: ValidationInfo) -> str | None:
+        if path is None and info.data.get("method") == "analytics_report":
+            raise ValueError("method analytics_report needs it: the report's full path in Alma")
+        return path
 
 
 class Emplid(_Section):
     """Where a student's EMPLID stands in Alma, and its shape."""
 
-    source: Annotated[str, StringConstraints(pattern=r"^(primary_id|identifier:.+)$")] = "primary_id"
+    source: Annotated[
+        str,
+        AfterValidator(Shape(r"primary_id|identifier:.+", "primary_id or identifier:CODE")),
+    ] = "primary_id"
     pattern: RegularExpression = r"[0-9]{9}"
 
 
 class Sfs(_Section):
     """What PeopleSoft's loader expects, and where."""
 
-    layout: Annotated[str, StringConstraints(pattern=r"^[a-z0-9_]+$")] = "default"
-    business_unit: Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{0,5}$")] = ""
-    origin_id: Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{1,5}$")]
-    account_type: Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{0,3}$")] = ""
-    reference_prefix: Annotated[str, StringConstraints(pattern=r"^[0-9A-Z]{0,10}$")] = "ALMA"
+    layout: Annotated[
+        str,
+        AfterValidator(Shape(r"[a-z0-9_]+", "small letters, digits or _")),
+        AfterValidator(_layout),
+    ] = Field(default="default", validate_default=True)
+    business_unit: Annotated[
+        str, AfterValidator(Shape(r"[0-9A-Z]{0,5}", "up to 5 capital letters or digits"))
+    ] = ""
+    origin_id: Annotated[str, AfterValidator(Shape(r"[0-9A-Z]{1,5}", "1 to 5 capital letters or digits"))]
+    account_type: Annotated[
+        str, AfterValidator(Shape(r"[0-9A-Z]{0,3}", "up to 3 capital letters or digits"))
+    ] = ""
+    reference_prefix: Annotated[
+        str, AfterValidator(Shape(r"[0-9A-Z]{0,10}", "up to 10 capital letters or digits"))
+    ] = "ALMA"
     directory: Directory
-    archive_directory: Directory = "/sfs/archive"
-    file_name: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_.{}-]+$")] = (
-        "alma_{kind}_{sequence}.dat"
-    )
+    archive_directory: Directory = Field(default="/sfs/archive", validate_default=True)
+    file_name: Annotated[
+        str,
+        AfterValidator(Shape(r"[0-9A-Za-z_.{}-]+", "letters, digits and _ . - { }, without a folder")),
+        AfterValidator(_file_name),
+    ] = "alma_{kind}_{sequence}.dat"
     mode: Literal["rename", "direct"] = "rename"
     read_back: Literal["hash", "size", "none"] = "hash"
     taken_within_hours: int = Field(default=6, ge=0)
     credit_wait_days: int | None = Field(default=None, ge=0)
 
-    @model_validator(mode="after")
-    def _name_is_unique(self) -> Sfs:
-        unknown = set(re.findall(r"{(.*?)}", self.file_name)) - {"kind", "sequence", "date"}
-        if unknown:
-            raise ValueError(f"file_name knows {{kind}}, {{sequence}} and {{date}}, not {sorted(unknown)}")
-        if not {"{kind}", "{sequence}"} <= set(re.findall(r"{.*?}", self.file_name)):
-            raise ValueError("file_name needs {kind} and {sequence}, so that no file hides another")
-        if self.directory == self.archive_directory:
-            raise ValueError(
-                "archive_directory must not be directory: PeopleSoft would load the archived copy too"
-            )
-        if not self.file_name.endswith(".dat"):
-            raise ValueError("file_name must end in .dat, which PeopleSoft's loader demands")
-        return self
+    @field_validator("archive_directory")
+    @classmethod
+    def _archive_apart(cls, archive: str, info: ValidationInfo) -> str:
+        if archive == info.data.get("directory"):
+            raise ValueError("must not be directory: PeopleSoft would load the archived copy too")
+        return archive
 
 
 class Brake(_Section):
@@ -196,68 +271,88 @@ class Items(_Section):
     complete: bool = False
     confirm_days: int = Field(default=3, ge=1)
 
-    @model_validator(mode="after")
-    def _columns_complete(self) -> Items:
-        missing = sorted({"emplid", "reference", "amount"} - set(self.columns))
-        if missing:
-            raise ValueError(f"columns lacks {', '.join(missing)}")
-        if len(set(self.columns.values())) < len(self.columns):
-            raise ValueError("columns gives one heading two meanings")
-        return self
+    @field_validator("columns")
+    @classmethod
+    def _columns_complete(cls, columns: Mapping[str, str]) -> Mapping[str, str]:
+        missing = sorted({"emplid", "reference", "amount"} - set(columns))
+        faults = [f"lacks {', '.join(missing)}"] if missing else []
+        if len(set(columns.values())) < len(columns):
+            faults.append("gives one heading two meanings")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return columns
 
 
 class SisToAlma(_Section):
     """PeopleSoft's query output: where it lies and which column is what."""
 
-    schedule: Text = "15 6-22/2 * * *"
+    schedule: Cron = "15 6-22/2 * * *"
     directory: Directory
     pattern: Text = "*.csv"
-    archive_directory: Directory = "/sfs/outbound/archive"
-    delimiter: Annotated[str, StringConstraints(min_length=1, max_length=1)] = ","
-    date_format: Text = "%m/%d/%Y"
-    columns: Mapping[Literal["payment_id", "emplid", "reference", "amount", "paid_on"], Text]
+    archive_directory: Directory = Field(default="/sfs/outbound/archive", validate_default=True)
+    delimiter: Annotated[str, AfterValidator(Shape(r"(?s:.)", "one character"))] = ","
+    date_format: Annotated[Text, AfterValidator(_date_format)] = "%m/%d/%Y"
+    complete_days: bool = False
+    columns: Mapping[str, Text]
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
     comment: Text = "Paid in PeopleSoft Student Financials"
-    complete_days: bool = False
     quiet_minutes: int = Field(default=10, ge=2)
     items: Items | None = None
 
-    @model_validator(mode="after")
-    def _columns_complete(self) -> SisToAlma:
-        needed = {"emplid", "reference", "amount", "paid_on"}
-        missing = sorted(needed - set(self.columns))
+    @field_validator("archive_directory")
+    @classmethod
+    def _archive_apart(cls, archive: str, info: ValidationInfo) -> str:
+        if archive == info.data.get("directory"):
+            raise ValueError("must not be directory: archived files would be found again")
+        return archive
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_complete(cls, columns: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
+        faults = []
+        missing = [name for name in NEEDED_COLUMNS if name not in columns]
+        unknown = sorted(set(columns) - {*NEEDED_COLUMNS, "payment_id"})
         if missing:
-            raise ValueError(f"columns lacks {', '.join(missing)}")
-        if "payment_id" not in self.columns and not self.complete_days:
-            raise ValueError(
-                "columns lacks payment_id. Without it equal payments of one day are told apart by their number in the "
+            faults.append(f"lacks {', '.join(missing)}")
+        if unknown:
+            faults.append(f"knows {', '.join(NEEDED_COLUMNS)} and payment_id, not {', '.join(unknown)}")
+        if "payment_id" not in columns and info.data.get("complete_days") is False:
+            faults.append(
+                "lacks payment_id. Without it equal payments of one day are told apart by their number in the "
                 "file, which holds only where every file gives whole days: if so, say complete_days = true"
             )
-        if self.directory == self.archive_directory:
-            raise ValueError("archive_directory must not be directory: archived files would be found again")
-        if len(set(self.columns.values())) < len(self.columns):
-            raise ValueError("columns gives one heading two meanings")
-        if self.items is not None and _patterns_meet(self.pattern, self.items.pattern):
+        if len(set(columns.values())) < len(columns):
+            faults.append("gives one heading two meanings")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return columns
+
+    @field_validator("items")
+    @classmethod
+    def _names_apart(cls, items: Items | None, info: ValidationInfo) -> Items | None:
+        pattern = info.data.get("pattern")
+        if items is not None and pattern is not None and _patterns_meet(pattern, items.pattern):
             raise ValueError(
                 "a file's name may match both pattern and items.pattern, so what it holds can't be told; make them apart, "
                 "such as LIBRARY_PAYMENTS_*.csv and LIBRARY_ITEMS_*.csv"
             )
-        return self
+        return items
 
 
 class Campus(_Section):
     """All settings of one institution. ``live`` false: nothing is uploaded, nothing is posted."""
 
-    institution: Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z_]{3,40}$")]
+    institution: Annotated[str, AfterValidator(Shape(r"[0-9A-Za-z_]{3,40}", "3 to 40 letters, digits or _"))]
     timezone: Zone = "America/Los_Angeles"
-    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")] = "USD"
+    currency: Annotated[str, AfterValidator(Shape(r"[A-Z]{3}", "3 capital letters, such as USD"))] = "USD"
     live: bool = False
     connections: Connections = Connections()
     alma_to_sis: AlmaToSis
     emplid: Emplid = Emplid()
     sfs: Sfs
     brake: Brake = Brake()
-    item_types: Mapping[Text, ItemType]
+    # Without a row no fee would ever be charged.
+    item_types: Mapping[Text, ItemType] = Field(min_length=1)
     descriptions: Mapping[Text, Text] = {}
     terms: tuple[TermRow, ...] = ()
     sis_to_alma: SisToAlma
@@ -344,13 +439,8 @@ def load(path: Path) -> Campus:
         raise SettingsError("The settings can't be read.", [Fault(path.name, error.strerror or "")]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError("The settings are not TOML.", [Fault(path.name, str(error))]) from None
+    folder = path.resolve().parent
     try:
-        return Campus.model_validate({**data, "folder": path.resolve().parent})
+        return Campus.model_validate({**data, "folder": folder}, context={"folder": folder})
     except ValidationError as error:
-        raise SettingsError(
-            "The settings have faults:",
-            [
-                Fault(path.name, e["msg"].removeprefix("Value error, "), field=".".join(map(str, e["loc"])))
-                for e in error.errors(include_url=False, include_input=False)
-            ],
-        ) from None
+        raise SettingsError("The settings have faults:", faults_of(path.name, error)) from None

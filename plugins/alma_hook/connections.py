@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import URL
+
 from alma_hook.campus import Campus
 from alma_hook.errors import Fault, SettingsError
 from alma_hook.ledger import Ledger
 
+GetConnection = Callable[[str], Any]
 
-def ledger_url(conn_id: str) -> str:
+
+def outside_of_tasks(conn_id: str) -> Any:
+    """Fetch a connection as `airflow connections` does: those made in Airflow's pages are seen too.
+
+    The tasks' way sees them within a task only, and breaks outside of one on Airflow 3.1.
+    """
+    from airflow.models import Connection
+
+    return Connection.get_connection_from_secrets(conn_id)  # noqa: AIR311 airflow.sdk has the tasks' way only
+
+
+def ledger_url(conn_id: str, get: GetConnection | None = None) -> URL:
     """Return the SQLAlchemy address of a connection of type sqlite or postgres.
 
-    SQLite: host is the file's absolute path. PostgreSQL: host, port, login, password, and the
-    database in schema; the extra becomes query parameters such as ``sslmode``. Raises
-    ``SettingsError`` when the connection is missing or of another type.
+    SQLite: host is the file's absolute path. PostgreSQL: host (or the folder of its socket), port,
+    login, password, and the database in schema; the extra becomes query parameters such as
+    ``sslmode``. ``get`` fetches the connection, by default as a task does. Raises ``SettingsError``
+    when the connection is missing or of another type.
     """
-    from sqlalchemy import URL
-
     from alma_hook.airflow_names import conf, connection_of
 
-    connection = connection_of(conn_id)
+    connection = connection_of(conn_id, get)
     if connection.conn_type == "sqlite":
         path = connection.host or ""
         faults = (
@@ -34,7 +50,7 @@ def ledger_url(conn_id: str) -> str:
             )
         if faults:
             raise SettingsError("The ledger's connection can't be used.", faults)
-        return f"sqlite:///{path}"
+        return URL.create("sqlite", database=path)
     if connection.conn_type in ("postgres", "postgresql"):
         return URL.create(
             "postgresql+psycopg",
@@ -44,7 +60,7 @@ def ledger_url(conn_id: str) -> str:
             connection.port,
             connection.schema,
             {name: str(value) for name, value in connection.extra_dejson.items()},
-        ).render_as_string(hide_password=False)
+        )
     raise SettingsError(
         "The ledger's connection can't be used.",
         [Fault("connection", f"is of type {connection.conn_type}, not sqlite or postgres", field=conn_id)],
@@ -72,6 +88,7 @@ class VariableMark:
         Variable.set(self.key, text.decode(), description="The mark of the fees ledger; do not change it.")
 
 
-def open_ledger(campus: Campus, *, run_id: str, actor: str) -> Ledger:
+def open_ledger(campus: Campus, *, run_id: str, actor: str, get: GetConnection | None = None) -> Ledger:
     """Return a campus's ledger."""
-    return Ledger(ledger_url(campus.connections.ledger), campus.institution, run_id=run_id, actor=actor)
+    url = ledger_url(campus.connections.ledger, get)
+    return Ledger(url, campus.institution, run_id=run_id, actor=actor)

@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from alma_hook.errors import Fault, SettingsError
+from alma_hook.plain_words import faults_of
 from alma_hook.resources import include
 
 BatchSource = Literal["line_count", "control_total", "origin_id", "business_unit", "currency", "file_date"]
@@ -156,20 +157,21 @@ def load(name: str, folder: Path | None = None) -> Layout:
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         raise SettingsError(
-            "No such layout.", [Fault(f"{name}.toml", "not in include/layouts", field="sfs.layout")]
+            "No such layout.",
+            [
+                Fault(
+                    f"{name}.toml",
+                    "not in the folder layouts beside the settings, and none of the shipped layouts "
+                    f"({', '.join(shipped())})",
+                )
+            ],
         )
     try:
         return Layout.model_validate(tomllib.loads(path.read_text("utf-8")))
     except tomllib.TOMLDecodeError as error:
         raise SettingsError("A layout is not TOML.", [Fault(path.name, str(error))]) from None
     except ValidationError as error:
-        raise SettingsError(
-            "A layout has faults:",
-            [
-                Fault(path.name, e["msg"].removeprefix("Value error, "), field=".".join(map(str, e["loc"])))
-                for e in error.errors(include_url=False, include_input=False)
-            ],
-        ) from None
+        raise SettingsError("A layout has faults:", faults_of(path.name, error)) from None
 
 
 def shipped() -> list[str]:

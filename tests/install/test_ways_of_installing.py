@@ -69,11 +69,11 @@ LOOK = textwrap.dedent("""
 """)
 
 
-def run(python: Path, home: Path, *arguments: str) -> str:
+def run(python: Path, home: Path, *arguments: str, **variables: str) -> str:
     """Run a Python of our choice as an Airflow process of `home` would run, and return what it printed."""
     strange = ("AIRFLOW", "ALMA_", "PYTHONPATH", "PYTEST")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
-    environment |= {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
+    environment |= {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", **variables}
     home.mkdir(exist_ok=True)
     done = subprocess.run(
         [python, "-P", *arguments], env=environment, cwd=home, capture_output=True, text=True, timeout=120
@@ -127,6 +127,21 @@ def test_dropped_into_an_airflow_home(other_environment, dropped_in):
     assert seen["dag_errors"] == {}
     assert set(seen["dags"]) >= DAGS
     assert seen["hook"] is None, "Airflow finds a connection type in installed distributions only"
+
+
+def test_the_command_line_sees_a_connection_made_in_airflow_s_pages(other_environment, dropped_in):
+    """Those lie in Airflow's own database, as those of `airflow connections add` do."""
+    ledger = dropped_in / "ledger.db"
+    connection = json.dumps({"conn_type": "sqlite", "host": str(ledger)})
+    run(other_environment, dropped_in, "-m", "airflow", "db", "migrate")
+    add = ("-m", "airflow", "connections", "add", "alma_ledger", "--conn-json", connection)
+    run(other_environment, dropped_in, *add)
+
+    plugins = str(dropped_in / "plugins")
+    said = run(other_environment, dropped_in, "-m", "alma_hook", "migrate", PYTHONPATH=plugins)
+
+    assert "The ledger is up to date" in said
+    assert ledger.exists()
 
 
 def test_the_plugin_scan_executes_what_is_not_ignored(other_environment, dropped_in):

@@ -305,5 +305,8 @@ def test_a_ledger_is_opened_once_by_a_person(ledger: Ledger) -> None:
     with ledger.write() as tx:
         institutions.open_clean(tx, "the bursar")
         institutions.require_opened(tx)
-    with ledger.write() as tx, pytest.raises(Fatal, match="open already"):
+    with (
+        ledger.write() as tx,
+        pytest.raises(Fatal, match=r"was opened at 20\d\d-\d\d-\d\dT\d\d:\d\dZ by the bursar"),
+    ):
         institutions.open_clean(tx, "the bursar")

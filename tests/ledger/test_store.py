@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import create_engine, inspect, make_url
 
-from alma_hook.errors import AlmaHookError, Fatal, LeaseTaken, LedgerError, Retriable
+from alma_hook.errors import AlmaHookError, Fatal, LeaseTaken, LedgerError, Retriable, SettingsError
 from alma_hook.ledger import Ledger, batches, instant, moment, store
 from alma_hook.resources import include
 
@@ -379,14 +380,73 @@ def test_a_password_stands_in_no_error(tmp_path: Path) -> None:
     with pytest.raises(Retriable) as caught:
         ledger.check()
     assert "swordfish" not in str(caught.value)
-    assert "can't be reached" in str(caught.value)
+    assert "The ledger at postgresql://ledger@127.0.0.1:1/ledger can't be reached" in str(caught.value)
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("/opt/airflow/swordfish.db", "not an address"),
+        ("postgresql:/ledger:swordfish@db/ledger", "not an address"),
+        ("postgresql://ledger:swordfish@db:port/ledger", "not an address"),
+        ("", "not an address"),
+        # Read to the letter, what follows the first @ would be the host, and shown.
+        ("postgresql://ledger:my@swordfish@db/ledger", "must be written %40"),
+        ("postgresql://ledger:my@sword/fish@db/ledger", "must be written %40"),
+        ("sqlite:///swordfish.db", "four slashes"),
+        ("sqlite://opt/swordfish.db", "four slashes"),
+        ("sqlite://", "four slashes"),
+    ],
+)
+def test_an_address_that_can_not_be_used(url: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        Ledger(url, INSTITUTION)
+    assert "fish" not in str(caught.value)
+
+
+def test_a_driver_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(SettingsError, match=r"pip install 'psycopg\[binary\]'"):
+        Ledger("postgresql://ledger@127.0.0.1/ledger", INSTITUTION)
+
+
+def test_options_that_the_driver_does_not_know(postgres_url: str) -> None:
+    ledger = Ledger(f"{postgres_url}&pasword=swordfish", INSTITUTION)
+    with pytest.raises(LedgerError, match="refused the connection; look at its extra") as caught:
+        ledger.check()
+    assert "swordfish" not in str(caught.value)
+    ledger.close()
+
+
+def test_a_socket_s_folder_as_host(postgres_url: str) -> None:
+    given = make_url(postgres_url)
+    folder = given.query["host"]
+    assert isinstance(folder, str)
+    ledger = Ledger(given.set(host=folder, query={}), INSTITUTION)
+    ledger.migrate()
+    ledger.check()
     ledger.close()
 
 
 def test_a_database_that_is_gone_is_worth_another_attempt(tmp_path: Path) -> None:
-    ledger = Ledger(f"sqlite:///{tmp_path / 'no such folder' / 'ledger.db'}", INSTITUTION)
-    with pytest.raises(Retriable):
+    folder = tmp_path / "no such folder"
+    ledger = Ledger(f"sqlite:///{folder / 'ledger.db'}", INSTITUTION)
+    for action in (ledger.check, ledger.migrate):
+        with pytest.raises(Retriable) as caught:
+            action()
+        assert f"no folder {folder} for the ledger: make it" in str(caught.value)
+    ledger.close()
+
+
+def test_looking_for_a_ledger_makes_no_file(tmp_path: Path) -> None:
+    file = tmp_path / "mistyped.db"
+    ledger = Ledger(f"sqlite:///{file}", INSTITUTION)
+    assert ledger.version() is None
+    with pytest.raises(LedgerError) as caught:
         ledger.check()
+    assert f"no ledger at sqlite:///{file}." in str(caught.value)
+    assert not file.exists()
     ledger.close()
 
 
@@ -396,4 +456,5 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(AlmaHookError) as caught:
         ledger.check()
     assert SECRET not in str(caught.value)
+    assert str(tmp_path / "ledger.db") in str(caught.value)
     ledger.close()

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, make_url
 
 from alma_hook import __main__ as command_line
 from alma_hook.airflow_names import AirflowFailException
-from alma_hook.connections import ledger_url
+from alma_hook.connections import ledger_url, outside_of_tasks
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
 from alma_hook.ledger import Ledger, institutions
 from simulator.alma_api import FULL_KEY
@@ -508,6 +508,21 @@ def test_a_postgres_connection_as_an_address(connect: Connect) -> None:
     assert dict(url.query) == {"sslmode": "require", "connect_timeout": "5"}
 
 
+def test_a_postgres_connection_by_its_socket(connect: Connect, postgres_url: str) -> None:
+    there = make_url(postgres_url)
+    connect(
+        "alma_ledger",
+        conn_type="postgres",
+        host=there.query["host"],
+        login=there.username,
+        schema=there.database,
+    )
+    ledger = Ledger(ledger_url("alma_ledger"), "01CAMPUS_INST")
+    ledger.migrate()
+    ledger.check()
+    ledger.close()
+
+
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
@@ -520,6 +535,34 @@ def test_a_ledger_connection_that_cannot_be_used(fields: dict[str, str], text: s
     connect("alma_ledger", **fields)
     with pytest.raises(SettingsError, match=text):
         ledger_url("alma_ledger")
+
+
+def test_a_connection_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_ALMA_LEDGER", raising=False)
+    with pytest.raises(SettingsError, match="missing") as caught:
+        ledger_url("alma_ledger", outside_of_tasks)
+    assert "connection, alma_ledger: create it" in str(caught.value)
+
+
+def test_a_connection_that_can_not_be_read_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_ALMA_LEDGER", '{"conn_type": "sqlite", "password": "swordfish"')
+    with pytest.raises(SettingsError, match="EnvironmentVariablesBackend failed to give it") as caught:
+        ledger_url("alma_ledger", outside_of_tasks)
+    assert "swordfish" not in str(caught.value)
+
+    monkeypatch.delenv("AIRFLOW_CONN_ALMA_LEDGER")
+    secrets = tmp_path / "connections.json"
+    secrets.write_text('{"alma_ledger": {"conn_type": "sqlite", "password": "swordfish"')
+    backend = "airflow.secrets.local_filesystem.LocalFilesystemBackend"
+    monkeypatch.setenv("AIRFLOW__SECRETS__BACKEND", backend)
+    monkeypatch.setenv(
+        "AIRFLOW__SECRETS__BACKEND_KWARGS", json.dumps({"connections_file_path": str(secrets)})
+    )
+    with pytest.raises(SettingsError, match="LocalFilesystemBackend failed to give it") as caught:
+        ledger_url("alma_ledger", outside_of_tasks)
+    assert "swordfish" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -537,7 +580,7 @@ def test_sqlite_serves_workers_of_one_machine_only(
     connect("alma_ledger", conn_type="sqlite", host="/var/lib/ledger.db")
     monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", executor)
     if allowed:
-        assert ledger_url("alma_ledger") == "sqlite:////var/lib/ledger.db"
+        assert str(ledger_url("alma_ledger")) == "sqlite:////var/lib/ledger.db"
     else:
         with pytest.raises(SettingsError, match="use PostgreSQL"):
             ledger_url("alma_ledger")

@@ -206,7 +206,7 @@ def test_serve_writes_its_whereabouts_and_ends_on_sigterm(tmp_path: Path) -> Non
             },
             timeout=5,
         )
-        assert "01CAMPUS_INST" in test.text
+        assert "01SIMULATED_INST" in test.text
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=10)
     assert (process.returncode, err) == (0, "")

@@ -92,11 +92,11 @@ def test_every_fault_is_named_at_once_with_its_key(tmp_path: Path) -> None:
     )  # fmt: skip
     assert set(found) == {
         "institution", "timezone", "life", "sfs.business_unit", "sfs.directory", "sfs.read_back",
-        "item_types.OVERDUEFINE", "sis_to_alma",
+        "item_types.OVERDUEFINE", "sis_to_alma.columns",
     }  # fmt: skip
     assert found["timezone"] == "not a time zone name such as America/Los_Angeles"
     assert found["sfs.directory"] == "must be an absolute path on the SFTP server"
-    assert "emplid" in found["sis_to_alma"]
+    assert "emplid" in found["sis_to_alma.columns"]
 
 
 def test_every_missing_answer_is_named(tmp_path: Path) -> None:
@@ -106,39 +106,108 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("before", "after", "key", "said"),
     [
-        ('report_path = "/shared/Campus/Reports/Fees for PeopleSoft"', "", "alma_to_sis", "report_path"),
+        ('report_path = "/shared/Campus/Reports/Fees for PeopleSoft"', "", "alma_to_sis.report_path", "full path in Alma"),
         ("[alma_to_sis]", '[alma_to_sis]\nmethod = "guess"', "alma_to_sis.method", "analytics_report"),
-        ("[alma_to_sis]", "[alma_to_sis]\nworkers = 0", "alma_to_sis.workers", "greater than or equal to 1"),
-        ("[sfs]", '[sfs]\nfile_name = "libfines.dat"', "sfs", "{kind} and {sequence}"),
-        ("[sfs]", '[sfs]\nfile_name = "{kind}_{sequence}_{place}.dat"', "sfs", "place"),
-        ("[sfs]", '[sfs]\nfile_name = "{kind}_{sequence}.txt"', "sfs", "must end in .dat"),
-        ("[sfs]", '[sfs]\nfile_name = "../{kind}_{sequence}.dat"', "sfs.file_name", "pattern"),
-        ("[sfs]", '[sfs]\nlayout = "../other"', "sfs.layout", "pattern"),
+        ("[alma_to_sis]", "[alma_to_sis]\nworkers = 0", "alma_to_sis.workers", "must be 1 or more"),
+        ("[sfs]", '[sfs]\nfile_name = "libfines.dat"', "sfs.file_name", "{kind} and {sequence}"),
+        ("[sfs]", '[sfs]\nfile_name = "{kind}_{sequence}_{place}.dat"', "sfs.file_name", "place"),
+        ("[sfs]", '[sfs]\nfile_name = "{kind}_{sequence}.txt"', "sfs.file_name", "must end in .dat"),
+        ("[sfs]", '[sfs]\nfile_name = "../{kind}_{sequence}.dat"', "sfs.file_name", "without a folder"),
+        ("[sfs]", '[sfs]\nlayout = "../other"', "sfs.layout", "small letters, digits or _"),
         ("[sfs]", '[emplid]\npattern = "[0-9"\n[sfs]', "emplid.pattern", "not a regular expression"),
-        ("[sfs]", '[emplid]\nsource = "barcode"\n[sfs]', "emplid.source", "pattern"),
+        ("[sfs]", '[emplid]\nsource = "barcode"\n[sfs]', "emplid.source", "primary_id or identifier:"),
         ("[sfs]", '[descriptions]\nOVERDUEFINE = "Bücher"\n[sfs]', "descriptions.OVERDUEFINE", "plain ASCII"),
         ("[sfs]", '[descriptions]\nOVERDUEFINE = "a\\nb"\n[sfs]', "descriptions.OVERDUEFINE", "one line"),
-        ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms.0.term", "pattern"),
-        ("[item_types]", '[item_types]\nLOST = "3-1"', "item_types.LOST", "pattern"),
-        ('amount = "Paid Amount"', 'amount = "Emplid"', "sis_to_alma", "two meanings"),
-        ('amount = "Paid Amount"', 'paid = "Paid Amount"', "sis_to_alma.columns.paid.[key]", "amount"),
-        ("complete_days = true", "", "sis_to_alma", "payment_id"),
-        ("[sfs]", '[sfs]\narchive_directory = "/sfs/inbound/"', "sfs", "archived copy"),
-        ("[sis_to_alma]", '[sis_to_alma]\narchive_directory = "/sfs/outbound"', "sis_to_alma", "found again"),
-        ("[sis_to_alma]", "[sis_to_alma]\nquiet_minutes = 0", "sis_to_alma.quiet_minutes", "greater"),
         ("[sfs]", "[brake]\nmax_total = 25000.00\n[sfs]", "brake.max_total", "amount in quotes"),
         ("[sfs]", "[brake]\nmax_line = 2000\n[sfs]", "brake.max_line", 'such as "25000.00"'),
         ("[sfs]", '[brake]\nmax_line = "2,000.00"\n[sfs]', "brake.max_line", "not a plain amount"),
         ("[sfs]", '[brake]\nmax_line = "20.005"\n[sfs]', "brake.max_line", "two decimals"),
-        ("[sfs]", '[brake]\nmax_line = "-1.00"\n[sfs]', "brake.max_line", "greater than or equal to 0"),
-        ("[sfs]", "[brake]\nmax_drop = 101\n[sfs]", "brake.max_drop", "less than or equal to 100"),
-        ("[sfs]", "[brake]\napproval_hours = 0\n[sfs]", "brake.approval_hours", "greater"),
+        ("[sfs]", '[brake]\nmax_line = "-1.00"\n[sfs]', "brake.max_line", "must be 0 or more"),
+        ("[sfs]", "[brake]\nmax_drop = 101\n[sfs]", "brake.max_drop", "must be 100 or less"),
+        ("[sfs]", "[brake]\napproval_hours = 0\n[sfs]", "brake.approval_hours", "must be 1 or more"),
+        ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms.0.term", "must be up to 4 letters or digits"),
+        ("[item_types]", '[item_types]\nLOST = "3-1"', "item_types.LOST", "must be 1 to 12 letters or digits"),
+        ('amount = "Paid Amount"', 'amount = "Emplid"', "sis_to_alma.columns", "two meanings"),
+        ('amount = "Paid Amount"', 'paid = "Paid Amount"', "sis_to_alma.columns", "not paid"),
+        ("complete_days = true", "", "sis_to_alma.columns", "payment_id"),
+        ("[sfs]", '[sfs]\narchive_directory = "/sfs/inbound/"', "sfs.archive_directory", "archived copy"),
+        ("[sis_to_alma]", '[sis_to_alma]\narchive_directory = "/sfs/outbound"', "sis_to_alma.archive_directory", "found again"),
+        ("[sis_to_alma]", "[sis_to_alma]\nquiet_minutes = 0", "sis_to_alma.quiet_minutes", "must be 2 or more"),
+        ("[sfs]", '[sfs]\nlayout = "nowhere"', "sfs.layout", "nowhere.toml: not in the folder layouts beside"),
+        ('OVERDUEFINE = "300000000001"', "", "item_types", "must have at least one row"),
+        ("[alma_to_sis]", '[alma_to_sis]\nschedule = "0 8,20 * *"', "alma_to_sis.schedule", "five fields"),
+        ("[alma_to_sis]", '[alma_to_sis]\nschedule = "0 0 8 * * *"', "alma_to_sis.schedule", "five fields"),
+        ("[alma_to_sis]", '[alma_to_sis]\nintraday_schedule = "61 * * * *"', "alma_to_sis.intraday_schedule", "cron"),
+        ("[sis_to_alma]", '[sis_to_alma]\nschedule = "0 0 31 2 *"', "sis_to_alma.schedule", "cron"),
+        ("[sis_to_alma]", '[sis_to_alma]\ndate_format = "MM/DD/YYYY"', "sis_to_alma.date_format", "such as %m/%d/%Y"),
+        ("[sis_to_alma]", '[sis_to_alma]\ndate_format = "%m/%d"', "sis_to_alma.date_format", "day, month and year"),
+        ("[sis_to_alma]", '[sis_to_alma]\ndate_format = "%d/%d/%Y"', "sis_to_alma.date_format", "day, month and year"),
+        ("[sis_to_alma]", '[sis_to_alma]\ndelimiter = ";;"', "sis_to_alma.delimiter", "one character"),
+        # What pydantic says of these speaks of validation, and of Python.
+        ('origin_id = "LIB01"', "", "sfs.origin_id", "is missing, and has no default"),
+        ("[sfs]", "[sfs]\norigin = 1", "sfs.origin", "is not known here"),
+        ('origin_id = "LIB01"', "origin_id = 1", "sfs.origin_id", "must be a text, in quotes"),
+        ("[alma_to_sis]", '[alma_to_sis]\nworkers = "many"', "alma_to_sis.workers", "must be a whole number"),
+        ("[alma_to_sis]", "[alma_to_sis]\nworkers = 1.5", "alma_to_sis.workers", "must be a whole number"),
+        ("[alma_to_sis]", "[alma_to_sis]\nworkers = []", "alma_to_sis.workers", "must be a whole number"),
+        ("[alma_to_sis]", "[alma_to_sis]\nworkers = 65", "alma_to_sis.workers", "must be 64 or less"),
+        ("[alma_to_sis]", '[alma_to_sis]\nfee_transactions = "x"', "alma_to_sis.fee_transactions", "must be true or"),
+        ("[alma_to_sis]", "[alma_to_sis]\nfee_transactions = []", "alma_to_sis.fee_transactions", "must be true or"),
+        ("[sfs]", '[sfs]\nmode = "move"', "sfs.mode", "must be 'rename' or 'direct'"),
+        ("[sfs]", '[connections]\nalma = ""\n[sfs]', "connections.alma", "must not be empty"),
+        ("[sfs]", '[[terms]]\nfirst = "soon"\nterm = "2267"\n[sfs]', "terms.0.first", "must be a day"),
+        ("[sfs]", '[[terms]]\nfirst = 2026-08-20T07:00:00\nterm = "2267"\n[sfs]', "terms.0.first", "must be a day"),
+        ("[sfs]", '[[terms]]\nfirst = true\nterm = "2267"\n[sfs]', "terms.0.first", "must be a day"),
+        ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\nterms = 1', "terms", "a list of tables"),
+        ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\ndescriptions = 1', "descriptions", "a section"),
+        ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\nemplid = 1', "emplid", "a section"),
     ],
 )  # fmt: skip
 def test_one_fault(tmp_path: Path, before: str, after: str, key: str, said: str) -> None:
     found = faults(tmp_path, changed((before, after)))
     assert key in found
     assert said in found[key]
+
+
+def test_one_fault_of_a_section_hides_no_other(tmp_path: Path) -> None:
+    found = faults(
+        tmp_path,
+        changed(
+            ('report_path = "/shared/Campus/Reports/Fees for PeopleSoft"', "workers = 0"),
+            ("[sfs]", '[sfs]\narchive_directory = "/sfs/inbound"\nfile_name = "{name}.txt"\nmode = "move"'),
+            ("complete_days = true", 'archive_directory = "/sfs/outbound"\nquiet_minutes = 0'),
+            ('amount = "Paid Amount"', 'paid = "Emplid"'),
+        ),
+    )
+    assert set(found) == {
+        "alma_to_sis.report_path", "alma_to_sis.workers", "sfs.archive_directory", "sfs.file_name", "sfs.mode",
+        "sis_to_alma.archive_directory", "sis_to_alma.quiet_minutes", "sis_to_alma.columns",
+    }  # fmt: skip
+    for said in ("knows {kind}", "needs {kind}", "must end in .dat"):
+        assert said in found["sfs.file_name"]
+    columns = found["sis_to_alma.columns"]
+    assert columns.startswith("lacks amount; ")
+    for said in ("not paid", "lacks payment_id", "two meanings"):
+        assert said in columns
+
+
+@pytest.mark.parametrize("schedule", ["0 8,20 * * *", "*/30 6-22 * * mon-fri", "@daily"])
+@pytest.mark.parametrize("date_format", ["%Y-%m-%d", "%d-%b-%y", "%m/%d/%Y %H:%M:%S"])
+def test_what_airflow_and_python_understand_is_taken(tmp_path: Path, schedule: str, date_format: str) -> None:
+    text = changed(
+        ("[alma_to_sis]", f'[alma_to_sis]\nschedule = "{schedule}"'),
+        ("[sis_to_alma]", f'[sis_to_alma]\ndate_format = "{date_format}"'),
+    )
+    assert load(tmp_path, text).alma_to_sis.schedule == schedule
+
+
+def test_a_layout_of_the_campus_s_own_is_looked_into(tmp_path: Path) -> None:
+    (tmp_path / "layouts").mkdir()
+    (tmp_path / "layouts" / "own.toml").write_text('name = "own"')
+    text = changed(("[sfs]", '[sfs]\nlayout = "own"'))
+    assert "own.toml, detail: is missing" in faults(tmp_path, text)["sfs.layout"]
+    (tmp_path / "layouts" / "own.toml").write_text((include("layouts") / "default.toml").read_text())
+    assert load(tmp_path, text).sfs.layout == "own"
 
 
 def test_settings_that_are_no_toml_name_the_place(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ def test_a_campuss_own_goes_before_the_shipped_one(tmp_path: Path) -> None:
 
 
 def test_an_unknown_layout_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"nowhere\.toml, sfs\.layout: not in include/layouts"):
+    with pytest.raises(
+        SettingsError, match=r"nowhere\.toml: not in the folder layouts .*default, princeton_libfines"
+    ):
         layouts.load("nowhere", tmp_path)
 
 
@@ -71,7 +73,7 @@ def test_an_unknown_layout_is_named(tmp_path: Path) -> None:
         (WHOLE.replace("at = 12,", "at = 11,"), "Item type begins at 11, inside EMPLID"),
         (WHOLE.replace("at = 41,", "at = 14,"), "Reference begins at 14, inside Reversal"),
         (WHOLE.replace("width = 80", "width = 69"), "Reference ends beyond the width 69"),
-        (WHOLE.replace("at = 1,", "at = 0,"), "greater than or equal to 1"),
+        (WHOLE.replace("at = 1,", "at = 0,"), "must be 1 or more"),
         (WHOLE.replace('"reference"', '"fee_type"'), "detail.fields.4.source"),
         (WHOLE.replace('"reference"', '"control_total"'), "Reference can't stand in this record"),
         (WHOLE.replace("at = 24, width = 16,", "at = 24, max_width = 16,"), "only a text may go without width"),

@@ -29,8 +29,11 @@ def restored(tx: Tx) -> None:
 
 def open_clean(tx: Tx, by: str) -> None:
     """Open the books with nothing in PeopleSoft. Raises ``Fatal`` when they are open already."""
-    if tx.one("SELECT opened_at FROM institution WHERE institution = :i") is not None:
-        raise Fatal("This ledger is open already; opening is done once.")
+    row = tx.row("SELECT opened_at, opened_by FROM institution WHERE institution = :i")
+    if row and row["opened_at"]:
+        raise Fatal(
+            f"This ledger was opened at {row['opened_at'][:16]}Z by {row['opened_by']}; opening is done once."
+        )
     tx.run(
         "UPDATE institution SET opened_at = :now, opened_by = :by WHERE institution = :i", now=tx.now, by=by
     )

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 
-from alma_hook.errors import AlmaHookError, LeaseTaken, LedgerError, Retriable
+from alma_hook.errors import AlmaHookError, Fault, LeaseTaken, LedgerError, Retriable, SettingsError
 from alma_hook.resources import include
 
 Row = Mapping[str, Any]
@@ -126,7 +127,7 @@ class Ledger:
 
     def __init__(
         self,
-        url: str,
+        url: str | URL,
         institution: str,
         *,
         run_id: str = "manual",
@@ -146,7 +147,7 @@ class Ledger:
     @contextmanager
     def read(self) -> Iterator[Tx]:
         """Open a transaction that sees one state of the books and changes nothing."""
-        with _plain_errors(), self.engine.connect() as connection:
+        with _plain_errors(self.engine.url), self.engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN")
             else:
@@ -161,7 +162,7 @@ class Ledger:
         With a lease the transaction is refused (``LeaseTaken``) when another holder has taken over
         meanwhile, and the lease is prolonged.
         """
-        with _plain_errors(), self.engine.connect() as connection:
+        with _plain_errors(self.engine.url), self.engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             tx = self._tx(connection)
@@ -232,7 +233,8 @@ class Ledger:
         version = self.version()
         if version is None:
             raise LedgerError(
-                "There is no ledger at the ledger connection. Run `python -m alma_hook migrate` once."
+                f"There is no ledger at {_place(self.engine.url)}. Run `python -m alma_hook migrate` once, or "
+                "correct the address."
             )
         if version < newest:
             raise LedgerError(
@@ -247,7 +249,11 @@ class Ledger:
 
     def version(self) -> int | None:
         """Return the number of the last migration applied, ``None`` without a ledger."""
-        with _plain_errors(), self.engine.connect() as connection:
+        file = _sqlite_file(self.engine.url)
+        # Only migrate() makes a ledger: SQLite would leave an empty file at an address with a slip in it.
+        if file and file.parent.is_dir() and not file.exists():
+            return None
+        with _plain_errors(self.engine.url), self.engine.connect() as connection:
             if not self.engine.dialect.has_table(connection, "migration"):
                 return None
             return int(
@@ -257,7 +263,7 @@ class Ledger:
     def migrate(self) -> list[str]:
         """Apply the migrations that are missing, all or none, and return their file names."""
         applied = []
-        with _plain_errors(), self.engine.connect() as connection:
+        with _plain_errors(self.engine.url), self.engine.connect() as connection:
             if connection.dialect.name == "sqlite":
                 connection.exec_driver_sql("PRAGMA journal_mode = WAL")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -318,32 +324,79 @@ def _later(now: str, minutes: int) -> str:
     return instant(moment(now) + timedelta(minutes=minutes))
 
 
+def _sqlite_file(address: URL) -> Path | None:
+    return Path(address.database or "") if address.get_backend_name() == "sqlite" else None
+
+
+def _place(address: URL) -> str:
+    """Return the address for a person to see: without the password, and without the query, which may hold one."""
+    host = address.host or address.query.get("host") or None
+    return URL.create(
+        address.get_backend_name(),
+        address.username,
+        host=host if host is None or isinstance(host, str) else ",".join(host),
+        port=address.port,
+        database=address.database,
+    ).render_as_string()
+
+
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def _plain_errors(address: URL) -> Iterator[None]:
     """Database errors quote the values of the statement, which are patrons' data: keep only their kind."""
     try:
         yield
     except IntegrityError as error:
         raise Retriable(f"Another run changed the same rows ({type(error.orig).__name__}).") from None
     except OperationalError as error:
+        file = _sqlite_file(address)
+        if file and not file.parent.is_dir():
+            raise Retriable(
+                f"There is no folder {file.parent} for the ledger: make it, or correct the ledger's address."
+            ) from None
+        state = "can't be reached" if error.statement is None else "is busy, broke off, or can't be written"
         raise Retriable(
-            f"The ledger's database can't be reached or is busy ({type(error.orig).__name__}). "
-            "Nothing of this step was written."
+            f"The ledger at {_place(address)} {state} ({type(error.orig).__name__}). Nothing of this step was "
+            "written."
         ) from None
     except DBAPIError as error:
+        refused = (
+            "the connection; look at its extra, or at what stands behind the question mark"
+            if error.statement is None
+            else "a statement"
+        )
         raise LedgerError(
-            f"The ledger's database refused a statement ({type(error.orig).__name__})."
+            f"The ledger at {_place(address)} refused {refused} ({type(error.orig).__name__})."
         ) from None
 
 
-def _engine(url: str) -> Engine:
-    address = make_url(url)
+def _unusable(text_: str) -> SettingsError:
+    return SettingsError("The ledger's address can't be used.", [Fault("ledger", text_)])
+
+
+def _engine(url: str | URL) -> Engine:
+    try:
+        address = make_url(url)
+    except (ArgumentError, ValueError):
+        # The error's own text may quote the address with its password.
+        raise _unusable(
+            "not an address; it looks like sqlite:////folder/ledger.db or postgresql://login@host:5432/database"
+        ) from None
     if address.get_backend_name() == "postgresql":
-        return create_engine(
-            address.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True
-        )
+        if "@" in f"{address.host}{address.database}":
+            # What stands there is the rest of a password, which would be shown with the address.
+            raise _unusable("an @ within the password must be written %40; better, it stands in ~/.pgpass")
+        try:
+            return create_engine(
+                address.set(drivername="postgresql+psycopg"), pool_pre_ping=True, hide_parameters=True
+            )
+        except ImportError:
+            raise _unusable("PostgreSQL needs its driver: pip install 'psycopg[binary]'") from None
     if address.get_backend_name() != "sqlite":
         raise LedgerError("The ledger lives on SQLite or PostgreSQL; the connection names something else.")
+    if address.host or not (address.database or "").startswith("/"):
+        raise _unusable(
+            "SQLite needs the file's absolute path, with four slashes: sqlite:////folder/ledger.db"
+        )
     engine = create_engine(address, hide_parameters=True, connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")
