@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from alma_hook.ledger import Ledger, Row, Tx, instant, moment
+from alma_hook.ledger import Ledger, Row, Tx, instant, institutions, moment
 from simulator.airflow_home import AirflowHome
 from simulator.alma import NOT_AT_DESK
 from simulator.campus import Campus
@@ -55,6 +55,11 @@ class Life:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
         return int(self.airflow.api("GET", path)["try_number"])
 
+    def span(self, dag_id: str, run_id: str) -> tuple[str, str]:
+        """When a run's first task began and when its last one ended."""
+        run = self.airflow.api("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
+        return run["start_date"], run["end_date"]
+
     def deaths(self, *moments: Moment, strike: Callable[[Moment], object] | None = None) -> Deaths:
         """Let tasks die at these moments, one after the other; each death notes what was open then."""
         found = Deaths(self.airflow, self.campus.faults, strike=strike, look=lambda _: self.open())
@@ -89,6 +94,14 @@ class Life:
         return [size for name, size in self.inbound().items() if name.endswith(".part")]
 
     # -- the ledger ------------------------------------------------------------------------------------------
+
+    def open_ledger(self) -> None:
+        """Make the ledger and open it for live running."""
+        ledger = Ledger(self.ledger_url, self.campus.alma.institution)
+        ledger.migrate()
+        with ledger.write() as tx:
+            institutions.open_clean(tx, "the bursar")
+        ledger.close()
 
     @contextmanager
     def ledger(self, *, write: bool = False) -> Iterator[Tx]:
