@@ -1,9 +1,9 @@
 """Kills a task's process at chosen moments: when the far sides see it act.
 
     deaths = Deaths(airflow, campus.faults)
-    deaths.await_(HALF_UPLOADED, RENAMED)
+    deaths.await_(BEFORE_UPLOAD, RENAMED)
     ... run the DAG ...
-    assert [death.moment for death in deaths.happened] == [HALF_UPLOADED, RENAMED]
+    assert [death.moment for death in deaths.happened] == [BEFORE_UPLOAD, RENAMED]
 
 Alma and the SFTP server wait in the middle of the request until the process is dead, so nothing depends
 on luck. The package knows nothing of it: what is killed is the process that runs it, by SIGKILL.
@@ -63,12 +63,17 @@ ARCHIVING = _sftp(
     "while it writes the archive's copy", UPLOAD, "write", r"^/sfs/archive/", after_bytes=100, arrives=False
 )
 BEFORE_UPLOAD = _sftp("before the upload", UPLOAD, "open", _PART, arrives=False)
-HALF_UPLOADED = _sftp("half of the file uploaded", UPLOAD, "write", _PART, after_bytes=1500, arrives=False)
 UPLOADED = _sftp("uploaded, not acknowledged", UPLOAD, "close", _PART, when="after")
 READING_BACK = _sftp("while it reads the upload back", UPLOAD, "read", _PART, arrives=False)
 BEFORE_RENAME = _sftp("before the rename", UPLOAD, "rename", _FINAL, arrives=False)
 RENAMED_LATE = _sftp("before the rename, which is done all the same", UPLOAD, "rename", _FINAL)
 RENAMED = _sftp("renamed, before the answer", UPLOAD, "rename", _FINAL, when="after")
+
+
+def uploading(after_bytes: int) -> Moment:
+    """In the middle of the upload: so many bytes are there, and the rest never comes."""
+    return _sftp("in the middle of the upload", UPLOAD, "write", _PART, after_bytes=after_bytes, arrives=False)
+
 
 READING_ACCOUNT = _http("while it reads an account", POST, "before", method="GET", path="/fees", arrives=False)
 BEFORE_POST = _http(
