@@ -514,13 +514,14 @@ def _wait_until_gone(processes: Sequence[psutil.Process], timeout: float = 10) -
     """Nothing of a dead process acts any more, even where nobody has asked for its exit status yet."""
     deadline = time.monotonic() + timeout
     for process in processes:
-        while _alive(process):
+        while alive(process):
             if time.monotonic() > deadline:
                 raise AirflowHomeError(f"process {process.pid} outlives its SIGKILL")
             time.sleep(0.01)
 
 
-def _alive(process: psutil.Process) -> bool:
+def alive(process: psutil.Process) -> bool:
+    """Whether a process can still act: one that ended may stay listed until its parent asks for its status."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -73,9 +73,13 @@ class Life:
     # -- the campus ------------------------------------------------------------------------------------------
 
     def days_work(self, fees: int = 0, waives: int = 0) -> None:
-        """New fees and waivers, and the night's report that shows them."""
+        """New fees, part of some that nobody has paid of yet waived, and the night's report that shows it all."""
+        sfs = self.campus.peoplesoft
+        unpaid = [item for item in sfs.open_items() if item.applied_cents == 0 and item.balance_cents > 1]
+        for item in unpaid[:waives]:
+            fee_id = item.reference.removeprefix(self.campus.reference_prefix)
+            self.campus.alma.waive_at_desk(fee_id, item.balance_cents // 2)
         self.campus.new_fees(fees)
-        self.campus.waives(waives)
         self.campus.refresh_analytics()
 
     def students_pay(self, count: int) -> None:
