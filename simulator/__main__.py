@@ -26,7 +26,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--layout", type=Path, default=DEFAULT_LAYOUT, help="SFS layout declaration (TOML)")
     command.set_defaults(run=_serve)
     for name, keep, text in (
-        ("demo", False, "the round trip in a real Airflow, told as it happens; exit status 0 when the books agree"),
+        (
+            "demo",
+            False,
+            "the round trip in a real Airflow, told as it happens; exit status 0 when the books agree",
+        ),
         ("up", True, "the same, left running with Airflow's pages until Ctrl-C"),
     ):
         command = commands.add_parser(name, help=text)
@@ -36,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--students", type=int, default=2000)
         command.add_argument("--fees", type=int, default=1500)
         command.add_argument(
-            "--kill", action="store_true", help="another story: the tasks are killed in the middle of their work"
+            "--kill",
+            action="store_true",
+            help="another story: the tasks are killed in the middle of their work",
         )
         command.set_defaults(run=_demo, keep=keep)
     return top

@@ -247,7 +247,7 @@ class AirflowHome:
         process = self.task_process(task_id)
         process.kill()
         _wait_until_gone([process])
-        return process.pid
+        return int(process.pid)
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -397,6 +397,11 @@ class AirflowHome:
                 tasks = self.task_states(dag_id, run_id)
                 raise TimeoutError(f"{dag_id} {run_id} is {state} after {timeout:.0f} s: {tasks}")
             time.sleep(0.2)
+
+    def clear(self, dag_id: str, run_id: str) -> None:
+        """Clear a run's failed tasks and what follows them, so that it goes on, as a person does in the UI."""
+        body = {"dag_run_id": run_id, "dry_run": False, "only_failed": True, "reset_dag_runs": True}
+        self.api("POST", f"/api/v2/dags/{quote(dag_id)}/clearTaskInstances", body)
 
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """Task id -> state; a mapped task's instances stand as `task_id[0]`, `task_id[1]`, ..."""

@@ -72,10 +72,14 @@ RENAMED = _sftp("renamed, before the answer", UPLOAD, "rename", _FINAL, when="af
 
 def uploading(after_bytes: int) -> Moment:
     """In the middle of the upload: so many bytes are there, and the rest never comes."""
-    return _sftp("in the middle of the upload", UPLOAD, "write", _PART, after_bytes=after_bytes, arrives=False)
+    return _sftp(
+        "in the middle of the upload", UPLOAD, "write", _PART, after_bytes=after_bytes, arrives=False
+    )
 
 
-READING_ACCOUNT = _http("while it reads an account", POST, "before", method="GET", path="/fees", arrives=False)
+READING_ACCOUNT = _http(
+    "while it reads an account", POST, "before", method="GET", path="/fees", arrives=False
+)
 BEFORE_POST = _http(
     "before a payment reaches Alma", POST, "before", method="POST", path="op=pay", arrives=False
 )

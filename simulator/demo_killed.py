@@ -61,11 +61,15 @@ class KilledDemo(Demo):
         """Kill at every step, and look at the books."""
         campus = self.campus
         half = 125 * len(campus.alma.fees) // 2  # a line has 124 columns
-        say("Fees go out. The task dies with half of the file uploaded, and again before it knows of the whole")
+        say(
+            "Fees go out. The task dies with half of the file uploaded, and again before it knows of the whole"
+        )
         self.dying("alma_to_sis", uploading(half), UPLOADED)
         self.loaded()
 
-        say("40 new fees, 20 waived. It dies before the rename, then after it, when PeopleSoft has the file already")
+        say(
+            "40 new fees, 20 waived. It dies before the rename, then after it, when PeopleSoft has the file already"
+        )
         campus.new_fees(40)
         campus.waives(20)
         campus.refresh_analytics()
@@ -83,11 +87,15 @@ class KilledDemo(Demo):
             "sis_to_alma", replace(POSTED, skip=9), replace(BEFORE_POST, skip=14), BEFORE_ARCHIVING, ARCHIVED
         )
 
-        say("Their quiet period passes (the marks in the ledger are moved back 11 minutes). Alma is asked about both")
+        say(
+            "Their quiet period passes (the marks in the ledger are moved back 11 minutes). Alma is asked about both"
+        )
         self.time_passes("-11 minutes")
         self.dying("sis_to_alma")
 
-        say("20 new fees. It dies while it reads its upload back, which somebody then removes: only a person can tell")
+        say(
+            "20 new fees. It dies while it reads its upload back, which somebody then removes: only a person can tell"
+        )
         campus.new_fees(20)
         campus.refresh_analytics()
         self.dying("alma_to_sis", READING_BACK, then=self._lose_the_upload, ends="failed")
@@ -131,7 +139,9 @@ class KilledDemo(Demo):
         for subject, course in courses.items():
             print(f"    {subject}: {', '.join(course)}")
         if dag_id == "sis_to_alma":
-            for state, count in self._ask("SELECT state, COUNT(*) FROM payment GROUP BY state ORDER BY state DESC"):
+            for state, count in self._ask(
+                "SELECT state, COUNT(*) FROM payment GROUP BY state ORDER BY state DESC"
+            ):
                 print(f"    payments {state}: {count}")
 
     def time_passes(self, span: str) -> None:
@@ -154,7 +164,9 @@ class KilledDemo(Demo):
         [(batch_id,)] = self._ask("SELECT batch_id FROM batch WHERE state = 'unconfirmed'")
         print("  The business office says that the file was never loaded; four hours pass in the ledger.")
         self.time_passes("-4 hours")
-        said = by_hand("mark-not-delivered", batch_id, settings=self.settings, ledger=f"sqlite:///{self.ledger}")
+        said = by_hand(
+            "mark-not-delivered", batch_id, settings=self.settings, ledger=f"sqlite:///{self.ledger}"
+        )
         print(f"  $ python -m alma_hook mark-not-delivered {batch_id}\n  {said.strip()}", flush=True)
 
     def _count_anew(self) -> None:
