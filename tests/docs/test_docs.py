@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import os
 import re
 import sqlite3
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 from alma_hook import __main__ as command_line
 from alma_hook import campus
@@ -206,13 +209,62 @@ def test_sql_in_the_docs_runs_on_the_ledger(tmp_path):
         for statement in re.sub(r"--.*", "", block).split(";")
         if statement.strip()
     ]
-    statements += re.findall(r'`sqlite3 LEDGER "(.+?)"`', text_of(ROOT / "README.md"))
+    statements += re.findall(r'sqlite3 LEDGER "(.+?)"', text_of(ROOT / "README.md"))
 
     assert len(statements) >= 7
     connection = sqlite3.connect(path)
     for statement in statements:
         connection.execute(statement)
     connection.close()
+
+
+def test_the_look_at_a_file_works_on_postgresql_too(postgres_url):
+    (statement,) = re.findall(r'psql LEDGER -Atc "(.+?)"', text_of(ROOT / "README.md"))
+    ledger = Ledger(postgres_url, "01CAMPUS_INST")
+    ledger.migrate()
+    ledger.close()
+    engine = create_engine(postgres_url)
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO batch_file VALUES ('01CAMPUS_INST', '000001', %s)", (b"H\xfc\nD",)
+        )
+        shown = connection.exec_driver_sql(statement).scalar()
+    engine.dispose()
+    assert shown == "H\xfc\nD"
+
+
+def shell(block: str, home: Path) -> None:
+    """Run the lines of a block that copy and remove; what installs needs a network."""
+    block = re.sub(r"^(?:pip|python) (?:.*\\\n)*.*\n", "", block, flags=re.MULTILINE)
+    subprocess.run(["sh", "-euc", block], cwd=ROOT, env={**os.environ, "AIRFLOW_HOME": str(home)}, check=True)
+
+
+def test_an_upgrade_of_what_was_dropped_in_replaces_all_that_is_ours(tmp_path):
+    (dropped_in,) = (block for block in blocks(ROOT / "README.md", "sh") if "cp -rn" in block)
+    (upgrade,) = (block for block in blocks(OPERATIONS, "sh") if "cp -r " in block)
+    shell(dropped_in, tmp_path)
+    ours = [
+        tmp_path / "plugins/alma_hook/campus.py",
+        tmp_path / "include/sql/001_ledger.sql",
+        tmp_path / "include/layouts/default.toml",
+        *(tmp_path / "dags").glob("*.py"),
+    ]
+    theirs = [
+        tmp_path / "include/campus.toml",
+        tmp_path / "include/layouts/own.toml",
+        tmp_path / "dags/own.py",
+    ]
+    gone = tmp_path / "plugins/alma_hook/gone.py"
+    for file in (*ours, *theirs, gone):
+        file.write_text("old")
+
+    shell(upgrade, tmp_path)
+
+    assert [file for file in ours if file.read_text() == "old"] == []
+    assert [file for file in theirs if file.read_text() != "old"] == []
+    assert not gone.exists()
+    assert (tmp_path / "plugins/alma_hook/.airflowignore").exists()
 
 
 def test_the_worked_example_follows_the_formula():
