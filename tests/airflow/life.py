@@ -27,10 +27,7 @@ _MARKS = {
 
 @dataclass
 class Life:
-    """One campus, its ledger, and the Airflow between its two sides.
-
-    ``settings`` is put in place before each run: two campuses may take turns on one Airflow.
-    """
+    """One campus, its ledger, and the Airflow between its two sides, which two campuses may share in turns."""
 
     campus: Campus
     airflow: AirflowHome
@@ -40,11 +37,16 @@ class Life:
 
     # -- runs ------------------------------------------------------------------------------------------------
 
-    def start(self, dag_id: str, **conf: Any) -> str:
-        """Start a run and return its id; Alma's report is of this minute, PeopleSoft's output too."""
-        if self.settings_file.read_text() != self.settings:
-            self.settings_file.write_text(self.settings)
-        return self.airflow.trigger(dag_id, conf)
+    def take_turn(self) -> None:
+        """Let the DAGs work for this campus from now on: tasks read the settings when they run."""
+        unfinished = self.settings_file.with_suffix(".writing")
+        unfinished.write_text(self.settings)
+        unfinished.replace(self.settings_file)
+        self.campus.faults.clear()
+
+    def start(self, dag_id: str) -> str:
+        """Start a run and return its id."""
+        return self.airflow.trigger(dag_id)
 
     def run(self, dag_id: str) -> tuple[str, str]:
         """Run a DAG to its end; return the run's id and state."""
