@@ -10,9 +10,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alma_hook import __version__, campus
+from alma_hook import __version__, campus, confirmations
 from alma_hook.errors import AlmaHookError, Fatal
-from alma_hook.ledger import Ledger, batches, exceptions, instant, institutions, moment, payments, story
+from alma_hook.ledger import (
+    Ledger,
+    batches,
+    exceptions,
+    instant,
+    institutions,
+    items,
+    moment,
+    payments,
+    story,
+)
+from alma_hook.money import amount
 from alma_hook.resources import include
 from alma_hook.schedule import TASK_DEFAULTS
 
@@ -47,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
         ("exceptions", _exceptions, "list what does not fit, oldest first"),
         ("resolve", _resolve, "settle one exception that a person has dealt with"),
         ("explain", _explain, "tell one fee's life, in order"),
+        ("unconfirmed", _unconfirmed, "list the lines that PeopleSoft has not shown yet"),
+        ("void", _void, "make delivered lines void that PeopleSoft never loaded"),
         ("mark-delivered", _mark_delivered, "say that PeopleSoft has an unconfirmed batch"),
         ("mark-not-delivered", _mark_not_delivered, "say that PeopleSoft never got an unconfirmed batch"),
     ):
@@ -62,8 +75,18 @@ def _parser() -> argparse.ArgumentParser:
                 required=True,
                 help="PeopleSoft holds no library fees of ours yet",
             )
-        if name.startswith("mark"):
+        if name.startswith("mark") or name == "void":
             sub.add_argument("batch")
+        if name == "void":
+            sub.add_argument(
+                "--line", type=int, help="the line's number in the file's order; without it, all lines"
+            )
+            sub.add_argument("--reason", required=True, help="what was found out, for whoever reads it later")
+            sub.add_argument(
+                "--rejected",
+                action="store_true",
+                help="PeopleSoft's office says that it did not and will not load it",
+            )
         if name == "explain":
             sub.add_argument("fee_id")
         if name == "resolve":
@@ -95,8 +118,12 @@ def _dag_files() -> list[Path]:
     return list(folder.glob("*.py"))
 
 
+def _settings(options: argparse.Namespace) -> campus.Campus:
+    return campus.load(options.settings or campus.find(Path.cwd()))
+
+
 def _ledger(options: argparse.Namespace) -> Ledger:
-    settings = campus.load(options.settings or campus.find(Path.cwd()))
+    settings = _settings(options)
     actor = getpass.getuser()
     if options.ledger:
         return Ledger(options.ledger, settings.institution, actor=actor)
@@ -150,6 +177,38 @@ def _explain(options: argparse.Namespace) -> None:
         raise Fatal(f"The ledger knows no fee {options.fee_id}.")
     for at, text in life:
         print(f"{at[:19]}  {text}")
+
+
+def _unconfirmed(options: argparse.Namespace) -> None:
+    """Fee ids, amounts and files; no patron."""
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        rows, newest, now = items.unconfirmed(tx), items.summary(tx)["newest"], moment(tx.now)
+    for row in rows:
+        days = (now - moment(row["delivered_at"])).days
+        print(
+            f"{row['batch_id']} line {row['line_no']}  {row['file_name']}  {row['kind']} {amount(int(row['amount']))}  "
+            f"fee {row['fee_id']}  delivered {row['delivered_at'][:16]}, {days} days ago"
+            f"{'  NOT SEEN' if row['listed'] else ''}"
+        )
+    print(f"{len(rows)} lines not seen yet; newest complete list of items: {newest or 'none'}")
+
+
+def _void(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.lease("out", "command line") as lease:
+        count = confirmations.void(
+            ledger,
+            lease,
+            options.batch,
+            options.line,
+            options.reason,
+            rejected=options.rejected,
+            settings=_settings(options).sis_to_alma.items,
+        )
+    print(f"{count} lines of batch {options.batch} are void; the next run works their fees out anew.")
 
 
 def _mark_delivered(options: argparse.Namespace) -> None:

@@ -57,6 +57,24 @@ def _single_line(text: str) -> str:
     return text
 
 
+def _patterns_meet(one: str, other: str) -> bool:
+    """Whether a name may match one of each of two lists of patterns; a bracket counts as any character."""
+
+    def names(patterns: str) -> list[str]:
+        return [re.sub(r"\[!?\]?[^]]*\]", "?", pattern.strip()) for pattern in patterns.split(",")]
+
+    def meet(a: str, b: str) -> bool:
+        if a[:1] == "*":
+            return meet(a[1:], b) or (b != "" and meet(a, b[1:]))
+        if b[:1] == "*":
+            return meet(b, a)
+        if not a or not b:
+            return a == b
+        return (a[0] == b[0] or "?" in (a[0], b[0])) and meet(a[1:], b[1:])
+
+    return any(meet(a, b) for a in names(one) for b in names(other))
+
+
 RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
 Directory = Annotated[str, AfterValidator(_directory)]
 Zone = Annotated[str, AfterValidator(_zone)]
@@ -125,6 +143,7 @@ class Sfs(_Section):
     mode: Literal["rename", "direct"] = "rename"
     read_back: Literal["hash", "size", "none"] = "hash"
     taken_within_hours: int = Field(default=6, ge=0)
+    credit_wait_days: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _name_is_unique(self) -> Sfs:
@@ -149,6 +168,24 @@ class TermRow(_Section):
     term: Term
 
 
+class Items(_Section):
+    """PeopleSoft's list of library items: one row an item, with its amount as it stands."""
+
+    pattern: Text
+    columns: Mapping[Literal["emplid", "reference", "amount", "balance"], Text]
+    complete: bool = False
+    confirm_days: int = Field(default=3, ge=1)
+
+    @model_validator(mode="after")
+    def _columns_complete(self) -> Items:
+        missing = sorted({"emplid", "reference", "amount"} - set(self.columns))
+        if missing:
+            raise ValueError(f"columns lacks {', '.join(missing)}")
+        if len(set(self.columns.values())) < len(self.columns):
+            raise ValueError("columns gives one heading two meanings")
+        return self
+
+
 class SisToAlma(_Section):
     """PeopleSoft's query output: where it lies and which column is what."""
 
@@ -163,6 +200,7 @@ class SisToAlma(_Section):
     comment: Text = "Paid in PeopleSoft Student Financials"
     complete_days: bool = False
     quiet_minutes: int = Field(default=10, ge=2)
+    items: Items | None = None
 
     @model_validator(mode="after")
     def _columns_complete(self) -> SisToAlma:
@@ -179,6 +217,11 @@ class SisToAlma(_Section):
             raise ValueError("archive_directory must not be directory: archived files would be found again")
         if len(set(self.columns.values())) < len(self.columns):
             raise ValueError("columns gives one heading two meanings")
+        if self.items is not None and _patterns_meet(self.pattern, self.items.pattern):
+            raise ValueError(
+                "a file's name may match both pattern and items.pattern, so what it holds can't be told; make them apart, "
+                "such as LIBRARY_PAYMENTS_*.csv and LIBRARY_ITEMS_*.csv"
+            )
         return self
 
 
@@ -199,6 +242,15 @@ class Campus(_Section):
     sis_to_alma: SisToAlma
     # Where the file was read from: the layouts of a campus lie in a folder beside it.
     folder: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def credit_wait_days(self) -> int | None:
+        """How many days a credit waits for its charge to be seen in PeopleSoft; ``None``: until it is seen.
+
+        Without a list of items nothing is ever seen there, so a credit follows at once unless told otherwise.
+        """
+        days = self.sfs.credit_wait_days
+        return 0 if days is None and self.sis_to_alma.items is None else days
 
     @property
     def zone(self) -> ZoneInfo:

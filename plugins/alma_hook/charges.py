@@ -25,7 +25,18 @@ from alma_hook import charge_file
 from alma_hook.campus import Campus
 from alma_hook.errors import SendingStopped
 from alma_hook.layouts import Layout
-from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, fees, instant, moment, payments
+from alma_hook.ledger import (
+    Lease,
+    Ledger,
+    Row,
+    batches,
+    exceptions,
+    fees,
+    instant,
+    items,
+    moment,
+    payments,
+)
 from alma_hook.ledger.batches import Line
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.money import amount
@@ -52,6 +63,10 @@ class Position:
     reason: str
     problem: str | None
     sent: Line | None
+    #: A charge of it is neither seen in PeopleSoft nor there long enough for a credit to follow it.
+    waits: bool = False
+    #: Its item in PeopleSoft comes to more than was told.
+    above: bool = False
 
     @property
     def own_paid(self) -> int:
@@ -106,6 +121,10 @@ def hold(position: Position, campus: Campus) -> str | None:
         return "EMPLID changed since the charge"
     if p.due < 0 and (p.sent is None or -p.due > p.charged - p.credited):
         return "credit above what was charged"
+    if p.due < 0 and p.waits:
+        return "credit waits until its charge is seen in PeopleSoft"
+    if p.due > 0 and p.above:
+        return "charge waits while its item in PeopleSoft is above what it was told"
     return first_charge_hold(p, campus) if starts_anew(p) else None
 
 
@@ -185,6 +204,7 @@ def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: s
         oldest = instant(moment(tx.now) - READING_AGE)
         own = fees.own_payments_of_run(tx)
         posted = payments.posted_by_fee(tx)
+        above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)
         refuse_foreign(
             own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
         )
@@ -203,7 +223,12 @@ def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: s
                 again.add(row["user_id"])
                 continue
             considered.append(row["fee_id"])
-            decision = decide(position_of(row, own, posted.get(row["fee_id"], {})), campus, day)
+            position = replace(
+                position_of(row, own, posted.get(row["fee_id"], {})),
+                waits=row["fee_id"] in waiting,
+                above=row["fee_id"] in above,
+            )
+            decision = decide(position, campus, day)
             if isinstance(decision, Listed):
                 held.append(decision)
             elif decision is not None:
@@ -239,6 +264,15 @@ def plan(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, target: s
         counts.listed = len(held)
         fees.forget_read(tx, live, sorted(again))
     return counts
+
+
+def _waiting(unseen: Mapping[str, str], campus: Campus, now: str) -> frozenset[str]:
+    """Return the fees whose credits wait; ``unseen``: when each one's last charge not seen was delivered."""
+    days = campus.credit_wait_days
+    if days is None:
+        return frozenset(unseen)
+    waited = instant(moment(now) - timedelta(days=days))
+    return frozenset(fee_id for fee_id, delivered_at in unseen.items() if delivered_at > waited)
 
 
 def refuse_foreign(own: Mapping[str, Sequence[tuple[str, int]]], known: frozenset[str]) -> None:

@@ -1,6 +1,6 @@
-"""PeopleSoft's payment files into the ledger: fetched, taken in line by line, archived.
+"""PeopleSoft's output into the ledger: payments and lists of items, fetched, taken in line by line, archived.
 
-A payment is taken in once for ever, whatever file it stands in again.
+A payment is taken in once for ever, whatever file it stands in again; of lists of items the newest counts.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from alma_hook import payment_file
-from alma_hook.campus import Campus
+from alma_hook import confirmations, item_file, payment_file
+from alma_hook.campus import Campus, Items
 from alma_hook.errors import BadFile
+from alma_hook.item_file import ItemFile
 from alma_hook.ledger import Lease, Ledger, Row, Tx, exceptions
 from alma_hook.ledger import payments as entries
 from alma_hook.ledger.exceptions import Listed
@@ -19,19 +20,23 @@ from alma_hook.remote import RemoteFolder
 
 
 def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus) -> tuple[int, int]:
-    """Keep the bytes of every payment file in the folder; return how many lie there and how many are new.
+    """Keep the bytes of every file of ours in the folder; return how many lie there and how many are new.
 
     A file that was refused and is gone or replaced since is off the list of exceptions.
     """
-    directory = campus.sis_to_alma.directory
+    settings = campus.sis_to_alma
+    patterns = {"payments": settings.pattern}
+    if settings.items is not None:
+        patterns["items"] = settings.items.pattern
     new = 0
     present = set()
-    for file in folder.files(directory, campus.sis_to_alma.pattern):
-        content = folder.read(f"{directory}/{file.name}")
-        digest = hashlib.sha256(content).hexdigest()
-        present.add((file.name, digest))
-        with ledger.write(lease) as tx:
-            new += entries.keep_file(tx, file.name, digest, content)
+    for kind, pattern in patterns.items():
+        for file in folder.files(settings.directory, pattern):
+            content = folder.read(f"{settings.directory}/{file.name}")
+            digest = hashlib.sha256(content).hexdigest()
+            present.add((file.name, digest))
+            with ledger.write(lease) as tx:
+                new += entries.keep_file(tx, file.name, digest, content, kind=kind, modified=file.modified)
     with ledger.write(lease) as tx:
         for subject in entries.withdraw_absent(tx, present):
             exceptions.close_subject(tx, subject, "the file was taken away or replaced")
@@ -68,12 +73,15 @@ def _keep_if_replaced(folder: RemoteFolder, archived: str, row: Row, ledger: Led
     digest = hashlib.sha256(content).hexdigest()
     if digest != row["sha256"]:
         with ledger.write(lease) as tx:
-            entries.keep_file(tx, row["name"], digest, content)
+            entries.keep_file(tx, row["name"], digest, content, kind=row["kind"])
 
 
 @dataclass
 class TakeInCounts:
-    """What a take-in came to: ``lines`` = ``new`` + ``known`` + ``refused``."""
+    """What a take-in came to: ``lines`` of payments = ``new`` + ``known`` + ``refused``.
+
+    ``confirmed`` are lines of ours seen for the first time in the ``items`` of ``lists``.
+    """
 
     files: int = 0
     files_refused: int = 0
@@ -81,6 +89,10 @@ class TakeInCounts:
     new: int = 0
     known: int = 0
     refused: int = 0
+    lists: int = 0
+    items: int = 0
+    items_refused: int = 0
+    confirmed: int = 0
     faults: list[str] = field(default_factory=list)
 
 
@@ -95,9 +107,16 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
     with ledger.read() as tx:
         waiting = entries.files(tx, "found", "refused")
     for row in waiting:
+        settings = campus.sis_to_alma.items
+        if row["kind"] == "items" and settings is None:
+            continue
         with ledger.read() as tx:
             content = entries.file_content(tx, row["name"], row["sha256"])
         try:
+            if row["kind"] == "items" and settings is not None:
+                items = item_file.read(row["name"], content, campus, settings)
+                _take_in_items(ledger, lease, row, items, settings, counts)
+                continue
             file = payment_file.read(row["name"], content, campus)
         except BadFile as error:
             _refuse_file(ledger, lease, row, error)
@@ -113,7 +132,25 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
 def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None:
     with ledger.write(lease) as tx:
         entries.move_file(tx, row["name"], row["sha256"], "refused")
-        exceptions.open_all(tx, [Listed("payment file refused", f"file {row['sha256'][:12]}", 0, str(error))])
+        listed = Listed(
+            "list of items refused" if row["kind"] == "items" else "payment file refused",
+            f"file {row['sha256'][:12]}",
+            0,
+            str(error),
+        )
+        exceptions.open_all(tx, [listed])
+
+
+def _take_in_items(
+    ledger: Ledger, lease: Lease, row: Row, file: ItemFile, settings: Items, counts: TakeInCounts
+) -> None:
+    with ledger.write(lease) as tx:
+        judged = confirmations.take_in(tx, row, file, settings)
+        exceptions.close_others(tx, [f"file {row['sha256'][:12]}"], [])
+    counts.lists += 1
+    counts.items += len(file.items)
+    counts.items_refused += len(file.refused)
+    counts.confirmed += judged.confirmed
 
 
 def _take_in_file(tx: Tx, row: Row, file: payment_file.PaymentFile, counts: TakeInCounts) -> None:

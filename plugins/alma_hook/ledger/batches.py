@@ -43,6 +43,13 @@ class Target:
     directory: str
 
 
+_INSERT_LINE = (
+    "INSERT INTO line (institution, batch_id, line_no, fee_id, kind, amount, emplid, item_type, term, reference, "
+    "description, account_type, effective_date, due_date, reason, state) VALUES (:i, :b, :n, :fee_id, :kind, :amount, "
+    ":emplid, :item_type, :term, :reference, :description, :account_type, :effective_date, :due_date, :reason, :state)"
+)
+
+
 def open_batch(tx: Tx, kind: str, live: bool, lines: Sequence[Line], target: Target) -> str:
     """Fix the lines of a new batch and return its id. ``{sequence}`` in the file name is filled in.
 
@@ -70,8 +77,7 @@ def open_batch(tx: Tx, kind: str, live: bool, lines: Sequence[Line], target: Tar
         total=sum(line.amount for line in lines),
     )
     tx.many(
-        "INSERT INTO line VALUES (:i, :b, :n, :fee_id, :kind, :amount, :emplid, :item_type, :term, :reference, "
-        ":description, :account_type, :effective_date, :due_date, :reason, :state)",
+        _INSERT_LINE,
         [
             {
                 "b": batch_id,

@@ -35,7 +35,7 @@ def open_all(tx: Tx, entries: Iterable[Listed]) -> int:
             kind=entry.kind,
             subject=entry.subject,
         )
-        if seen or _settled_by_a_person(tx, entry):
+        if seen or settled_by_a_person(tx, entry):
             continue
         new += 1
         tx.run(
@@ -56,7 +56,7 @@ def open_all(tx: Tx, entries: Iterable[Listed]) -> int:
     return new
 
 
-def _settled_by_a_person(tx: Tx, entry: Listed) -> bool:
+def settled_by_a_person(tx: Tx, entry: Listed) -> bool:
     """Whether a person has settled this very thing: tomorrow's cumulative file holds the same line again."""
     return bool(
         tx.one(
@@ -82,13 +82,13 @@ def close_others(tx: Tx, subjects: Sequence[str], keep: Iterable[Listed]) -> int
     return len(over)
 
 
-def close_subject(tx: Tx, subject: str, resolution: str) -> None:
+def close_subject(tx: Tx, subject: str, resolution: str, by: str = "system") -> None:
     """Close all that is listed on one subject."""
     for row in tx.rows(
         "SELECT exception_id FROM exception_item WHERE institution = :i AND closed_at IS NULL AND subject = :s",
         s=subject,
     ):
-        close(tx, row["exception_id"], "system", resolution)
+        close(tx, row["exception_id"], by, resolution)
 
 
 def close(tx: Tx, exception_id: str, by: str, resolution: str) -> None:
@@ -118,6 +118,12 @@ def describe(row: Row) -> str:
     """Return one entry for a person: what it is about, why, how much; no patron data."""
     fee = f" (fee {row['fee_id']})" if row["fee_id"] and row["subject"] != f"fee {row['fee_id']}" else ""
     return f"{row['subject']}{fee}: {row['kind']}, {amount(int(row['amount']))}; {row['detail']}"
+
+
+def open_subjects(tx: Tx, kinds: Sequence[str]) -> list[str]:
+    """Return what is listed under these kinds."""
+    sql = "SELECT subject FROM exception_item WHERE institution = :i AND closed_at IS NULL AND kind"
+    return [row["subject"] for row in in_list(tx, sql, kinds)]
 
 
 def counts(tx: Tx) -> dict[str, int]:

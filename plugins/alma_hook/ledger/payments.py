@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
 from alma_hook.ledger import exceptions, fees
-from alma_hook.ledger.store import Row, Tx, in_list
+from alma_hook.ledger.store import Row, Tx, in_list, instant
 
 #: States from which a payment may (again) be tried.
 WAITING = ("new", "posting", "unknown")
@@ -27,26 +28,42 @@ class Payment:
     line_no: int
 
 
-def keep_file(tx: Tx, name: str, sha256: str, content: bytes) -> bool:
+def keep_file(
+    tx: Tx, name: str, sha256: str, content: bytes, *, kind: str = "payments", modified: int | None = None
+) -> bool:
     """Keep a file's bytes; return whether it is new. The same bytes under the same name are the same file.
 
+    ``kind``: ``payments`` or ``items``. ``modified``: when the far side wrote it, in seconds since 1970
+    (``None``: just now); a clock there that is ahead counts for no more than now.
+
     One that lies there again after it was archived or withdrawn is read again: the settings may have
-    changed since, and a payment is taken in once anyway.
+    changed since, and a payment is taken in once anyway. So is one that was written again with the same
+    bytes: what it says held until then.
     """
+    written_at = tx.now
+    if modified is not None:
+        written_at = min(instant(datetime.fromtimestamp(modified, UTC)), tx.now)
     new = tx.run(
-        "INSERT INTO payment_file (institution, name, sha256, state, content, found_at, run_id) "
-        "VALUES (:i, :name, :sha, 'found', :content, :now, :run) ON CONFLICT (institution, name, sha256) DO NOTHING",
+        "INSERT INTO payment_file (institution, name, sha256, state, content, found_at, run_id, kind, written_at) "
+        "VALUES (:i, :name, :sha, 'found', :content, :now, :run, :kind, :at) "
+        "ON CONFLICT (institution, name, sha256) DO NOTHING",
         name=name,
         sha=sha256,
         content=content,
         now=tx.now,
         run=tx.run_id,
+        kind=kind,
+        at=written_at,
     )
     tx.run(
-        "UPDATE payment_file SET state = 'found' "
-        "WHERE institution = :i AND name = :name AND sha256 = :sha AND state IN ('archived', 'withdrawn')",
+        "UPDATE payment_file SET state = 'found', kind = :kind, "
+        "written_at = CASE WHEN written_at > :at THEN written_at ELSE :at END "
+        "WHERE institution = :i AND name = :name AND sha256 = :sha "
+        "AND (state IN ('archived', 'withdrawn') OR kind <> :kind OR written_at < :at)",
         name=name,
         sha=sha256,
+        kind=kind,
+        at=written_at,
     )
     return bool(new)
 
@@ -63,7 +80,7 @@ def files(tx: Tx, *states: str) -> list[Row]:
     """Return the files in these states without their bytes, by name."""
     names = ", ".join(f"'{state}'" for state in states)
     return tx.rows(
-        "SELECT name, sha256, state, lines, lines_new, lines_refused, found_at, run_id FROM payment_file "
+        "SELECT name, sha256, state, lines, lines_new, lines_refused, found_at, run_id, kind, written_at FROM payment_file "
         f"WHERE institution = :i AND state IN ({names}) ORDER BY found_at, name"
     )
 
@@ -76,7 +93,7 @@ def file_content(tx: Tx, name: str, sha256: str) -> bytes:
 
 def move_file(tx: Tx, name: str, sha256: str, state: str, **counts: int) -> None:
     """Set a file's state and, when taken in, its counts of lines."""
-    allowed = {"lines", "lines_new", "lines_refused"}
+    allowed = {"lines", "lines_new", "lines_refused", "complete"}
     sets = "".join(f", {column} = :{column}" for column in counts if column in allowed)
     tx.run(
         f"UPDATE payment_file SET state = :state{sets} WHERE institution = :i AND name = :name AND sha256 = :sha",

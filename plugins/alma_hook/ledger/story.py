@@ -19,6 +19,8 @@ def of_fee(tx: Tx, fee_id: str) -> list[tuple[str, str]]:
         life.append((line["created_at"], f"{what} planned by {line['run_id']}: now {line['state']}"))
         if line["delivered_at"]:
             life.append((line["delivered_at"], f"batch {line['batch_id']} delivered as {line['file_name']}"))
+        if line["confirmed_at"]:
+            life.append((line["confirmed_at"], f"{where} seen in PeopleSoft, in {line['confirmed_in']}"))
     for payment in payments.payments_of_fee(tx, fee_id):
         where = f"{payment['file_name']} line {payment['line_no']}"
         what = f"payment {payment['payment_no']} of {amount(int(payment['amount']))}, paid {payment['paid_on']}, {where}"
@@ -26,6 +28,15 @@ def of_fee(tx: Tx, fee_id: str) -> list[tuple[str, str]]:
         life.append((payment["taken_at"], f"{what}: {done}"))
         life += _events(tx, f"payment {payment['payment_no']}")
     life += _events(tx, f"fee {fee_id}")
+    item = tx.row("SELECT * FROM item WHERE institution = :i AND fee_id = :fee", fee=fee_id)
+    if item is not None:
+        left = "" if item["balance"] is None else f", balance {amount(int(item['balance']))}"
+        life.append(
+            (
+                item["seen_at"],
+                f"PeopleSoft: item of {amount(int(item['amount']))}{left}, in {item['file_name']}",
+            )
+        )
     reading = tx.row("SELECT * FROM reading WHERE institution = :i AND fee_id = :fee", fee=fee_id)
     if reading is not None:
         seen = f"Alma: {reading['status']}, balance {amount(int(reading['balance']))}"

@@ -18,7 +18,7 @@ class FindPaymentFiles(CampusOperator):
 
         with run.lease("back") as lease, sftp.connect(run.campus.connections.sfs) as folder:
             found, new = payment_intake.find_files(folder, run.ledger, lease, run.campus)
-        self.say("%d payment files in %s, %d new", found, run.campus.sis_to_alma.directory, new)
+        self.say("%d files in %s, %d new", found, run.campus.sis_to_alma.directory, new)
         return {"found": found, "new": new}
 
 
@@ -35,6 +35,11 @@ class TakeInPayments(CampusOperator):
             "%d files, %d lines: %d new, %d known, %d refused and listed",
             counts.files, counts.lines, counts.new, counts.known, counts.refused,
         )  # fmt: skip
+        if counts.lists:
+            self.say(
+                "%d lists of items, %d items, %d lines refused and listed: %d lines of ours seen for the first time",
+                counts.lists, counts.items, counts.items_refused, counts.confirmed,
+            )  # fmt: skip
         for fault in counts.faults:
             self.log.error("%s", fault)
         return {name: value for name, value in asdict(counts).items() if name != "faults"}

@@ -155,11 +155,12 @@ class Report(CampusOperator):
 
     def work(self, run: Run) -> dict[str, Any]:
         """Log the balances line and the exceptions by kind."""
-        from alma_hook.ledger import exceptions, fees
+        from alma_hook.ledger import exceptions, fees, items
         from alma_hook.money import amount
 
         with run.ledger.read() as tx:
-            line, listed, items = fees.balances(tx), exceptions.counts(tx), exceptions.open_items(tx)
+            line, listed, shown = fees.balances(tx), exceptions.counts(tx), exceptions.open_items(tx)
+            unseen = items.summary(tx)
         self.say(
             "Balances: Alma %s, PeopleSoft %s, explained %s, on its way %s, UNEXPLAINED %s (%d fees)",
             *(
@@ -168,11 +169,17 @@ class Report(CampusOperator):
             ),
             line["fees"],
         )
-        for item in items[:_SHOWN]:
+        if run.campus.sis_to_alma.items is not None:
+            self.say(
+                "Not seen in PeopleSoft: %d charges (%s), the oldest delivered %s; newest complete list of items: %s",
+                unseen["charges"], amount(int(unseen["charged"])), unseen["oldest"] or "-", unseen["newest"] or "none",
+            )  # fmt: skip
+        for item in shown[:_SHOWN]:
             self.say("Listed: %s", exceptions.describe(item))
-        if len(items) > _SHOWN:
-            self.say("and %d more: `python -m alma_hook exceptions` shows them all", len(items) - _SHOWN)
+        if len(shown) > _SHOWN:
+            self.say("and %d more: `python -m alma_hook exceptions` shows them all", len(shown) - _SHOWN)
         return {
             **{name: int(value) for name, value in line.items() if name != "institution"},
             "exceptions": listed,
+            "unseen_charges": int(unseen["charges"]),
         }

@@ -1,0 +1,269 @@
+"""Whether PeopleSoft has what was delivered: lines seen in its list of items, lines that are not, lines made void.
+
+PeopleSoft loads a fee's lines in the order of their delivery, and its item then comes to the sum of the
+lines loaded. So the lines are seen whose sum, from the first on, is the item's amount. What is longer not
+seen than a load can take is listed, and so is an amount that no number of lines explains. Software makes
+no line void: a person does, who has asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import accumulate
+
+from alma_hook.campus import Items
+from alma_hook.errors import Fatal, Fault
+from alma_hook.item_file import ItemFile
+from alma_hook.ledger import Lease, Ledger, Row, Tx, batches, exceptions, instant, items, moment
+from alma_hook.ledger import payments as files
+from alma_hook.ledger.exceptions import Listed
+from alma_hook.ledger.items import Sent
+from alma_hook.money import amount as text_of
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What an item's amount says of the lines of its fee.
+
+    ``seen``: how many of them it takes in; ``None``, it fits no number of them. ``told``: what the lines
+    delivered before the list come to, in cents. ``overdue``: not seen, though delivered long before.
+    """
+
+    seen: int | None
+    told: int
+    confirmed: tuple[Sent, ...] = ()
+    overdue: tuple[Sent, ...] = ()
+
+
+def judge(lines: Sequence[Sent], amount: int, present: bool, as_of: str, days: int) -> Verdict:
+    """Compare a fee's lines, in the order of their delivery, with what its items come to.
+
+    ``present``: the list held the fee; else ``amount`` is nought because a complete list lacked it.
+    ``as_of``: when the list was written. Where several numbers of lines come to the amount, the most
+    lines count as seen: the money is the same, and none of them can be sent a second time.
+    """
+    sums = list(accumulate((line.cents for line in lines), initial=0))
+    inside = next(
+        (n for n, line in enumerate(lines) if line.delivered_at is None or line.delivered_at >= as_of),
+        len(lines),
+    )
+    least = max((n for n, line in enumerate(lines, 1) if line.confirmed), default=0)
+    fitting = [
+        n
+        for n in range(least, len(lines) + 1)
+        # That an item is not there shows no charge to have been loaded.
+        if sums[n] == amount and (present or all(line.kind == "credit" for line in lines[least:n]))
+    ]
+    # A line under way, or delivered by another clock's time, may be in the list already.
+    seen = max((n for n in fitting if n <= max(inside, least)), default=min(fitting, default=None))
+    if seen is None:
+        return Verdict(None, sums[inside])
+    long_ago = instant(moment(as_of) - timedelta(days=days))
+    overdue = tuple(line for line in lines[seen:inside] if str(line.delivered_at) < long_ago)
+    if present and seen == 0 and overdue:
+        # The fee has an item, so it was loaded once: that it comes to nought must be somebody's doing.
+        return Verdict(None, sums[inside])
+    confirmed = tuple(line for line in lines[: min(seen, inside)] if not line.confirmed)
+    return Verdict(seen, sums[inside], confirmed, overdue)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How many lines were seen for the first time, and how many entries are listed now."""
+
+    confirmed: int
+    listed: int
+
+
+def take_in(tx: Tx, row: Row, file: ItemFile, settings: Items) -> Judged:
+    """Take in a list of items: what it shows is confirmed, what it lacks is listed, where it is complete.
+
+    An older list than the newest changes nothing that a newer one has said.
+    """
+    items.keep(tx, row, file.items)
+    older = items.newer_list(tx, row)
+    lacking = items.lacking(tx, row["written_at"])
+    doubts = []
+    if settings.complete and int(lacking["n"]):
+        detail = (
+            f"{row['name']} lacks {lacking['n']} items that were there (first: fee {lacking['first_fee']}), so nothing is "
+            "concluded from what it lacks; is the query's number of rows limited?"
+        )
+        doubts = [Listed("list of items not complete", "list of items", int(lacking["total"]), detail)]
+    refused = [
+        Listed(
+            "item line refused",
+            f"item line {line.digest}",
+            0,
+            f"line {line.line_no} of {row['name']}, {line.field}: {line.text}",
+        )
+        for line in file.refused
+    ]
+    # A person may have said that what is lacking is truly gone.
+    whole = not refused and all(exceptions.settled_by_a_person(tx, doubt) for doubt in doubts)
+    files.move_file(
+        tx,
+        row["name"],
+        row["sha256"],
+        "taken",
+        lines=file.lines,
+        lines_refused=len(refused),
+        complete=int(settings.complete and whole),
+    )
+    if not older:
+        _list(tx, ("item line refused", "list of items not complete"), refused + doubts)
+    return judge_all(tx, settings.confirm_days)
+
+
+def judge_all(tx: Tx, days: int) -> Judged:
+    """Confirm what is seen, list what is not or differs, and take off the list what fits again."""
+    rows = items.to_judge(tx)
+    fee_ids = [row["fee_id"] for row in rows]
+    lines, voided = items.lines(tx, fee_ids), items.voided(tx, fee_ids)
+    seen: list[tuple[Sent, str]] = []
+    listed: list[Listed] = []
+    for row in rows:
+        fee_id = row["fee_id"]
+        verdict = _verdict(row, lines[fee_id], days)
+        seen += [(line, str(row["file_name"] or "")) for line in verdict.confirmed]
+        listed += [_unseen(line, fee_id, row["as_of"]) for line in verdict.overdue]
+        if verdict.seen is None:
+            where = f"{row['file_name']}" if row["present"] else "no longer in the list of items"
+            if fee_id in voided:
+                where += f"; was a line loaded that was made void ({', '.join(voided[fee_id])})?"
+            listed.append(items.differing(fee_id, int(row["amount"]), verdict.told, where))
+    items.confirm(tx, seen)
+    _list(
+        tx,
+        ("charge not seen in PeopleSoft", "credit not seen in PeopleSoft", items.DIFFERS),
+        listed,
+    )
+    return Judged(len(seen), len(listed))
+
+
+def _verdict(row: Row, lines: Sequence[Sent], days: int) -> Verdict:
+    return judge(lines, int(row["amount"]), bool(row["present"]), row["as_of"], days)
+
+
+def _unseen(line: Sent, fee_id: str, as_of: str) -> Listed:
+    return Listed(
+        "charge not seen in PeopleSoft" if line.kind == "charge" else "credit not seen in PeopleSoft",
+        line.subject,
+        line.cents,
+        f"delivered {str(line.delivered_at)[:16]}, not in the list of items of {as_of[:16]}",
+        fee_id=fee_id,
+    )
+
+
+def _list(tx: Tx, kinds: Sequence[str], entries: Sequence[Listed]) -> None:
+    """List these and nothing else of these kinds."""
+    exceptions.close_others(tx, exceptions.open_subjects(tx, kinds), entries)
+    exceptions.open_all(tx, entries)
+
+
+def void(
+    ledger: Ledger,
+    lease: Lease,
+    batch_id: str,
+    line_no: int | None,
+    reason: str,
+    *,
+    rejected: bool,
+    settings: Items | None,
+) -> int:
+    """Make a delivered line void, or all lines of a batch (``line_no`` ``None``); return how many.
+
+    A void line counts no more, so the next run sends what is due anew. ``rejected``: PeopleSoft's office
+    has said that it did not and will not load it; else a list of items must show that.
+
+    Raises ``Fatal``, and makes nothing void, when one of the lines can't be; each is named with its reason.
+    """
+    if not reason.strip():
+        raise Fatal("A void needs a reason, for whoever reads it later. Nothing was made void.")
+    with ledger.write(lease) as tx:
+        state, rows = _of_batch(tx, batch_id)
+        if state != "delivered":
+            raise Fatal(f"Batch {batch_id} is {state}, not delivered: there is nothing in it to make void.")
+        if line_no is None:
+            rows = [row for row in rows if row["state"] != "void"]
+        else:
+            rows = [row for row in rows if row["line_no"] == line_no]
+        if not rows:
+            raise Fatal(f"Batch {batch_id} has no such line, or all of it is void already.")
+        faults = _faults(tx, rows, rejected, settings)
+        if faults:
+            raise Fatal("\n".join(["Nothing was made void:", *(f"  {fault}" for fault in faults)]))
+        evidence = "rejected, by PeopleSoft's office" if rejected else "not seen in PeopleSoft's items"
+        items.void(tx, rows, evidence, reason)
+        for row in rows:
+            exceptions.close_subject(
+                tx, f"line {batch_id}/{row['line_no']}", f"made void: {reason}", tx.actor
+            )
+        if settings is not None:
+            judge_all(tx, settings.confirm_days)
+    return len(rows)
+
+
+def _of_batch(tx: Tx, batch_id: str) -> tuple[str, list[Row]]:
+    try:
+        return str(batches.batch(tx, batch_id)["state"]), batches.lines(tx, batch_id)
+    except LookupError:
+        raise Fatal(f"There is no batch {batch_id}.") from None
+
+
+def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None) -> list[Fault]:
+    """Return why lines can't be made void, at most one reason a line."""
+    fee_ids = [row["fee_id"] for row in rows]
+    positions, lines, paid = items.positions(tx, fee_ids), items.lines(tx, fee_ids), items.paid(tx, fee_ids)
+    faults = []
+    for row in rows:
+        fee_id = row["fee_id"]
+        why = _standing(row, lines[fee_id], paid.get(fee_id, 0))
+        if why is None and settings is not None:
+            why = _seen(tx, row, positions[fee_id], lines[fee_id], settings.confirm_days, rejected)
+        elif why is None and not rejected:
+            why = "no list of items is set up (sis_to_alma.items) that could show it missing"
+        if why is not None:
+            faults.append(Fault(f"batch {row['batch_id']}", why, line=int(row["line_no"])))
+    return faults
+
+
+def _standing(row: Row, lines: Sequence[Sent], paid: int) -> str | None:
+    """Return why a line must stand by our own books, or ``None``."""
+    others = [line for line in lines if (line.batch_id, line.line_no) != (row["batch_id"], row["line_no"])]
+    if row["state"] != "sent":
+        return f"is {row['state']}"
+    if row["confirmed_at"] is not None:
+        return f"was seen in PeopleSoft, in {row['confirmed_in'] or 'a list of items'}"
+    if any(line.delivered_at is None for line in others):
+        return "another line of its fee is under way; try again after the next run"
+    if row["kind"] == "charge" and paid > sum(line.amount for line in others if line.kind == "charge"):
+        return f"{text_of(paid)} was paid on its fee in PeopleSoft, which must have it then"
+    if sum(line.cents for line in others) < 0:
+        return "credits were sent for its fee after it; they have to be made void first"
+    return None
+
+
+def _seen(tx: Tx, row: Row, position: Row, lines: Sequence[Sent], days: int, rejected: bool) -> str | None:
+    """Return why PeopleSoft's items speak against it that a line was never loaded, or ``None``."""
+    if position["as_of"] is None:
+        return None if rejected else "no complete list of items has come that could show it missing"
+    verdict = _verdict(position, lines, days)
+    place = [(line.batch_id, line.line_no) for line in lines].index((row["batch_id"], row["line_no"]))
+    if verdict.seen is not None and place < verdict.seen:
+        return f"the amount in {position['file_name']} takes it in"
+    if rejected:
+        return None
+    if verdict.seen is None:
+        return "its item in PeopleSoft comes to another amount than with it or without it; ask PeopleSoft's office"
+    if lines[place] not in verdict.overdue:
+        return (
+            f"the newest list of items is of {position['as_of'][:16]}, which is not {days} days after its delivery; "
+            "it may be loaded yet"
+        )
+    other = items.richer_item(tx, row["fee_id"], row["emplid"])
+    if other is not None:
+        return f"the student's item of fee {other} comes to more than it was told: PeopleSoft may have put it there"
+    return None

@@ -1,0 +1,254 @@
+"""What PeopleSoft shows of the lines it was sent: its items, lines seen there, lines made void."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from alma_hook.ledger import fees
+from alma_hook.ledger.exceptions import Listed
+from alma_hook.ledger.store import Row, Tx, in_list
+from alma_hook.money import amount as text_of
+
+DIFFERS = "item amount differs in PeopleSoft"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A fee's items in PeopleSoft, added up; cents. ``balance`` is ``None`` where the list does not give it."""
+
+    fee_id: str
+    emplid: str
+    amount: int
+    balance: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A line of a fee that counts, or is under way: then ``delivered_at`` is ``None``."""
+
+    batch_id: str
+    line_no: int
+    kind: str
+    amount: int
+    delivered_at: str | None
+    confirmed: bool
+
+    @property
+    def cents(self) -> int:
+        """What the line adds to the item: a credit less than nought."""
+        return self.amount if self.kind == "charge" else -self.amount
+
+    @property
+    def subject(self) -> str:
+        """What the line is listed under."""
+        return f"line {self.batch_id}/{self.line_no}"
+
+
+def keep(tx: Tx, file: Row, items: Iterable[Item]) -> None:
+    """Keep what a list says of each fee, unless a newer list has told already.
+
+    ``file``: ``name``, ``sha256`` and ``written_at``; of two of one second the later name is the newer.
+    """
+    tx.many(
+        "INSERT INTO item VALUES (:i, :fee, :emplid, :amount, :balance, :name, :sha, :at) "
+        "ON CONFLICT (institution, fee_id) DO UPDATE SET emplid = excluded.emplid, amount = excluded.amount, "
+        "balance = excluded.balance, file_name = excluded.file_name, file_sha256 = excluded.file_sha256, "
+        "seen_at = excluded.seen_at WHERE item.seen_at < excluded.seen_at "
+        "OR (item.seen_at = excluded.seen_at AND item.file_name <= excluded.file_name)",
+        [
+            {
+                "fee": item.fee_id,
+                "emplid": item.emplid,
+                "amount": item.amount,
+                "balance": item.balance,
+                "name": file["name"],
+                "sha": file["sha256"],
+                "at": file["written_at"],
+            }
+            for item in items
+        ],
+    )
+
+
+def newer_list(tx: Tx, file: Row) -> bool:
+    """Whether a newer list than this one was taken in."""
+    return bool(
+        tx.one(
+            "SELECT COUNT(*) FROM payment_file WHERE institution = :i AND kind = 'items' AND state IN ('taken', 'archived') "
+            "AND (written_at > :at OR (written_at = :at AND name > :name))",
+            at=file["written_at"],
+            name=file["name"],
+        )
+    )
+
+
+def lacking(tx: Tx, written_at: str) -> Row:
+    """Return ``n``, ``total`` and the ``first_fee`` of the items seen before that a list just kept does not hold.
+
+    PeopleSoft keeps an item for ever, so a list that lacks one was cut short. Where we expect nothing
+    on it, it may have been left out.
+    """
+    found = tx.row(
+        "SELECT COUNT(*) AS n, CAST(COALESCE(SUM(last_amount), 0) AS BIGINT) AS total, MIN(fee_id) AS first_fee "
+        "FROM item_position WHERE institution = :i AND present = 1 AND last_amount <> 0 AND told <> 0 AND seen_at < :at",
+        at=written_at,
+    )
+    assert found is not None
+    return found
+
+
+def to_judge(tx: Tx) -> list[Row]:
+    """Return the known position of every fee with an unseen line, or with another amount than it was told."""
+    return tx.rows(
+        "SELECT * FROM item_position WHERE institution = :i AND as_of IS NOT NULL "
+        "AND (unconfirmed > 0 OR amount <> told) ORDER BY fee_id"
+    )
+
+
+def positions(tx: Tx, fee_ids: Sequence[str]) -> dict[str, Row]:
+    """Return the positions of these fees; ``as_of`` is null where no list has told of one."""
+    sql = "SELECT * FROM item_position WHERE institution = :i AND fee_id"
+    return {row["fee_id"]: row for row in in_list(tx, sql, fee_ids)}
+
+
+def lines(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[Sent]]:
+    """Return the lines of these fees that count or are under way, in the order of their delivery."""
+    sql = (
+        "SELECT l.fee_id, l.batch_id, l.line_no, l.kind, l.amount, l.state, l.confirmed_at, b.delivered_at FROM line l "
+        "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+        "WHERE l.institution = :i AND l.state IN ('sent', 'pending') AND l.fee_id"
+    )
+    found: dict[str, list[Sent]] = {fee_id: [] for fee_id in fee_ids}
+    for row in sorted(in_list(tx, sql, fee_ids), key=lambda row: (row["batch_id"], row["line_no"])):
+        at = row["delivered_at"] if row["state"] == "sent" else None
+        found[row["fee_id"]].append(
+            Sent(row["batch_id"], row["line_no"], row["kind"], int(row["amount"]), at,
+                 row["confirmed_at"] is not None)
+        )  # fmt: skip
+    return found
+
+
+def voided(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return the void lines of these fees as ``batch/line``."""
+    sql = "SELECT fee_id, batch_id, line_no FROM line WHERE institution = :i AND state = 'void' AND fee_id"
+    found: dict[str, list[str]] = {}
+    for row in in_list(tx, sql, fee_ids):
+        found.setdefault(row["fee_id"], []).append(f"{row['batch_id']}/{row['line_no']}")
+    return found
+
+
+def confirm(tx: Tx, seen: Sequence[tuple[Sent, str]]) -> None:
+    """Note in which file each line was seen first, and which batches are seen whole by it."""
+    tx.many(
+        "UPDATE line SET confirmed_at = :now, confirmed_in = :file "
+        "WHERE institution = :i AND batch_id = :b AND line_no = :n AND confirmed_at IS NULL",
+        [{"now": tx.now, "file": file, "b": line.batch_id, "n": line.line_no} for line, file in seen],
+    )
+    whole = tx.rows(
+        "SELECT b.batch_id FROM batch b WHERE b.institution = :i AND b.state = 'delivered' AND b.confirmed_at IS NULL "
+        "AND EXISTS (SELECT 1 FROM line l WHERE l.institution = b.institution AND l.batch_id = b.batch_id "
+        "AND l.confirmed_at IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM line l WHERE l.institution = b.institution "
+        "AND l.batch_id = b.batch_id AND l.state = 'sent' AND l.confirmed_at IS NULL) ORDER BY b.batch_id"
+    )
+    tx.many(
+        "UPDATE batch SET confirmed_at = :now WHERE institution = :i AND batch_id = :b",
+        [{"now": tx.now, "b": row["batch_id"]} for row in whole],
+    )
+    tx.events([(f"batch {row['batch_id']}", "confirmed", "") for row in whole])
+
+
+def differing(fee_id: str, found: int, told: int, detail: str) -> Listed:
+    """Return the entry of a fee whose items come to ``found`` cents and should come to ``told``."""
+    text = f"PeopleSoft {text_of(found)}, told {text_of(told)}; {detail}"
+    return Listed(DIFFERS, f"item {fee_id}", found - told, text, fee_id=fee_id)
+
+
+def above(tx: Tx) -> frozenset[str]:
+    """Return the fees that stand listed with more in PeopleSoft than it was told."""
+    rows = tx.rows(
+        "SELECT fee_id FROM exception_item WHERE institution = :i AND kind = :kind AND amount > 0 AND closed_at IS NULL",
+        kind=DIFFERS,
+    )
+    return frozenset(row["fee_id"] for row in rows)
+
+
+def unseen_charges(tx: Tx) -> dict[str, str]:
+    """Return, of the fees this run has read, those with charges not seen in PeopleSoft: when the last was delivered."""
+    rows = tx.rows(
+        "SELECT l.fee_id, MAX(b.delivered_at) AS at FROM line l "
+        "JOIN reading r ON r.institution = l.institution AND r.fee_id = l.fee_id "
+        "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+        "WHERE l.institution = :i AND r.run_id = :run AND l.state = 'sent' AND l.kind = 'charge' "
+        "AND l.confirmed_at IS NULL GROUP BY l.fee_id",
+        run=tx.run_id,
+    )
+    return {row["fee_id"]: row["at"] for row in rows}
+
+
+def unconfirmed(tx: Tx) -> list[Row]:
+    """Return every line that counts and was not seen in PeopleSoft, with its batch's file, oldest first."""
+    return tx.rows(
+        "SELECT l.batch_id, l.line_no, l.fee_id, l.kind, l.amount, b.file_name, b.delivered_at, "
+        "(SELECT COUNT(*) FROM exception_item x WHERE x.institution = l.institution AND x.closed_at IS NULL "
+        "AND x.subject = 'line ' || l.batch_id || '/' || CAST(l.line_no AS TEXT)) AS listed FROM line l "
+        "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+        "WHERE l.institution = :i AND l.state = 'sent' AND l.confirmed_at IS NULL ORDER BY l.batch_id, l.line_no"
+    )
+
+
+def summary(tx: Tx) -> Row:
+    """Return ``charges`` not seen, what they come to (``charged``), the ``oldest``'s delivery, the ``newest`` complete list."""
+    found = tx.row(
+        "SELECT COUNT(*) AS charges, CAST(COALESCE(SUM(l.amount), 0) AS BIGINT) AS charged, MIN(b.delivered_at) AS oldest, "
+        "(SELECT c.written_at FROM complete_list c WHERE c.institution = :i) AS newest "
+        "FROM line l JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+        "WHERE l.institution = :i AND l.kind = 'charge' AND l.state = 'sent' AND l.confirmed_at IS NULL"
+    )
+    assert found is not None
+    return found
+
+
+def paid(tx: Tx, fee_ids: Sequence[str]) -> dict[str, int]:
+    """Return what PeopleSoft says was paid on these fees, in cents."""
+    sql = "SELECT fee_id, amount FROM payment WHERE institution = :i AND fee_id"
+    found: dict[str, int] = {}
+    for row in in_list(tx, sql, fee_ids):
+        found[row["fee_id"]] = found.get(row["fee_id"], 0) + int(row["amount"])
+    return found
+
+
+def richer_item(tx: Tx, fee_id: str, emplid: str) -> str | None:
+    """Return another fee of that student whose items come to more than PeopleSoft was told."""
+    found = tx.one(
+        "SELECT MIN(fee_id) FROM item_position WHERE institution = :i AND emplid = :emplid AND fee_id <> :fee "
+        "AND present = 1 AND amount > told",
+        emplid=emplid,
+        fee=fee_id,
+    )
+    return None if found is None else str(found)
+
+
+def void(tx: Tx, rows: Sequence[Row], evidence: str, reason: str) -> None:
+    """Let sent lines count no more; the next run works their fees out anew."""
+    tx.many(
+        "UPDATE line SET state = 'void' WHERE institution = :i AND batch_id = :b AND line_no = :n AND state = 'sent'",
+        [{"b": row["batch_id"], "n": row["line_no"]} for row in rows],
+    )
+    for batch_id in sorted({row["batch_id"] for row in rows}):
+        tx.run(
+            "UPDATE batch SET changed_at = :now WHERE institution = :i AND batch_id = :b",
+            now=tx.now,
+            b=batch_id,
+        )
+    events = []
+    for row in rows:
+        where = (
+            f"{row['kind']} of {text_of(int(row['amount']))}, batch {row['batch_id']} line {row['line_no']}"
+        )
+        events.append((f"fee {row['fee_id']}", "line made void", f"{where}: {evidence}; {reason}"))
+        events.append((f"batch {row['batch_id']}", "line made void", f"line {row['line_no']}: {evidence}"))
+    tx.events(events)
+    fee_ids = [row["fee_id"] for row in rows]
+    fees.touch(tx, fee_ids)
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), "void")
