@@ -3,6 +3,7 @@
 Names are generated (``Student 000123``). Everything is drawn from one seed, so a campus can be made again.
 """
 
+import os
 import random
 from collections.abc import Callable
 from datetime import timedelta
@@ -267,7 +268,7 @@ class Campus:
         """PeopleSoft leaves a query's output in /sfs/outbound; returns its path there.
 
         ``kind``: ``payments`` (one row a payment) or ``applied`` (one row an item). The file appears
-        whole: it is written under another name first.
+        whole: it is written under another name first. Its time is that of the campus's clock.
         """
         if kind == "payments":
             content = self.peoplesoft.query_output(format, cumulative, bounced=bounced)
@@ -276,7 +277,10 @@ class Campus:
         else:
             raise ValueError(f"unknown query: {kind}")
         name = f"LIBRARY_{kind.upper()}_{self._stamp()}{EXTENSIONS[format]}"
-        return self._leave(self.folders.outbound, name, content)
+        path = self._leave(self.folders.outbound, name, content)
+        now = self.clock.now().timestamp()
+        os.utime(self.path(path), (now, now))
+        return path
 
     def write_sis_export(self, hours: float = 24.0, packing: Packing = "xml") -> str:
         """Alma's SIS profile leaves the users changed within ``hours``; returns the file's path there."""

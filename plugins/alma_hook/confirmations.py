@@ -263,6 +263,8 @@ def _seen(tx: Tx, row: Row, position: Row, lines: Sequence[Sent], days: int, rej
             f"the newest list of items is of {position['as_of'][:16]}, which is not {days} days after its delivery; "
             "it may be loaded yet"
         )
+    if position["as_of"] < instant(moment(tx.now) - timedelta(days=days)):
+        return f"the newest list of items is of {position['as_of'][:16]}, too old by now; run the query again"
     other = items.richer_item(tx, row["fee_id"], row["emplid"])
     if other is not None:
         return f"the student's item of fee {other} comes to more than it was told: PeopleSoft may have put it there"
