@@ -112,17 +112,27 @@ def positions(tx: Tx, fee_ids: Sequence[str]) -> dict[str, Row]:
     return {row["fee_id"]: row for row in in_list(tx, sql, fee_ids)}
 
 
-def lines(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[Sent]]:
-    """Return the lines of these fees that count or are under way, in the order of their delivery."""
+def lines(tx: Tx, fee_ids: Sequence[str] = (), *, unseen: bool = False) -> dict[str, list[Sent]]:
+    """Return the lines that count or are under way in the order of their delivery, by fee.
+
+    Of these fees; with ``unseen`` also of every fee with a line not seen, which may be all there are.
+    """
     sql = (
         "SELECT l.fee_id, l.batch_id, l.line_no, l.kind, l.amount, l.state, l.confirmed_at, b.delivered_at FROM line l "
         "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
         "WHERE l.institution = :i AND l.state IN ('sent', 'pending') AND l.fee_id"
     )
-    found: dict[str, list[Sent]] = {fee_id: [] for fee_id in fee_ids}
-    for row in sorted(in_list(tx, sql, fee_ids), key=lambda row: (row["batch_id"], row["line_no"])):
+    found: dict[str, list[Sent]] = {}
+    rows: list[Row] = []
+    if unseen:
+        rows = tx.rows(
+            f"{sql} IN (SELECT u.fee_id FROM line u WHERE u.institution = :i AND u.state = 'sent' AND u.confirmed_at IS NULL)"
+        )
+    have = {row["fee_id"] for row in rows}
+    rows += in_list(tx, sql, [fee_id for fee_id in fee_ids if fee_id not in have])
+    for row in sorted(rows, key=lambda row: (row["batch_id"], row["line_no"])):
         at = row["delivered_at"] if row["state"] == "sent" else None
-        found[row["fee_id"]].append(
+        found.setdefault(row["fee_id"], []).append(
             Sent(row["batch_id"], row["line_no"], row["kind"], int(row["amount"]), at,
                  row["confirmed_at"] is not None)
         )  # fmt: skip
