@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -61,20 +62,22 @@ def _details(layout: Layout, lines: pd.DataFrame) -> Any:
 def misfits(layout: Layout, lines: pd.DataFrame) -> dict[str, str]:
     """Return, by fee id, what of its line does not fit the layout; empty when everything does."""
     wrong: dict[str, list[str]] = {}
+    fee_ids = lines["fee_id"].tolist()
     for f in layout.detail.fields:
-        values = _values(f, lines)
-        for mask, said in (
-            (values.str.len() > f.limit, f"is longer than its {f.limit} columns"),
-            ((values.str.len() == 0) & (not f.optional), "is missing"),
-            # A control character would break the line in two, so only printable text is let through.
-            (
-                ~values.map(lambda text: _printable(text, layout.encoding)).astype(bool),
-                f"is not {layout.encoding} text",
-            ),
-        ):
-            for fee_id in lines.loc[mask, "fee_id"]:
+        for fee_id, text in zip(fee_ids, _values(f, lines).tolist(), strict=True):
+            for said in _misfits_of(f, text, layout.encoding):
                 wrong.setdefault(str(fee_id), []).append(f"{f.name} {said}")
     return {fee_id: "; ".join(texts) for fee_id, texts in wrong.items()}
+
+
+def _misfits_of(f: FieldLayout, text: str, encoding: str) -> Iterator[str]:
+    if len(text) > f.limit:
+        yield f"is longer than its {f.limit} columns"
+    if not text and not f.optional:
+        yield "is missing"
+    # A control character would break the line in two, so only printable text is let through.
+    if not _printable(text, encoding):
+        yield f"is not {encoding} text"
 
 
 def _values(f: FieldLayout, lines: pd.DataFrame) -> Any:
