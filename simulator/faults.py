@@ -12,10 +12,13 @@ HttpKind = Literal[
     "fail_after",  # a 5xx although it was applied
     "drop_before",  # the connection is cut, nothing applied
     "drop_after",  # the connection is cut after applying
+    "apply_late",  # the connection is cut, and it is applied some seconds later by the simulated clock
     "delay_before",  # waits, then applies and answers
     "delay_after",  # applies, then waits with the answer
     "broken_body",  # HTTP 200 and applied, but the body can't be read
     "partial_list",  # HTTP 200, one fee missing, totals of the whole list
+    "short_list",  # HTTP 200, one fee missing, and the totals agree with what is there
+    "rate_limited",  # 429 PER_SECOND_THRESHOLD, nothing applied
     "out_of_quota",  # 429 DAILY_THRESHOLD, nothing applied
 ]
 ErrorForm = Literal["json", "gateway_json", "xml", "html", "text", "empty"]
@@ -96,7 +99,7 @@ class Faults:
     ) -> HttpRule:
         """Add a rule. ``status`` defaults to 400 for a refusal and 500 for a failure.
 
-        ``seconds`` belongs to the two delays, ``body`` to broken_body. Raises ValueError on an
+        ``seconds`` belongs to the two delays and to apply_late, ``body`` to broken_body. Raises ValueError on an
         unknown kind and re.error on a pattern that is none.
         """
         if kind not in get_args(HttpKind) or form not in get_args(ErrorForm):
