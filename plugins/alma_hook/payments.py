@@ -96,10 +96,6 @@ def post(
         try:
             poster.account(account, payments)
             failed_in_a_row = 0
-        except UserNotFound:
-            poster.list_all(payments, "user not found in Alma")
-        except Refused as error:
-            poster.list_all(payments, "reading refused by Alma", error)
         except QuotaSpent:
             raise
         except Inconsistent as error:
@@ -150,7 +146,14 @@ class _Poster:
         payments = [row for row in payments if not self._held(row)]
         if not payments:
             return
-        found = self._read(account, {str(row["fee_id"]) for row in payments})
+        try:
+            found = self._read(account, {str(row["fee_id"]) for row in payments})
+        except UserNotFound:
+            self.list_all(payments, "user not found in Alma")
+            return
+        except Refused as error:
+            self.list_all(payments, "reading refused by Alma", error)
+            return
         for row in payments:
             fee = found.get(row["fee_id"])
             if fee is None:

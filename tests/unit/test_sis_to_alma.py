@@ -270,6 +270,25 @@ def test_a_purged_user(small: Bridge) -> None:
     assert sorted(states(small)) == ["new", "posted"]
 
 
+def test_each_payment_of_a_purged_user_stays_listed_for_its_own_reason(small: Bridge) -> None:
+    """Else one and the same thing would be settled and listed anew by each run."""
+    own, others = charged(small, 1000, 500, student=0)
+    student_pays(small, own)
+    leave(small, (small.far.students[1].primary_id, "17", f"ALMA{others.id}", "5.00"))
+    small.far.alma.purge_user(own.user.primary_id)
+    post(small)
+    listed = small.exceptions()
+    assert sorted(listed.values()) == ["payment by another EMPLID than was charged", "user not found in Alma"]
+
+    small.sis_to_alma()
+
+    ledger = small.ledger("look")
+    with ledger.read() as tx:
+        assert tx.one("SELECT COUNT(*) FROM exception_item WHERE institution = :i") == 2
+    ledger.close()
+    assert small.exceptions() == listed
+
+
 def test_another_emplid_than_was_charged(small: Bridge) -> None:
     (fee,) = charged(small, 1000)
     other = small.far.students[1].primary_id
