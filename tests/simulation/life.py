@@ -478,9 +478,15 @@ def batches_decided(world: World) -> str | None:
 
 @happens("payment settled by a person", "day", 0.5)
 def payment_settled(world: World) -> str | None:
+    """Money that a fee settled in Alma does not need: the office gives it back or keeps it for the student."""
     ledger = world.bridge.ledger("a person")
     with ledger.read() as tx:
-        rows = [row for row in exceptions.open_items(tx) if row["subject"].startswith("payment ")]
+        rows = [
+            row
+            for row in exceptions.open_items(tx)
+            if row["kind"] in ("paid more than Alma's balance", "fee already settled in Alma")
+            and world.far.alma.fee(row["fee_id"]).status == "CLOSED"
+        ]
     if not rows:
         return None
     row = world.rng.choice(sorted(rows, key=lambda row: (row["subject"], row["kind"])))

@@ -138,7 +138,13 @@ def fees(world: World) -> list[str]:
     books = world.far.peoplesoft.books()
     ledger = world.bridge.ledger("look")
     with ledger.read() as tx:
-        positions = {r["fee_id"]: r for r in tx.rows("SELECT * FROM fee_position WHERE institution = :i")}
+        positions = {
+            row["fee_id"]: row
+            for row in tx.rows(
+                "SELECT p.*, r.problem FROM fee_position p LEFT JOIN reading r "
+                "ON r.institution = p.institution AND r.fee_id = p.fee_id WHERE p.institution = :i"
+            )
+        }
         balance = tx.row("SELECT * FROM balances WHERE institution = :i")
     paid_in_short = {row["fee_id"] for row in rows} if world.nature.short_ids else set()
     found = []
@@ -154,14 +160,11 @@ def fees(world: World) -> list[str]:
             found.append(f"{said}; the ledger has {sums}")
         if fee.id in paid_in_short:
             continue
-        if known is None and fee.status != "ACTIVE":
-            # It was never seen active, so it is not looked for among the others.
-            continue
         entries = _listed_fee(listed, fee.id)
         due = fee.balance_cents - (charged - credited - own)
-        if fee.user.purged:
+        if _out_of_sight(fee, known):
             if charged - credited - own and not entries:
-                found.append(f"{said}; the account is gone and nothing is listed")
+                found.append(f"{said}; it can't be seen in Alma, and nothing is listed")
             continue
         if due != sum(entry["amount"] for entry in entries):
             found.append(f"{said}; due {due}, listed {[(e['kind'], e['amount']) for e in entries]}")
@@ -175,6 +178,16 @@ def fees(world: World) -> list[str]:
     return found
 
 
+def _out_of_sight(fee: Fee, known: Row | None) -> bool:
+    """Whether no call finds a fee, or none is made: by how much it differs then, nobody can know.
+
+    A fee that was never seen active is not looked for among the others, nor one whose account got
+    another primary id meanwhile, until it is active again.
+    """
+    lost = known is None or known["problem"] == "user not found in Alma"
+    return fee.user.purged or (lost and fee.status != "ACTIVE")
+
+
 def stuck(world: World) -> list[str]:
     """Nothing stays between two states."""
     short = " AND 1 = 0" if world.nature.short_ids else ""
@@ -186,7 +199,7 @@ def stuck(world: World) -> list[str]:
             "UNION ALL SELECT 'payment ' || payment_no, state FROM payment WHERE institution = :i "
             f"AND state IN ('posting', 'unknown'){short} "
             "UNION ALL SELECT 'file ' || name, state FROM payment_file WHERE institution = :i "
-            "AND state NOT IN ('archived', 'withdrawn') "
+            f"AND state NOT IN ('archived', 'withdrawn'){short} "
             "UNION ALL SELECT 'account', 'to read' FROM account_to_read WHERE institution = :i AND live = 1 "
             "UNION ALL SELECT 'lease ' || direction, owner FROM lease WHERE institution = :i AND owner IS NOT NULL"
         )

@@ -607,6 +607,32 @@ def test_no_second_payment_before_the_first_is_read_back(small: Bridge) -> None:
     assert sum(len(applied(fee)) for fee in fees) == 1
 
 
+@pytest.mark.parametrize("short", [False, True])
+def test_when_the_first_payments_account_is_gone_the_next_one_is_the_first(small: Bridge, short: bool) -> None:
+    """Else nothing would ever be posted again: what is gone can't be read back."""
+    fees = charged(small, 1000, 500, 200)
+    student_pays(small, fees[0])
+    small.far.api.before_call = lambda request: (
+        small.far.faults.add_http("fail_before", method="GET", status=503, times=4)
+        if request.method == "POST"
+        else None
+    )
+    post(small)
+    small.far.api.before_call = None
+    assert applied(fees[0]) == [1000]
+    small.far.alma.purge_user(fees[0].user.primary_id)
+    for fee in fees[1:]:
+        student_pays(small, fee)
+
+    if short:
+        with shortened_ids(small), pytest.raises(SendingStopped):
+            post(small)
+    else:
+        post(small)
+
+    assert [applied(fee) for fee in fees[1:]] == [[500], [] if short else [200]]
+
+
 def test_a_first_payment_of_unclear_outcome_is_not_made_again_on_trust(small: Bridge) -> None:
     """Alma applied it, answered with an error, and gives no marks back: its absence proves nothing."""
     (fee,) = charged(small, 1000)
