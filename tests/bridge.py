@@ -280,7 +280,10 @@ class Bridge:
                     ledger, lease, self.campus, self.api, monotonic=monotonic
                 ),
             ),
-            ("archive", lambda ledger, lease: payment_intake.archive_files(folder, ledger, lease, self.campus)),
+            (
+                "archive",
+                lambda ledger, lease: payment_intake.archive_files(folder, ledger, lease, self.campus),
+            ),
         ]
 
     # -- what is seen from outside -----------------------------------------------------------------

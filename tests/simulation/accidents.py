@@ -11,9 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 #: How often things go wrong at one boundary: each life draws one of each.
-DEATH = (0.0, 0.004, 0.015, 0.03)
-INTERRUPTION = (0.0, 0.01, 0.03, 0.05)
-FAULT = {"alma": (0.0, 0.02, 0.08), "sftp": (0.0, 0.02, 0.08), "database": (0.0, 0.0, 0.004, 0.015)}
+DEATH = (0.0, 0.002, 0.008, 0.02)
+INTERRUPTION = (0.0, 0.004, 0.012, 0.025)
+FAULT = {
+    "reading": (0.0, 0.01, 0.05),
+    "changing": (0.0, 0.15, 0.4),
+    "sftp": (0.0, 0.01, 0.05),
+    "database": (0.0, 0.0, 0.003, 0.01),
+}
+#: Where money moves, more goes wrong than at the many boundaries where it does not.
+FOCUS = {"changing": 8.0, "sftp": 2.0, "database": 0.6}
 
 #: Seconds until a change that Alma holds back is applied: within the quiet period, or after it.
 SOON, TOO_LATE = (20, 120, 400, 540), (900, 5000)
@@ -59,8 +66,9 @@ class Weather:
 
     def at(self, boundary: str) -> tuple[float, float, float]:
         """Upper bounds of the draws that mean death, interruption and fault."""
-        fault = self.fault.get(boundary, 0.0)
-        return self.death, self.death + self.interruption, self.death + self.interruption + fault
+        focus = FOCUS.get(boundary, 1.0)
+        death, interruption = self.death * focus, self.interruption * focus
+        return death, death + interruption, death + interruption + self.fault.get(boundary, 0.0)
 
 
 def alma_fault(kind: str, rng: random.Random) -> dict[str, Any]:

@@ -44,7 +44,9 @@ class Kind:
 KINDS: dict[str, Kind] = {}
 
 
-def happens(name: str, pace: Pace = "campus", weight: float = 1.0, *, off: str | None = None) -> Callable[[Act], Act]:
+def happens(
+    name: str, pace: Pace = "campus", weight: float = 1.0, *, off: str | None = None
+) -> Callable[[Act], Act]:
     """Declare a kind of event. Its function returns what it did, or ``None`` where there was nothing to do."""
 
     def declare(act: Act) -> Act:
@@ -195,7 +197,9 @@ def lost_book_returned(world: World) -> str | None:
     fee = world.rng.choice(fees)
     credit = world.far.alma.return_lost_item(fee.id)
     fee.comment = "returned"
-    return f"{told(fee)}: the book is returned" + (f", CREDIT of {money(-credit.balance_cents)}" if credit else "")
+    return f"{told(fee)}: the book is returned" + (
+        f", CREDIT of {money(-credit.balance_cents)}" if credit else ""
+    )
 
 
 @happens("credit used at the desk", weight=0.7)
@@ -246,7 +250,7 @@ def user_rekeyed(world: World) -> str | None:
     return f"student {place} has another primary id"
 
 
-@happens("user purged", weight=0.15)
+@happens("user purged", weight=0.1)
 def user_purged(world: World) -> str | None:
     users = _users(world)
     if not users:
@@ -259,7 +263,7 @@ def user_purged(world: World) -> str | None:
 # -- students, in PeopleSoft -----------------------------------------------------------------------------------
 
 
-@happens("student pays", weight=5)
+@happens("student pays", weight=8)
 def student_pays(world: World) -> str | None:
     items = world.far.peoplesoft.open_items()
     if not items:
@@ -302,7 +306,7 @@ def _pay(world: World, item: Item, cents: int) -> str:
 # -- PeopleSoft's office ---------------------------------------------------------------------------------------
 
 
-@happens("PeopleSoft loads", "run", 0.7)
+@happens("PeopleSoft loads", "run", 0.9)
 def peoplesoft_loads(world: World) -> str | None:
     """All that lies there, or not yet all of it."""
     if not world.open:
@@ -313,8 +317,17 @@ def peoplesoft_loads(world: World) -> str | None:
 
 @happens("PeopleSoft stops loading", "day", 0.5)
 def peoplesoft_stops(world: World) -> str | None:
-    world.open = not world.open
-    return "PeopleSoft loads again" if world.open else "PeopleSoft loads nothing from here on"
+    """For some days nothing is loaded: the run is forgotten, or the month is being closed."""
+    world.open = False
+    return "PeopleSoft loads nothing from here on"
+
+
+@happens("PeopleSoft loads again", "run", 0.4)
+def peoplesoft_loads_again(world: World) -> str | None:
+    if world.open:
+        return None
+    world.open = True
+    return "PeopleSoft loads again"
 
 
 @happens("payments applied anew", weight=0.4)
@@ -347,16 +360,24 @@ def one_payment_on_several_items(world: World) -> str | None:
     return "a student pays all his items with one payment"
 
 
-@happens("group reversed by hand", weight=0.3, off="what was delivered counts as loaded until it is confirmed")
+@happens(
+    "group reversed by hand", weight=0.3, off="what was delivered counts as loaded until it is confirmed"
+)
 def group_reversed(world: World) -> str | None:
-    groups = [load.group_id for load in world.far.peoplesoft.loads if load.kind == "charges" and load.group_id]
+    groups = [
+        load.group_id for load in world.far.peoplesoft.loads if load.kind == "charges" and load.group_id
+    ]
     if not groups:
         return None
     lines = world.far.peoplesoft.reverse_group(world.rng.choice(groups))
     return f"a group of {lines} lines is reversed by hand" if lines else None
 
 
-@happens("EMPLID refused by PeopleSoft", weight=0.3, off="what was delivered counts as loaded until it is confirmed")
+@happens(
+    "EMPLID refused by PeopleSoft",
+    weight=0.3,
+    off="what was delivered counts as loaded until it is confirmed",
+)
 def emplid_refused(world: World) -> str | None:
     """Its lines are left out from here on."""
     known = sorted(world.far.peoplesoft.emplids or ())

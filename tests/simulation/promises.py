@@ -18,7 +18,11 @@ _DOUBLE = "payments in Alma differ from those posted"
 
 def broken(world: World) -> list[str]:
     """Every promise that this life broke."""
-    return [f"{check.__name__}: {said}" for check in (calm, files, lines, payments, fees, stuck) for said in check(world)]
+    return [
+        f"{check.__name__}: {said}"
+        for check in (calm, files, lines, payments, fees, stuck)
+        for said in check(world)
+    ]
 
 
 def calm(world: World) -> list[str]:
@@ -46,7 +50,9 @@ def lines(world: World) -> list[str]:
     so they never exceed the largest such answer, and no line comes without a change outside.
     """
     sfs = world.far.peoplesoft
-    numbers = {load.group_id: int(re.findall(r"\d+", load.file_name)[0]) for load in sfs.loads if load.group_id}
+    numbers = {
+        load.group_id: int(re.findall(r"\d+", load.file_name)[0]) for load in sfs.loads if load.group_id
+    }
     told: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for posting in sfs.postings:
         told[posting.reference].append((numbers[posting.group_id], posting.cents))
@@ -73,7 +79,9 @@ def payments(world: World) -> list[str]:
     found = []
     taken = Counter((row["fee_id"], row["emplid"], row["amount"], row["paid_on"]) for row in rows)
     if taken != expected:
-        found.append(f"payments taken in are not PeopleSoft's: {taken - expected} too many, {expected - taken} missing")
+        found.append(
+            f"payments taken in are not PeopleSoft's: {taken - expected} too many, {expected - taken} missing"
+        )
     if world.nature.short_ids:
         return found + _with_short_ids(world, rows)
     in_alma: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
@@ -152,7 +160,9 @@ def fees(world: World) -> list[str]:
         reference = world.far.reference_prefix + fee.id
         charged, credited = books.charged.get(reference, 0), books.credited.get(reference, 0)
         paid, own = books.paid.get(reference, 0), own_paid(fee)
-        said = f"fee {fee.id} ({fee.status}): Alma {fee.balance_cents}, charged {charged}, credited {credited}, "
+        said = (
+            f"fee {fee.id} ({fee.status}): Alma {fee.balance_cents}, charged {charged}, credited {credited}, "
+        )
         said += f"paid {paid}, of which in Alma {own}"
         known = positions.get(fee.id)
         sums = (known["charged"], known["credited"], known["received"]) if known else (0, 0, 0)

@@ -14,19 +14,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, ClassVar
 from unittest.mock import patch
 
-from alma_hook import campus as campus_settings
-from alma_hook import fees, layouts
+from alma_hook import fees
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
 from alma_hook.errors import AlmaHookError, Fatal, OutcomeUnknown, Retriable
 from alma_hook.ledger import Lease, Ledger, Tx, batches, moment, store
-from simulator import wire
 from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
 from simulator.clock import Clock
@@ -40,7 +37,9 @@ METHODS = ("analytics_report", "analytics_report", "open_fees", "all_users", "si
 #: So long a batch in doubt has rested before a person says that it never arrived.
 REST = timedelta(hours=4)
 ROUNDS = 8
-_BUSY = "The ledger's database can't be reached or is busy (OperationalError). Nothing of this step was written."
+_BUSY = (
+    "The ledger's database can't be reached or is busy (OperationalError). Nothing of this step was written."
+)
 
 
 class Death(BaseException):
@@ -74,6 +73,9 @@ class Only:
         accidents = sorted(self.accidents or (), key=lambda name: [int(part) for part in name.split(".")])
         bare = sorted((self.events or frozenset()) - {int(name.partition(".")[0]) for name in accidents})
         return ",".join([*map(str, bare), *accidents])
+
+
+ALL = Only()
 
 
 @dataclass
@@ -209,7 +211,7 @@ class World:
     #: Kind of event -> what it does; filled by ``tests.simulation.life``.
     acts: ClassVar[Mapping[str, Callable[[World], str | None]]] = {}
 
-    def __init__(self, seed: int, only: Only = Only(), url: str | None = None) -> None:
+    def __init__(self, seed: int, only: Only = ALL, url: str | None = None) -> None:
         self.seed, self.only = seed, only
         self.rng = random.Random(f"{seed}")
         self.trace: list[str] = []
@@ -223,7 +225,7 @@ class World:
         rmtree(work, ignore_errors=True)
         work.mkdir()
         self.bridge = SimulatedBridge(
-            work, url, students=5, fees=4, seed=seed, layout=self.nature.layout, clock=self.clock,
+            work, url, students=5, fees=9, seed=seed, layout=self.nature.layout, clock=self.clock,
             limits=Limits(clock=self.clock, monotonic=self.seconds),
             settings=lambda text: self.nature.settings(text, self.begin),
         )  # fmt: skip
@@ -335,7 +337,7 @@ class World:
         self._boundaries += 1
         number, draw = self._boundaries, self._luck.random()
         death, interruption, fault = self.weather.at(kind)
-        if draw >= fault or (draw >= interruption and not faults):
+        if draw >= (fault if faults else interruption):
             return None
         if death <= draw < interruption and (self.in_transaction or self.depth > 1):
             return None
@@ -416,11 +418,11 @@ class World:
 
     def sent(self, request: Request) -> Reply:
         """Carry a call to Alma, over a line that may fail."""
-        listing = request.method == "GET" and request.path.endswith("/fees")
-        kinds = accidents.LISTING if listing else accidents.READING
-        if request.method != "GET":
+        kind = "reading" if request.method == "GET" else "changing"
+        kinds = accidents.LISTING if request.path.endswith("/fees") else accidents.READING
+        if kind == "changing":
             kinds = accidents.CHANGING
-        fault = self.boundary(f"before a {request.method}", "alma", kinds)
+        fault = self.boundary(f"before a {request.method}", kind, kinds)
         if request.send_before is not None and self.seconds() > request.send_before:
             raise Retriable("The call waited too long for its turn and was not sent.")
         if fault == "unreachable":
@@ -432,11 +434,11 @@ class World:
         try:
             reply = self.bridge.send(request)
         except OutcomeUnknown:
-            self.boundary(f"after a {request.method} without an answer")
+            self.boundary(f"after a {request.method} without an answer", kind)
             raise
         finally:
             self.far.faults.http.clear()
-        self.boundary(f"after a {request.method}")
+        self.boundary(f"after a {request.method}", kind)
         return reply
 
     def _break(self, fault: str, request: Request) -> None:
@@ -597,7 +599,9 @@ def place(path: str) -> str:
 def summary(task: str, done: Any) -> str:
     """What a task came to, in a few words; empty for nothing."""
     if task == "plan":
-        lines = [f"{done.charges} charges"] * bool(done.charges) + [f"{done.credits} credits"] * bool(done.credits)
+        lines = [f"{done.charges} charges"] * bool(done.charges) + [f"{done.credits} credits"] * bool(
+            done.credits
+        )
         return f", {' and '.join(lines)} planned" if lines else ""
     if task == "upload":
         return "".join(f", {outcome.file_name} {outcome.state}" for outcome in done)

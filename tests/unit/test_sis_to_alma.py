@@ -608,7 +608,9 @@ def test_no_second_payment_before_the_first_is_read_back(small: Bridge) -> None:
 
 
 @pytest.mark.parametrize("short", [False, True])
-def test_when_the_first_payments_account_is_gone_the_next_one_is_the_first(small: Bridge, short: bool) -> None:
+def test_when_the_first_payments_account_is_gone_the_next_one_is_the_first(
+    small: Bridge, short: bool
+) -> None:
     """Else nothing would ever be posted again: what is gone can't be read back."""
     fees = charged(small, 1000, 500, 200)
     student_pays(small, fees[0])
