@@ -31,7 +31,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def file_writing(count: int) -> tuple[str, float]:
-    """The default layout by pandas, against a loop that formats line by line; the bytes must be the same."""
+    """The default layout by its declaration, against a loop that formats line by line; the bytes must be the same."""
     layout = layouts.load("default")
     frame = pd.DataFrame(
         {

@@ -153,7 +153,8 @@ class AlmaModel(UserRegister):
                 created_by="Ex Libris",
                 received_by=NOT_AT_DESK,
                 method=method,
-                external_transaction_id=external_transaction_id,
+                external_transaction_id=(external_transaction_id or "")[: self.behaviour.external_id_length]
+                or None,
                 comment=comment,
             )
             return fee

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Literal
 
 from simulator.alma import AlmaModel
@@ -15,6 +16,7 @@ from simulator.alma_records import AlmaRefusal
 from simulator.analytics import Analytics, AnalyticsFailure
 from simulator.faults import Faults, HttpRule
 from simulator.limits import Limits
+from simulator.money import cents_of, number_of
 from simulator.wire import ConnectionDropped, Request, Response, error_response, json_response, tracking_id
 
 Area = Literal["users", "conf", "analytics"]
@@ -49,7 +51,8 @@ class AlmaApi:
 
     ``handle`` is thread-safe. It raises ConnectionDropped where a fault cuts the connection.
     ``before_call`` is run before each call is applied, so that a test can let something happen in between.
-    ``calls`` is the log (last 20,000), ``status`` 0 where the connection was cut.
+    ``calls`` is the log (last 20,000), ``status`` 0 where the connection was cut. A change that a fault
+    holds back (apply_late) is made by ``apply_due``, which each call runs first.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class AlmaApi:
         self.analytics = analytics or Analytics(model)
         self.calls: deque[Call] = deque(maxlen=20_000)
         self.before_call: Callable[[Request], None] | None = None
+        self._held_back: list[tuple[datetime, Request]] = []
         self._routes = AlmaCalls(model, self.analytics)
         self._sleep = sleep
         self._rng = random.Random(1)
@@ -76,6 +80,7 @@ class AlmaApi:
 
     def handle(self, request: Request) -> Response:
         """The answer to one request, with X-Exl-Api-Remaining on it."""
+        self.apply_due()
         try:
             response = self._gateway(request)
         except ConnectionDropped:
@@ -86,6 +91,16 @@ class AlmaApi:
         response.headers["X-Request-ID"] = f"sim{len(self.calls):07d}"
         self.calls.append(Call(request.method, request.readable, response.status))
         return response
+
+    def apply_due(self) -> int:
+        """Make the changes held back whose time has come, oldest first; how many."""
+        with self.model.lock:
+            now = self.model.clock.now()
+            due = sorted((held for held in self._held_back if held[0] <= now), key=lambda held: held[0])
+            self._held_back = [held for held in self._held_back if held[0] > now]
+            for _, request in due:
+                self._apply(request)
+        return len(due)
 
     def call_count(self, method: str | None = None, containing: str = "") -> int:
         """How many logged calls have this method and this text in their target."""
@@ -130,6 +145,12 @@ class AlmaApi:
             return self._error(
                 request, 429, "DAILY_THRESHOLD", "Daily API request threshold reached", gateway=True
             )
+        if rule.kind == "rate_limited":
+            return self._error(request, 429, "PER_SECOND_THRESHOLD", "Too many in this second", gateway=True)
+        if rule.kind == "apply_late":
+            due = self.model.clock.now() + timedelta(seconds=rule.seconds)
+            self._held_back.append((due, request))
+            raise ConnectionDropped("dropped, and applied later")
         if rule.kind == "drop_before":
             raise ConnectionDropped("dropped before applying")
         if rule.kind == "delay_before":
@@ -149,8 +170,8 @@ class AlmaApi:
             if rule.body == "html":
                 return Response(200, {"Content-Type": "text/html"}, b"<html><body>Please wait</body></html>")
             return Response(200, response.headers, response.body[: len(response.body) // 2])
-        if rule.kind == "partial_list":
-            return _without_last_fee(response)
+        if rule.kind in ("partial_list", "short_list"):
+            return _without_last_fee(response, totals_agree=rule.kind == "short_list")
         return response
 
     def _apply(self, request: Request) -> Response:
@@ -188,12 +209,16 @@ def _let_happen(rule: HttpRule) -> None:
         raise ConnectionDropped("dropped with what happened meanwhile")
 
 
-def _without_last_fee(response: Response) -> Response:
-    """The same JSON list with its last fee missing and the totals of the whole."""
+def _without_last_fee(response: Response, *, totals_agree: bool) -> Response:
+    """The same JSON list with its last fee missing; its totals are of the whole, or agree with what is left."""
     try:
         shown = json.loads(response.body)
     except ValueError:
         return response
     if shown.get("fee"):
-        shown["fee"] = shown["fee"][:-1]
+        *shown["fee"], missing = shown["fee"]
+        if totals_agree:
+            shown["total_record_count"] -= 1
+            total = cents_of(str(shown["total_sum"])) - cents_of(str(missing["balance"]))
+            shown["total_sum"] = number_of(total)
     return json_response(json.dumps(shown).encode())

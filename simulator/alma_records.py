@@ -82,6 +82,7 @@ class AlmaBehaviour:
     ``waive_comment_returned``: a waiver's comment comes back in the fee's transactions.
     ``transaction_ids``: transactions carry ``transaction_id`` (newer schema, absent in recordings).
     ``credit_waivable``: the CREDIT fee type is set to be waiveable.
+    ``external_id_length``: Alma keeps only so many characters of an external_transaction_id (None: all).
     """
 
     closed_fee_by_id_refused: bool = True
@@ -89,3 +90,4 @@ class AlmaBehaviour:
     waive_comment_returned: bool = True
     transaction_ids: bool = False
     credit_waivable: bool = True
+    external_id_length: int | None = None

@@ -79,6 +79,20 @@ class UserRegister:
             user.modified_at = self.clock.now()
             return user
 
+    def set_identifier(self, user_id: str, id_type: str, value: str) -> User:
+        """Give a user an identifier, in place of the one of that type; the old value is unknown after."""
+        with self.lock:
+            user = self.user(user_id)
+            if self._by_id.get(value.casefold(), user) is not user:
+                raise ValueError(f"identifier taken: {value}")
+            old = user.identifiers.get(id_type)
+            if old is not None:
+                self._by_id.pop(old.casefold(), None)
+            user.identifiers[id_type] = value
+            self._by_id[value.casefold()] = user
+            user.modified_at = self.clock.now()
+            return user
+
     def purge_user(self, user_id: str) -> User:
         """Remove a user. The fees stay in this model's books but no call reaches them any more."""
         with self.lock:

@@ -6,7 +6,7 @@ Names are generated (``Student 000123``). Everything is drawn from one seed, so 
 import os
 import random
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 from simulator.alma import AlmaModel, days_ago
@@ -243,11 +243,14 @@ class Campus:
         """The night's refresh of the report; returns its number of rows."""
         return self.analytics.refresh()
 
-    def load_inbound(self) -> list[LoadResult]:
-        """PeopleSoft loads every ``*.dat`` in inbound, in the order of names, and moves it to /sfs/loaded."""
+    def load_inbound(self, at_most: int | None = None) -> list[LoadResult]:
+        """PeopleSoft loads every ``*.dat`` in inbound, in the order of names, and moves it to /sfs/loaded.
+
+        ``at_most``: only so many; the others stay for later.
+        """
         with self.peoplesoft.lock:
             results = []
-            for file in sorted(self.path(self.folders.inbound).glob("*.dat")):
+            for file in sorted(self.path(self.folders.inbound).glob("*.dat"))[:at_most]:
                 results.append(self.peoplesoft.load(file.name, file.read_bytes()))
                 target = self.path(self.folders.loaded) / file.name
                 again = 1
@@ -263,6 +266,7 @@ class Campus:
         *,
         kind: str = "payments",
         cumulative: bool = True,
+        since: date | None = None,
         bounced: str = "omit",
     ) -> str:
         """PeopleSoft leaves a query's output in /sfs/outbound; returns its path there.
@@ -271,7 +275,7 @@ class Campus:
         whole: it is written under another name first. Its time is that of the campus's clock.
         """
         if kind == "payments":
-            content = self.peoplesoft.query_output(format, cumulative, bounced=bounced)
+            content = self.peoplesoft.query_output(format, cumulative, since=since, bounced=bounced)
         elif kind == "applied":
             content = self.peoplesoft.applied_output(format)
         else:
@@ -295,6 +299,8 @@ class Campus:
         target = self.path(folder) / name
         unfinished = target.with_name(f".{name}.writing")
         unfinished.write_bytes(content)
+        at = self.clock.now().timestamp()
+        os.utime(unfinished, (at, at))
         unfinished.rename(target)
         return f"{folder}/{name}"
 

@@ -13,10 +13,13 @@ HttpKind = Literal[
     "fail_after",  # a 5xx although it was applied
     "drop_before",  # the connection is cut, nothing applied
     "drop_after",  # the connection is cut after applying
+    "apply_late",  # the connection is cut, and it is applied some seconds later by the simulated clock
     "delay_before",  # waits, then applies and answers
     "delay_after",  # applies, then waits with the answer
     "broken_body",  # HTTP 200 and applied, but the body can't be read
     "partial_list",  # HTTP 200, one fee missing, totals of the whole list
+    "short_list",  # HTTP 200, one fee missing, and the totals agree with what is there
+    "rate_limited",  # 429 PER_SECOND_THRESHOLD, nothing applied
     "out_of_quota",  # 429 DAILY_THRESHOLD, nothing applied
     "meanwhile_before",  # something happens elsewhere before it is applied, see Meanwhile
     "meanwhile_after",  # and here once it is applied, before the answer
@@ -108,8 +111,8 @@ class Faults:
     ) -> HttpRule:
         """Add a rule. ``status`` defaults to 400 for a refusal and 500 for a failure.
 
-        ``seconds`` belongs to the two delays, ``body`` to broken_body, ``meanwhile`` to the two kinds of
-        that name. Raises ValueError on an unknown kind and re.error on a pattern that is none.
+        ``seconds`` belongs to the two delays and to apply_late, ``body`` to broken_body, ``meanwhile`` to the two
+        kinds of that name. Raises ValueError on an unknown kind and re.error on a pattern that is none.
         """
         if kind not in get_args(HttpKind) or form not in get_args(ErrorForm):
             raise ValueError(f"unknown fault: {kind} / {form}")

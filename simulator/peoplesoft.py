@@ -7,6 +7,7 @@ a file sent twice is posted twice and shows in the books.
 import random
 import threading
 from collections.abc import Collection
+from datetime import date
 from pathlib import Path
 
 from simulator.clock import Clock
@@ -319,19 +320,22 @@ class PeopleSoftModel:
         format: Format = "csv",
         cumulative: bool = True,
         *,
+        since: date | None = None,
         date_format: str = "%m/%d/%Y",
         bounced: str = "omit",
     ) -> bytes:
         """The query of paid library items, one row a payment.
 
-        ``cumulative`` False: only payments that no such output has shown. ``bounced``: a payment taken
-        back is left out (``omit``), shown as 0.00 (``zero``) or as a second, negative row (``negative``).
+        ``cumulative`` False: only payments that no such output has shown. ``since``: only payments of that
+        day and later. ``bounced``: a payment taken back is left out (``omit``), shown as 0.00 (``zero``) or as
+        a second, negative row (``negative``).
         """
         with self.lock:
             paid = [
                 payment
                 for payment in self.payments.values()
                 if payment.item_type not in self.credit_item_types
+                and (since is None or payment.at.date() >= since)
             ]
             shown = [payment for payment in paid if cumulative or not payment.exported]
             if not cumulative:

@@ -7,11 +7,14 @@ the witness.
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from alma_hook import (
     analytics,
@@ -63,15 +66,27 @@ paid_on = "Date Paid"
 """
 
 
+#: The name of one of a DAG's tasks, and its work with a ledger and the lease of its direction.
+Task = tuple[str, Callable[[Ledger, Lease], Any]]
+
+_END_OF_TIME = datetime(2100, 1, 1, tzinfo=UTC)
+
+
 class LocalFolder:
     """The SFTP tree as a folder on disk. ``before`` sees each action first and may raise."""
 
     target = "sftp.campus.invalid:22"
     host_key = "SHA256:made-up"
 
-    def __init__(self, root: Path, before: Callable[[str, str], None] = lambda _action, _path: None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        before: Callable[[str, str], None] = lambda _action, _path: None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.root = root
         self.before = before
+        self.now = now
 
     def path(self, remote: str) -> Path:
         return self.root / remote.lstrip("/")
@@ -89,8 +104,13 @@ class LocalFolder:
 
     def write(self, path: str, content: bytes) -> None:
         self.before("write", path)
-        self.path(path).write_bytes(content)
+        self.put(path, content)
         self.before("written", path)
+
+    def put(self, path: str, content: bytes) -> None:
+        """Let a file be there, with the far side's time."""
+        self.path(path).write_bytes(content)
+        os.utime(self.path(path), (self.now(), self.now()))
 
     def rename(self, before: str, after: str) -> None:
         self.before("rename", before)
@@ -151,16 +171,24 @@ class Bridge:
         self.campus = campus.load(self.file)
         self.layout = layouts.load(layout)
         self.url = url or f"sqlite:///{work / 'ledger.db'}"
-        self.folder = LocalFolder(self.far.root)
+        self.folder = LocalFolder(self.far.root, now=self.seconds)
         self.runs = itertools.count(1)
         archive = self.campus.sfs.archive_directory
         self.marks = [Variable(), guard.ArchiveMark(self.folder, archive, self.campus.institution)]
+        self.prepare_ledger()
+        self.api = AlmaApi(self.send, pause=lambda _: None)
+
+    def prepare_ledger(self) -> None:
+        """Make the ledger and open it."""
         ledger = self.ledger("setup")
         ledger.migrate()
         with ledger.write() as tx:
             institutions.open_clean(tx, "the bursar")
         ledger.close()
-        self.api = AlmaApi(self.send, pause=lambda _: None)
+
+    def seconds(self) -> float:
+        """The campus's time in seconds since 1970."""
+        return self.far.clock.now().timestamp()
 
     def ledger(self, run_id: str | None = None) -> Ledger:
         return Ledger(
@@ -194,46 +222,88 @@ class Bridge:
     def alma_to_sis(self, method: str = "analytics_report", *, live: bool = True) -> charges.PlanCounts:
         """One run of the DAG; the far side's report is refreshed and its exports written as asked."""
         with self.working("out") as (ledger, lease):
-            self.retrieve(method, ledger, lease, live)
-            self.read(ledger, lease, live)
-            counts = charges.plan(
-                ledger, lease, self.campus, self.layout, self.folder.target, live, self.marks
-            )
-            with ledger.read() as tx:
-                rows = batches.in_states(tx, "planned") if live else batches.previews_of_run(tx)
-            for row in rows:
-                charges.write_file(ledger, lease, self.campus, self.layout, row)
-            if live:
-                delivery.deliver_all(ledger, lease, self.campus.sfs, self.folder, self.folder, self.marks)
-                payments.settle_by_credits(ledger, lease)
-        return counts
+            done = {name: work(ledger, lease) for name, work in self.tasks_out(method, live=live)}
+        return done["plan"]
 
-    def retrieve(self, method: str, ledger: Ledger, lease: Lease, live: bool) -> None:
+    def tasks_out(self, method: str, *, live: bool = True, until: datetime = _END_OF_TIME) -> list[Task]:
+        """The tasks of ``alma_to_sis``; ``until`` is the end of the run's interval."""
+        tasks: list[Task] = [
+            ("retrieve", lambda ledger, lease: self.retrieve(method, ledger, lease, live, until)),
+            ("read", lambda ledger, lease: self.read(ledger, lease, live)),
+            ("plan", lambda ledger, lease: self.plan(ledger, lease, live)),
+            ("write", lambda ledger, lease: self.write(ledger, lease, live)),
+        ]
+        return [*tasks, ("upload", self.upload)] if live else tasks
+
+    def retrieve(
+        self, method: str, ledger: Ledger, lease: Lease, live: bool, until: datetime = _END_OF_TIME
+    ) -> None:
+        settings = self.campus.alma_to_sis
         if method == "analytics_report":
             analytics.take_in(self.api, ledger, lease, self.campus, live, lambda _: None)
+        elif method == "sis_profile" and settings.export_directory is not None:
+            sis_profile.take_in(self.folder, ledger, lease, self.campus, live, until)
         elif method == "sis_profile":
-            sis_profile.take_in(
-                self.folder, ledger, lease, self.campus, live, datetime(2100, 1, 1, tzinfo=UTC)
-            )
+            since = min(until, self.far.clock.now()) - timedelta(hours=settings.look_back_hours)
+            modified = list(self.api.user_ids(since.date()))
+            with ledger.write(lease) as tx:
+                fee_entries.add_accounts(tx, live, modified, "modified")
+            fees.gather_open_accounts(ledger, lease, live, None)
         elif method == "all_users":
             with ledger.write(lease) as tx:
                 fee_entries.add_accounts(tx, live, list(self.api.user_ids()), "all users")
             fees.gather_open_accounts(ledger, lease, live, None)
         else:
-            fees.gather_open_accounts(ledger, lease, live, None)
+            last = min(until, self.far.clock.now()).date()
+            day = timedelta(days=1)
+            changed = (
+                self.api.fee_transactions(last - 5 * day, last + day) if settings.fee_transactions else None
+            )
+            fees.gather_open_accounts(ledger, lease, live, changed)
 
     def read(self, ledger: Ledger, lease: Lease, live: bool = True) -> fees.ReadCounts:
         source = self.campus.emplid.source
         return fees.read_accounts(self.api, ledger, lease, live=live, emplid_source=source, workers=1)
 
+    def plan(self, ledger: Ledger, lease: Lease, live: bool = True) -> charges.PlanCounts:
+        return charges.plan(ledger, lease, self.campus, self.layout, self.folder.target, live, self.marks)
+
+    def write(self, ledger: Ledger, lease: Lease, live: bool = True) -> None:
+        with ledger.read() as tx:
+            rows = batches.in_states(tx, "planned") if live else batches.previews_of_run(tx)
+        for row in rows:
+            charges.write_file(ledger, lease, self.campus, self.layout, row)
+
+    def upload(self, ledger: Ledger, lease: Lease) -> list[delivery.Outcome]:
+        outcomes = delivery.deliver_all(ledger, lease, self.campus.sfs, self.folder, self.folder, self.marks)
+        payments.settle_by_credits(ledger, lease)
+        return outcomes
+
     def sis_to_alma(self) -> tuple[payment_intake.TakeInCounts, payments.PostCounts]:
         """One run of the DAG on whatever lies in PeopleSoft's output folder."""
         with self.working("back") as (ledger, lease):
-            payment_intake.find_files(self.folder, ledger, lease, self.campus)
-            taken = payment_intake.take_in(ledger, lease, self.campus)
-            posted = payments.post(ledger, lease, self.campus, self.api, self.marks)
-            payment_intake.archive_files(self.folder, ledger, lease, self.campus, self.marks)
-        return taken, posted
+            done = {name: work(ledger, lease) for name, work in self.tasks_back()}
+        return done["take in"], done["post"]
+
+    def tasks_back(self, monotonic: Callable[[], float] = time.monotonic) -> list[Task]:
+        """The tasks of ``sis_to_alma``."""
+        folder = self.folder
+        return [
+            ("find", lambda ledger, lease: payment_intake.find_files(folder, ledger, lease, self.campus)),
+            ("take in", lambda ledger, lease: payment_intake.take_in(ledger, lease, self.campus)),
+            (
+                "post",
+                lambda ledger, lease: payments.post(
+                    ledger, lease, self.campus, self.api, self.marks, monotonic=monotonic
+                ),
+            ),
+            (
+                "archive",
+                lambda ledger, lease: payment_intake.archive_files(
+                    folder, ledger, lease, self.campus, self.marks
+                ),
+            ),
+        ]
 
     # -- what is seen from outside -----------------------------------------------------------------
 

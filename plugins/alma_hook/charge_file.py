@@ -1,7 +1,8 @@
-"""Lines to the bytes of an SFS file, by pandas, and back again for checking."""
+"""A table of lines to the bytes of an SFS file, and back again for checking."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -38,58 +39,75 @@ def write(layout: Layout, control: Control, lines: pd.DataFrame) -> bytes:
     ``lines`` has the columns of ``COLUMNS``. Raises ``BadFile`` naming fee, field and width of every
     value that is too long, missing, or not in the layout's character set; nothing is ever cut.
     """
-    faults = [Fault(f"fee {fee_id}", text) for fee_id, text in misfits(layout, lines).items()]
+    texts = _texts(layout, lines)
+    faults = [Fault(f"fee {fee_id}", said) for fee_id, said in _misfits(layout, lines, texts).items()]
     out = [] if layout.header is None else [_header(layout, layout.header, control, faults)]
     if faults:
         raise BadFile("The lines don't fit the layout; nothing was written.", faults)
-    out += _details(layout, lines).tolist()
+    out += _details(layout, texts)
     return "".join(line + layout.newline for line in out).encode(layout.encoding)
 
 
-def _details(layout: Layout, lines: pd.DataFrame) -> Any:
-    text = pd.Series("", index=lines.index, dtype="str")
+def _details(layout: Layout, texts: Sequence[list[str]]) -> Iterator[str]:
+    columns = []
     column = 1
-    for f in layout.detail.fields:
-        values = _values(f, lines)
-        if f.width is not None:
-            values = values.str.ljust(f.width) if f.is_text else values.str.rjust(f.width, "0")
-        text = text + " " * (f.at - column) + values
+    for f, values in zip(layout.detail.fields, texts, strict=True):
+        gap = " " * (f.at - column)
+        if f.width is None:
+            columns.append([gap + value for value in values])
+        elif f.is_text:
+            columns.append([gap + value.ljust(f.width) for value in values])
+        else:
+            columns.append([gap + value.rjust(f.width, "0") for value in values])
         column = f.end + 1
-    return text.str.ljust(layout.detail.width) if layout.detail.width else text
+    return ("".join(values).ljust(layout.detail.width or 0) for values in zip(*columns, strict=True))
 
 
 def misfits(layout: Layout, lines: pd.DataFrame) -> dict[str, str]:
     """Return, by fee id, what of its line does not fit the layout; empty when everything does."""
+    return _misfits(layout, lines, _texts(layout, lines))
+
+
+def _misfits(layout: Layout, lines: pd.DataFrame, texts: Sequence[list[str]]) -> dict[str, str]:
     wrong: dict[str, list[str]] = {}
-    for f in layout.detail.fields:
-        values = _values(f, lines)
-        for mask, said in (
-            (values.str.len() > f.limit, f"is longer than its {f.limit} columns"),
-            ((values.str.len() == 0) & (not f.optional), "is missing"),
-            # A control character would break the line in two, so only printable text is let through.
-            (
-                ~values.map(lambda text: _printable(text, layout.encoding)).astype(bool),
-                f"is not {layout.encoding} text",
-            ),
-        ):
-            for fee_id in lines.loc[mask, "fee_id"]:
+    fee_ids = lines["fee_id"].tolist()
+    for f, values in zip(layout.detail.fields, texts, strict=True):
+        # Nearly always the whole column fits, which is quickly seen.
+        shortest, longest = min(map(len, values), default=0), max(map(len, values), default=0)
+        if longest <= f.limit and (shortest or f.optional) and _printable("".join(values), layout.encoding):
+            continue
+        for fee_id, text in zip(fee_ids, values, strict=True):
+            for said in _misfits_of(f, text, layout.encoding):
                 wrong.setdefault(str(fee_id), []).append(f"{f.name} {said}")
-    return {fee_id: "; ".join(texts) for fee_id, texts in wrong.items()}
+    return {fee_id: "; ".join(said) for fee_id, said in wrong.items()}
 
 
-def _values(f: FieldLayout, lines: pd.DataFrame) -> Any:
+def _misfits_of(f: FieldLayout, text: str, encoding: str) -> Iterator[str]:
+    if len(text) > f.limit:
+        yield f"is longer than its {f.limit} columns"
+    if not text and not f.optional:
+        yield "is missing"
+    # A control character would break the line in two, so only printable text is let through.
+    if not _printable(text, encoding):
+        yield f"is not {encoding} text"
+
+
+def _texts(layout: Layout, lines: pd.DataFrame) -> list[list[str]]:
+    """Return the lines' texts field by field, not padded yet."""
+    return [_texts_of(f, lines) for f in layout.detail.fields]
+
+
+def _texts_of(f: FieldLayout, lines: pd.DataFrame) -> list[str]:
     if f.source == "literal":
-        return pd.Series(f.value, index=lines.index, dtype="str")
-    values = lines[f.source]
+        return [f.value] * len(lines)
+    values: list[Any] = lines[f.source].tolist()
     if f.source in AMOUNTS:
-        values = values.astype("int64")
-        whole, rest = values // 100, values % 100
-        return whole.astype("str") + "." + rest.astype("str").str.zfill(2)
+        return [amount(value) for value in values]
     if f.source in DATES:
         # A file has few different days, so each is formatted once.
-        days = {iso: f.date_text(date.fromisoformat(iso)) if iso else "" for iso in values.unique()}
-        return values.map(days).astype("str")
-    return values.astype("str")
+        days = {iso: f.date_text(date.fromisoformat(iso)) if iso else "" for iso in set(values)}
+        return [days[iso] for iso in values]
+    return [str(value) for value in values]
 
 
 def _printable(text: str, encoding: str) -> bool:

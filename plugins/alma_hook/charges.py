@@ -24,6 +24,7 @@ import pandas as pd
 from alma_hook import brake, charge_file, guard
 from alma_hook.campus import Campus
 from alma_hook.errors import SendingStopped
+from alma_hook.fees import USER_GONE
 from alma_hook.guard import MarkPlace
 from alma_hook.layouts import Layout
 from alma_hook.ledger import (
@@ -76,6 +77,11 @@ class Position:
         return sum(value for _, value in self.own)
 
     @property
+    def expected(self) -> int:
+        """Alma's balance, if nothing happened but what the ledger knows."""
+        return self.charged - self.credited - sum(self.posted.values())
+
+    @property
     def due(self) -> int:
         """A - (C - K - Pa)."""
         return self.balance - (self.charged - self.credited - self.own_paid)
@@ -83,6 +89,9 @@ class Position:
 
 def decide(position: Position, campus: Campus, day: date) -> Line | Listed | None:
     """Return the line a fee needs, or why it is held, or ``None``."""
+    if position.problem == USER_GONE and position.expected == 0:
+        # PeopleSoft has nothing of it, and nobody can be charged.
+        return None
     kind = hold(position, campus)
     if kind is not None:
         return listed(position, kind)

@@ -94,10 +94,6 @@ def post(
         try:
             poster.account(account, payments)
             failed_in_a_row = 0
-        except UserNotFound:
-            poster.list_all(payments, "user not found in Alma")
-        except Refused as error:
-            poster.list_all(payments, "reading refused by Alma", error)
         except QuotaSpent:
             raise
         except Inconsistent as error:
@@ -148,7 +144,14 @@ class _Poster:
         payments = [row for row in payments if not self._held(row)]
         if not payments:
             return
-        found = look_up(self.alma, account, frozenset(str(row["fee_id"]) for row in payments))
+        try:
+            found = look_up(self.alma, account, frozenset(str(row["fee_id"]) for row in payments))
+        except UserNotFound:
+            self.list_all(payments, "user not found in Alma")
+            return
+        except Refused as error:
+            self.list_all(payments, "reading refused by Alma", error)
+            return
         for row in payments:
             fee = found.get(row["fee_id"])
             if fee is None:
@@ -248,17 +251,25 @@ class _Poster:
             self.counts.cents += value
 
     def _prove(self) -> None:
-        """Read the institution's first payment back before another one is made, in this run or a later one."""
+        """Read the institution's first payment back before another one is made, in this run or a later one.
+
+        One whose account is gone since can't be read back ever: then the next one is the first.
+        """
         if self.canary_passed:
             return
         with self.ledger.read() as tx:
-            row = entries.first_posted(tx)
-        if row is None:
+            rows = entries.all_posted(tx)
+        for row in rows:
+            try:
+                seen = look_up(self.alma, row["account"], frozenset({str(row["fee_id"])})).get(row["fee_id"])
+            except UserNotFound:
+                continue
+            except Refused:
+                seen = None
+            self._require_shown(row, seen)
             return
-        try:
-            seen = look_up(self.alma, row["account"], frozenset({str(row["fee_id"])})).get(row["fee_id"])
-        except Refused:
-            seen = None
+
+    def _require_shown(self, row: Row, seen: Fee | None) -> None:
         ours = [t for t in seen.own_payments() if t.external_id == row["external_id"]] if seen else []
         if [t.cents for t in ours] != [row["posted"]]:
             raise SendingStopped(

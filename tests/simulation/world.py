@@ -1,347 +1,633 @@
-"""Random campus life with deaths, faults and runs that overlap, from one seed; then calm, then the books.
+"""One life: a small campus, the real bridge between its two sides, and whatever goes wrong there.
 
 The code under test is the real one, down to the statements: only the clock, Alma and the far side's
 folders are models. A *death* ends a worker between two statements that touch the outside, its lease
-still held. An *interruption* lets other things happen while a worker stands still: campus life, an
-hour's pause, the other direction, a second run of the same one.
+still held. An *interruption* lets other things happen while a worker stands still. A *fault* is what
+the outside does wrong. All of it follows from the seed.
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from shutil import rmtree
+from typing import Any, ClassVar
+from unittest.mock import patch
 
-import pytest
-
-from alma_hook import charges, delivery, payment_intake, payments
-from alma_hook.alma import Request
+from alma_hook import fees
+from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import AlmaHookError, Retriable
-from alma_hook.ledger import Lease, Ledger, Tx, batches
+from alma_hook.errors import AlmaHookError, Fatal, OutcomeUnknown, Retriable
+from alma_hook.ledger import Lease, Ledger, Tx, batches, moment, store
 from simulator.alma import NOT_AT_DESK
-from tests.bridge import Bridge
+from simulator.alma_records import Fee
+from simulator.clock import Clock
+from simulator.limits import Limits
+from tests.bridge import Bridge, LocalFolder
+from tests.simulation import accidents
+from tests.simulation.database import database, scratch
 
-METHODS = ("analytics_report", "open_fees", "all_users", "sis_profile")
-FAULTS = ("fail_before", "fail_after", "drop_before", "drop_after", "broken_body", "partial_list")
-DAYS = 12
+DAYS = 10
+METHODS = ("analytics_report", "analytics_report", "open_fees", "all_users", "sis_profile", "sis_profile")
+#: So long a batch in doubt has rested before a person says that it never arrived.
+REST = timedelta(hours=4)
+ROUNDS = 8
+_BUSY = (
+    "The ledger's database can't be reached or is busy (OperationalError). Nothing of this step was written."
+)
 
 
 class Death(BaseException):
     """The worker's process is gone. Not an ``Exception``: no code may catch it."""
 
 
-class World:
-    """One seed's campus. ``trace`` holds what happened, for whoever has to find out why."""
+@dataclass(frozen=True)
+class Event:
+    """One thing in a life: its number, seconds from the life's begin, and its kind."""
 
-    def __init__(self, work: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.rng = random.Random(seed)
+    number: int
+    at: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Only:
+    """What of a life is to happen: all of it, or these events and accidents alone."""
+
+    events: frozenset[int] | None = None
+    accidents: frozenset[str] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Only:
+        """``3,5.17``: event 3, and event 5 with accident 5.17."""
+        names = [name for name in text.split(",") if name]
+        events = frozenset(int(name.partition(".")[0]) for name in names)
+        return cls(events, frozenset(name for name in names if "." in name))
+
+    def __str__(self) -> str:
+        accidents = sorted(self.accidents or (), key=lambda name: [int(part) for part in name.split(".")])
+        bare = sorted((self.events or frozenset()) - {int(name.partition(".")[0]) for name in accidents})
+        return ",".join([*map(str, bare), *accidents])
+
+
+ALL = Only()
+
+
+@dataclass
+class Run:
+    """One run of a DAG: of ``out`` or ``back``."""
+
+    direction: str
+    run_id: str
+    method: str = ""
+    live: bool = True
+    until: datetime = datetime(2100, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Nature:
+    """What a campus is like for all of its life."""
+
+    mode: str
+    read_back: str
+    layout: str
+    payment_ids: bool
+    emplid: str
+    by_api: bool
+    fee_transactions: bool
+    output: str
+    takes_at_once: bool
+    short_ids: bool
+
+    @classmethod
+    def of(cls, rng: random.Random) -> Nature:
+        """Draw one."""
+        payment_ids = rng.random() < 0.7
+        return cls(
+            mode=rng.choice(["rename", "rename", "direct"]),
+            read_back=rng.choice(["hash", "hash", "hash", "size", "none"]),
+            layout=rng.choice(["default", "default", "princeton_libfines"]),
+            payment_ids=payment_ids,
+            emplid=rng.choice(["primary_id", "primary_id", "identifier:UNIV_ID"]),
+            by_api=rng.random() < 0.3,
+            fee_transactions=rng.random() < 0.4,
+            output=rng.choice(["all", "all", "days", "new only"] if payment_ids else ["all", "days"]),
+            takes_at_once=rng.random() < 0.25,
+            short_ids=rng.random() < 0.02,
+        )
+
+    def settings(self, text: str, begin: datetime) -> str:
+        """The campus's settings."""
+        text = text.replace("[sfs]", f'[sfs]\nmode = "{self.mode}"\nread_back = "{self.read_back}"')
+        if self.by_api:
+            text = text.replace('export_directory = "/alma/sis_export"\n', "")
+        if self.fee_transactions:
+            text = text.replace("[sfs]", "fee_transactions = true\n[sfs]")
+        if not self.payment_ids:
+            text = text.replace('payment_id = "Payment ID"\n', "").replace(
+                "[sis_to_alma]", "[sis_to_alma]\ncomplete_days = true"
+            )
+        term = f'\n[[terms]]\nfirst = {(begin - timedelta(days=60)).date()}\nterm = "2267"\n'
+        return text + f'[emplid]\nsource = "{self.emplid}"\n' + term
+
+
+@dataclass
+class Tally:
+    """What happened in a life, or in many."""
+
+    operations: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    deaths: Counter[str] = field(default_factory=Counter)
+    interruptions: Counter[str] = field(default_factory=Counter)
+    cents: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Tally) -> None:
+        """Count another's too."""
+        for name, counter in vars(self).items():
+            counter.update(getattr(other, name))
+
+
+class OneThread:
+    """In place of a pool: one life has one thread, so that it is the same each time."""
+
+    map = staticmethod(map)
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __enter__(self) -> OneThread:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Folder(LocalFolder):
+    """The far side's folders, reached by a connection that may break at each step."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(world.far.root, self._before, world.seconds)
+        self.world = world
+
+    def _before(self, action: str, path: str) -> None:
+        world = self.world
+        if action in ("written", "renamed"):
+            world.arrived(path)
+            if world.boundary(f"{action} {place(path)}", "sftp", accidents.SFTP_AFTER):
+                raise Retriable("The connection broke off.")
+            return
+        kinds = accidents.SFTP_WRITE if action == "write" else accidents.SFTP_BEFORE
+        fault = world.boundary(f"{action} {place(path)}", "sftp", kinds)
+        if fault == "half written":
+            content = world.writing[: len(world.writing) // 2]
+            self.put(path, content)
+            world.torn.add(path.rpartition("/")[2])
+            world.arrived(path)
+        if fault is not None:
+            raise Retriable("The connection broke off.")
+
+    def write(self, path: str, content: bytes) -> None:
+        self.world.writing = content
+        super().write(path, content)
+
+
+class SimulatedBridge(Bridge):
+    """The bridge, on a database that is kept from life to life."""
+
+    def __init__(self, work: Path, url: str | None, **options: Any) -> None:
+        self.database = database(url)
+        super().__init__(work, url=self.database.url, **options)
+
+    def prepare_ledger(self) -> None:
+        self.database.renew(lambda: self.ledger("setup"))
+
+
+class World:
+    """One seed's life. ``trace`` holds what happened, for whoever has to find out why."""
+
+    #: Kind of event -> what it does; filled by ``tests.simulation.life``.
+    acts: ClassVar[Mapping[str, Callable[[World], str | None]]] = {}
+
+    def __init__(self, seed: int, only: Only = ALL, url: str | None = None) -> None:
+        self.seed, self.only = seed, only
+        self.rng = random.Random(f"{seed}")
         self.trace: list[str] = []
-        self.death = self.rng.choice([0, 0.01, 0.04])
-        self.interruption = self.rng.choice([0, 0.02, 0.06])
-        self.cumulative = self.rng.random() < 0.6
-        mode = self.rng.choice(["rename", "rename", "direct"])
-        self.bridge = Bridge(
-            work, students=5, fees=4, seed=seed,
-            settings=lambda text: text.replace("[sfs]", f'[sfs]\nmode = "{mode}"'),
+        self.tally = Tally()
+        self.fired: list[str] = []
+        self.weather = accidents.Weather.of(self.rng)
+        self.nature = Nature.of(self.rng)
+        self.begin = datetime(2026, 1, 1, 13, tzinfo=UTC) + timedelta(days=self.rng.randrange(365))
+        self.clock = Clock(self.begin)
+        work = scratch() / "campus"
+        rmtree(work, ignore_errors=True)
+        work.mkdir()
+        self.bridge = SimulatedBridge(
+            work, url, students=5, fees=9, seed=seed, layout=self.nature.layout, clock=self.clock,
+            limits=Limits(clock=self.clock, monotonic=self.seconds),
+            settings=lambda text: self.nature.settings(text, self.begin),
         )  # fmt: skip
         self.far = self.bridge.far
-        if self.rng.random() < 0.6:
-            self._make_alma_faulty()
-        self.armed = self.dead = False
-        self.in_transaction = self.depth = self.runs = 0
-        self.last: dict[str, str] = {}
-        self.direction = ""
-        self._listen(monkeypatch)
+        self.bridge.folder = Folder(self)
+        self.bridge.api = AlmaApi(self.sent, pause=self.wait)
+        self.far.api._sleep = self.wait
+        self._name_students()
+        if self.nature.short_ids:
+            self.far.alma.behaviour.external_id_length = 12
+        # -- the worker
+        self.dead = False
+        self.in_transaction = self.depth = self._runs = self._boundaries = 0
+        self.event: Event | None = None
+        self._luck = self.rng
+        self.runs: dict[str, list[Run]] = {"out": [], "back": []}
+        self.writing = b""
+        # -- the campus
+        self.open = True
+        self.drawer: list[tuple[str, bytes]] = []
+        self.outputs: list[tuple[str, bytes]] = []
+        self.newest_ledger: bytes | None = None
+        self.older_ledgers: list[bytes] = []
+        # -- the witness
+        self.shown: dict[str, list[int]] = {}
+        self.torn: set[str] = set()
+        self.applied_too_late: set[str] = set()
+        self.quiet_after: int | None = None
+        self._watch_readings()
 
-    def _make_alma_faulty(self) -> None:
-        for kind in FAULTS:
-            if self.rng.random() < 0.5:
-                method = "GET" if kind == "partial_list" else ".*"
-                self.far.faults.add_http(kind, method=method, path="/fees", times=None, probability=0.06)
+    def _name_students(self) -> None:
+        if self.nature.emplid == "primary_id":
+            return
+        for number, student in enumerate(self.far.students):
+            emplid = student.primary_id
+            self.far.alma.rekey_user(emplid, f"user{number}")
+            self.far.alma.set_identifier(f"user{number}", "UNIV_ID", emplid)
+        self.far.refresh_analytics()
 
-    def _listen(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Be there before and after every commit, call and action on a file."""
-        world, write = self, Ledger.write
+    def _watch_readings(self) -> None:
+        """Note what each answer of Alma shows of a fee: its balance and the payments with our key."""
+        payloads = self.far.api._routes.payloads
+        plain = payloads.fee
+
+        def watched(fee: Fee) -> dict[str, Any]:
+            values = self.shown.setdefault(fee.id, [])
+            value = fee.balance_cents + own_paid(fee)
+            if values[-1:] != [value]:
+                values.append(value)
+            return plain(fee)
+
+        payloads.fee = watched  # type: ignore[method-assign]
+
+    @contextmanager
+    def living(self) -> Iterator[World]:
+        """Stand at every boundary while this life goes on."""
+        with ExitStack() as stack:
+            base = self.bridge.database
+            stack.enter_context(patch.object(store, "_engine", base.engine))
+            stack.enter_context(patch.object(Ledger, "close", lambda _: None))
+            stack.enter_context(patch.object(Ledger, "write", self._watched(Ledger.write)))
+            stack.enter_context(patch.object(fees, "ThreadPoolExecutor", OneThread))
+            yield self
+
+    def _watched(self, write: Callable[..., Any]) -> Callable[..., Any]:
+        world = self
 
         @contextmanager
         def watched(ledger: Ledger, lease: Lease | None = None) -> Iterator[Tx]:
-            world.tick("before a transaction")
+            if world.boundary("before a transaction", "database", accidents.DATABASE_BEGIN):
+                raise Retriable(_BUSY)
             with write(ledger, lease) as tx:
                 world.in_transaction += 1
                 try:
                     yield tx
-                    world.tick("before a commit")
+                    if world.boundary("before a commit", "database", accidents.DATABASE_COMMIT):
+                        raise Retriable(_BUSY)
                 finally:
                     world.in_transaction -= 1
-            world.tick("after a commit")
+            if world.boundary("after a commit", "database", accidents.DATABASE_AFTER):
+                raise Retriable(_BUSY)
 
-        monkeypatch.setattr(Ledger, "write", watched)
-        send = self.bridge.send
+        return watched
 
-        def sent(request: Request) -> Reply:
-            self.tick("before a call")
-            if request.send_before is not None and self.seconds() > request.send_before:
-                raise Retriable("The call waited too long for its turn and was not sent.")
-            reply = send(request)
-            self.tick("after a call")
-            return reply
-
-        monkeypatch.setattr(self.bridge.api, "_send", sent)
-        self.bridge.folder.before = lambda action, _path: self.tick(action)
+    # -- time ------------------------------------------------------------------------------------------------
 
     def seconds(self) -> float:
-        return self.far.clock.now().timestamp()
+        """The campus's time in seconds since 1970."""
+        return self.clock.now().timestamp()
 
-    # -- chance ------------------------------------------------------------------------------------------
+    def wait(self, seconds: float) -> None:
+        """Let time pass."""
+        self.clock.advance(seconds=seconds)
 
-    def tick(self, where: str) -> None:
+    def say(self, text: str) -> None:
+        """Add a line to the trace."""
+        number = "" if self.event is None else f"{self.event.number}"
+        self.trace.append(f"{self.clock.now():%m-%d %H:%M:%S} {number:>3} {'  ' * self.depth}{text}")
+
+    # -- chance ------------------------------------------------------------------------------------------------
+
+    def boundary(self, where: str, kind: str = "", faults: tuple[str, ...] = ()) -> str | None:
+        """Let happen what happens here; return the fault to be made, if it is one."""
         if self.dead:
             raise Death
-        if not self.armed:
-            return
-        if self.rng.random() < self.death:
+        if self.event is None or not self.direction:
+            return None
+        self.clock.advance(seconds=0.02)
+        self._boundaries += 1
+        number, draw = self._boundaries, self._luck.random()
+        death, interruption, fault = self.weather.at(kind)
+        if draw >= (fault if faults else interruption):
+            return None
+        if death <= draw < interruption and (self.in_transaction or self.depth > 1):
+            return None
+        name = f"{self.event.number}.{number}"
+        if self.only.accidents is not None and name not in self.only.accidents:
+            return None
+        self.fired.append(name)
+        rng = random.Random(f"{self.seed} {name}")
+        if draw < death:
+            self.say(f"[{name}] the worker dies {where}")
+            self.tally.deaths[where.partition(" /")[0]] += 1
             self.dead = True
-            self.trace.append(f"{self.direction} dies {where}")
             raise Death
-        if not self.in_transaction and self.depth < 2 and self.rng.random() < self.interruption:
-            self._meanwhile(where)
+        if draw < interruption:
+            self._meanwhile(name, where, rng)
+            return None
+        chosen = rng.choice(faults)
+        self.say(f"[{name}] {where}: {chosen}")
+        self.tally.faults[f"{kind}: {chosen}"] += 1
+        return chosen
 
-    def _meanwhile(self, where: str) -> None:
-        other = self.run_back if self.direction == "out" else self.run_out
-        same = self.run_out if self.direction == "out" else self.run_back
-        name, happens = self.rng.choice(
-            [
-                ("life", self.live_on),
-                ("life", self.live_on),
-                ("an hour", lambda: self.far.clock.advance(hours=1)),
-                ("the other way", other),
-                ("the same way", same),
-                ("PeopleSoft loads", self.far.load_inbound),
-            ]
-        )
-        self.trace.append(f"{self.direction} stands still {where}: {name}")
+    def _meanwhile(self, name: str, where: str, rng: random.Random) -> None:
+        """Other things happen while the worker stands still."""
+        what = rng.choice(
+            ["campus", "campus", "campus", "an hour", "an hour and the same way", "the other way", "the same way",
+             "PeopleSoft loads", "query output"]
+        )  # fmt: skip
+        self.say(f"[{name}] the worker stands still {where}: {what}")
+        self.tally.interruptions[what] += 1
+        before, self.rng = self.rng, rng
         self.depth += 1
         try:
-            happens()
+            if what.startswith("an hour"):
+                self.clock.advance(hours=1)
+            if what == "campus":
+                self.act(rng.choice(self.meanwhile))
+            elif what in self.acts:
+                self.act(what)
+            elif what != "an hour":
+                out = (self.direction == "out") == what.endswith("the same way")
+                self.act("alma_to_sis" if out else "sis_to_alma")
         finally:
             self.depth -= 1
+            self.rng = before
 
-    def live_on(self) -> None:
-        """One thing happens on the campus."""
-        alma = self.far.alma
-        active = [fee for fee in alma.fees.values() if fee.status == "ACTIVE" and fee.balance_cents > 1]
-        disputed = [fee for fee in alma.fees.values() if fee.status == "INDISPUTE"]
-        choices: list[tuple[str, Callable[[], Any]]] = [
-            ("new fee", lambda: self.far.new_fees(1)),
-            ("desk payment", lambda: self.far.desk_payments(1)),
-            ("waiver", lambda: self.far.waives(1)),
-            ("students pay", lambda: self.far.students_pay(0.2)),
-            ("overpayment", lambda: self.far.overpay(1)),
-        ]
-        if active:
-            fee = self.rng.choice(active)
-            choices += [
-                ("raised", lambda: alma.raise_fee(fee.id, self.rng.randrange(1, 900))),
-                ("disputed", lambda: alma.dispute(fee.id)),
-            ]
-        if disputed:
-            choices.append(("restored", lambda: alma.restore(disputed[0].id)))
-        name, happens = self.rng.choice(choices)
-        self.trace.append(name)
-        happens()
+    #: Kinds of events that a campus has at any moment; filled by ``tests.simulation.life``.
+    meanwhile: ClassVar[tuple[str, ...]] = ()
+    direction = ""
 
-    # -- runs ----------------------------------------------------------------------------------------------
+    # -- what happens ----------------------------------------------------------------------------------------
 
-    def run_out(self) -> None:
-        """One run of alma_to_sis, task by task; a dead task's run is retried or another one begins."""
-        method, live = self.rng.choice(METHODS), self.rng.random() > 0.1
-        if self.rng.random() < 0.7:
-            self.far.refresh_analytics()
-        if method == "sis_profile":
-            self.far.write_sis_export(24)
-        self._run(
-            "out", lambda task: self._tasks_out(task, method, live), f"{method}{'' if live else ', dry'}"
-        )
+    def happen(self, event: Event) -> None:
+        """Let one event of the life happen, at its time or when what went before is over."""
+        if self.only.events is not None and event.number not in self.only.events:
+            return
+        self.event = event
+        self.rng = random.Random(f"{self.seed} {event.number}")
+        self._luck = random.Random(f"{self.seed} {event.number} luck")
+        self._boundaries = 0
+        due = self.begin + timedelta(seconds=event.at)
+        if due > self.clock.now():
+            self.clock.set(due)
+        self.act(event.kind)
 
-    def _tasks_out(self, task: Callable[..., Any], method: str, live: bool) -> None:
-        bridge = self.bridge
-        task("retrieve", lambda ledger, lease: bridge.retrieve(method, ledger, lease, live))
-        task("read", lambda ledger, lease: bridge.read(ledger, lease, live))
-        target = bridge.folder.target
-        task(
-            "plan",
-            lambda ledger, lease: charges.plan(
-                ledger, lease, bridge.campus, bridge.layout, target, live, bridge.marks
-            ),
-        )
-        task("write", lambda ledger, lease: self._write(ledger, lease, live))
-        if live:
-            task("upload", self._upload)
+    def act(self, kind: str) -> None:
+        """Do what a kind of event does."""
+        place = len(self.trace)
+        text = self.acts[kind](self)
+        if text is None:
+            return
+        self.tally.operations[kind] += 1
+        if text:
+            self.say(text)
+            # What was done stands before what it led to.
+            self.trace.insert(place, self.trace.pop())
 
-    def _write(self, ledger: Ledger, lease: Lease, live: bool) -> None:
-        with ledger.read() as tx:
-            rows = batches.in_states(tx, "planned") if live else batches.previews_of_run(tx)
-        for row in rows:
-            charges.write_file(ledger, lease, self.bridge.campus, self.bridge.layout, row)
+    # -- Alma ------------------------------------------------------------------------------------------------
 
-    def _upload(self, ledger: Ledger, lease: Lease) -> None:
-        delivery.deliver_all(
-            ledger, lease, self.bridge.campus.sfs, self.bridge.folder, self.bridge.folder, self.bridge.marks
-        )
-        payments.settle_by_credits(ledger, lease)
-
-    def run_back(self) -> None:
-        """One run of sis_to_alma."""
-        if self.rng.random() < 0.7:
-            self.far.write_query_output(cumulative=self.cumulative)
-        self._run("back", self._tasks_back, "payments")
-
-    def _tasks_back(self, task: Callable[..., Any]) -> None:
-        bridge = self.bridge
-        task(
-            "find",
-            lambda ledger, lease: payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus),
-        )
-        task("take in", lambda ledger, lease: payment_intake.take_in(ledger, lease, bridge.campus))
-        task(
-            "post",
-            lambda ledger, lease: payments.post(
-                ledger, lease, bridge.campus, bridge.api, bridge.marks, monotonic=self.seconds
-            ),
-        )
-        task(
-            "archive",
-            lambda ledger, lease: payment_intake.archive_files(
-                bridge.folder, ledger, lease, bridge.campus, bridge.marks
-            ),
-        )
-
-    def _run(self, direction: str, tasks: Callable[[Callable[..., Any]], None], what: str) -> None:
-        before, self.direction = self.direction, direction
-        if direction not in self.last or self.rng.random() > 0.35:
-            self.runs += 1
-            self.last[direction] = f"{direction} {self.runs}"
-        run_id = self.last[direction]
-        self.trace.append(f"run {run_id} ({what})")
-
-        def task(name: str, work: Callable[[Ledger, Lease], Any]) -> None:
-            ledger = self.bridge.ledger(run_id)
-            try:
-                with ledger.lease(direction, f"{run_id}/{name}") as lease:
-                    work(ledger, lease)
-            finally:
-                ledger.close()
-
+    def sent(self, request: Request) -> Reply:
+        """Carry a call to Alma, over a line that may fail."""
+        kind = "reading" if request.method == "GET" else "changing"
+        kinds = accidents.LISTING if request.path.endswith("/fees") else accidents.READING
+        if kind == "changing":
+            kinds = accidents.CHANGING
+        fault = self.boundary(f"before a {request.method}", kind, kinds)
+        if request.send_before is not None and self.seconds() > request.send_before:
+            raise Retriable("The call waited too long for its turn and was not sent.")
+        if fault == "unreachable":
+            raise Retriable("Alma can't be reached (no connection); nothing was sent.")
+        if fault is not None:
+            self._break(fault, request)
+        self.tally.operations[f"call {request.method}"] += 1
+        self.wait(0.1)
         try:
-            tasks(task)
+            reply = self.bridge.send(request)
+        except OutcomeUnknown:
+            self.boundary(f"after a {request.method} without an answer", kind)
+            raise
+        finally:
+            self.far.faults.http.clear()
+        self.boundary(f"after a {request.method}", kind)
+        return reply
+
+    def _break(self, fault: str, request: Request) -> None:
+        about = accidents.alma_fault(fault, random.Random(f"{self.seed} {self.fired[-1]} about"))
+        self.far.faults.add_http(fault, **about)  # type: ignore[arg-type]
+        if fault == "apply_late" and about["seconds"] in accidents.TOO_LATE:
+            self.applied_too_late.add(request.query.get("external_transaction_id", ""))
+
+    # -- PeopleSoft --------------------------------------------------------------------------------------------
+
+    def arrived(self, path: str) -> None:
+        """A file stands in a folder: some far sides take it at once."""
+        folder, _, name = path.rpartition("/")
+        inbound = folder == self.far.folders.inbound and name.endswith(".dat")
+        if inbound and self.nature.takes_at_once and self.open:
+            self.far.load_inbound()
+
+    def leave(self, name: str, content: bytes) -> None:
+        """Let a payment file lie in PeopleSoft's output folder."""
+        self.bridge.folder.put(f"{self.far.folders.outbound}/{name}", content)
+
+    # -- runs ------------------------------------------------------------------------------------------------
+
+    def new_run(self, direction: str, **about: Any) -> Run:
+        """A run that begins now."""
+        self._runs += 1
+        run = Run(direction, f"{direction} {self._runs}", **about)
+        self.runs[direction].append(run)
+        return run
+
+    def run(self, run: Run, first: int = 0) -> str:
+        """Run a DAG's tasks from ``first`` on, as Airflow does: a task that fails is tried again, or not.
+
+        Returns what came of it.
+        """
+        bridge = self.bridge
+        if run.direction == "out":
+            tasks = bridge.tasks_out(run.method, live=run.live, until=run.until)
+        else:
+            tasks = bridge.tasks_back(monotonic=self.seconds)
+        before, self.direction = self.direction, run.direction
+        said = ""
+        try:
+            for name, work in tasks[first:]:
+                attempts = self.rng.choice([1, 2, 3])
+                done, error = self._attempt(run, name, work)
+                while error is not None and attempts > 1:
+                    attempts -= 1
+                    self.clock.advance(minutes_5)
+                    done, error = self._attempt(run, name, work)
+                if error is not None:
+                    return f"{said}; {name} fails: {error}"
+                said += summary(name, done)
+                self.boundary("between two tasks")
         except Death:
+            # Between tasks it is the scheduler that dies, which is nothing to the ledger.
             self.dead = False
-        except AlmaHookError as error:
-            self.trace.append(f"{run_id} ends: {type(error).__name__} {str(error)[:80]}")
         finally:
             self.direction = before
+        return said
 
-    # -- a life, and its end ---------------------------------------------------------------------------------
+    def _attempt(self, run: Run, name: str, work: Callable[[Ledger, Lease], Any]) -> tuple[Any, str | None]:
+        self.tally.operations[f"task {name}"] += 1
+        ledger = self.bridge.ledger(run.run_id)
+        try:
+            with ledger.lease(run.direction, f"{run.run_id}/{name}") as lease:
+                return work(ledger, lease), None
+        except Death:
+            self.dead = False
+            return None, "the worker died"
+        except AlmaHookError as error:
+            return None, f"{type(error).__name__}, {str(error)[:60]}"
 
-    def live(self) -> None:
-        """Days of it, with everything that may go wrong."""
-        self.armed = True
-        for _ in range(DAYS):
-            for _ in range(self.rng.randrange(4)):
-                self.live_on()
-            self.rng.choice([self.run_out, self.run_back])()
-            if self.rng.random() < 0.6:
-                self.far.load_inbound()
-            self.far.clock.advance(seconds=self.rng.choice([30, 400, 4000, 40_000]))
-        self.armed = False
+    # -- a person ----------------------------------------------------------------------------------------------
+
+    def decide(self) -> int:
+        """A person says of each batch in doubt what PeopleSoft's office knows of it; returns how many."""
+        if not self.open:
+            return 0
+        self.far.load_inbound()
+        loaded = {load.file_name for load in self.far.peoplesoft.loads if load.error is None}
+        decided = 0
+        ledger = self.bridge.ledger("a person")
+        with suppress(Retriable, Fatal), ledger.lease("out", "a person") as lease:
+            with ledger.read() as tx:
+                rows, now = batches.in_states(tx, "unconfirmed"), moment(tx.now)
+            for row in rows:
+                arrived = row["file_name"] in loaded
+                if not arrived and moment(row["changed_at"]) + REST > now:
+                    continue
+                with ledger.write(lease) as tx:
+                    (batches.deliver if arrived else batches.drop)(tx, row["batch_id"], "unconfirmed")
+                decided += 1
+        return decided
+
+    # -- the end of a life -------------------------------------------------------------------------------------
 
     def calm_down(self) -> None:
-        """No more faults; a person says of each batch in doubt what PeopleSoft's office knows; both ways run out."""
+        """No more faults; people do what is theirs to do; then both DAGs run until nothing changes."""
+        self.event = None
         self.far.faults.clear()
-        self.death = self.interruption = 0
-        for fee in [fee for fee in self.far.alma.fees.values() if fee.status == "INDISPUTE"]:
-            self.far.alma.restore(fee.id)
-        for _ in range(6):
-            self.far.clock.advance(hours=1)
-            self.last = {}
+        self.open = True
+        if self.newest_ledger is not None:
+            self.bridge.database.put_back(self.newest_ledger)
+        before: object = None
+        for number in range(1, ROUNDS + 1):
+            self.rng = random.Random(f"{self.seed} calm {number}")
+            self.clock.advance(hours=5)
+            self.far.api.apply_due()
             self.far.load_inbound()
-            self._decide_by_hand()
+            self.decide()
             self.far.refresh_analytics()
-            self._run("out", lambda task: self._tasks_out(task, "all_users", True), "all_users")
+            said = self.run(self.new_run("out", method="all_users"))
             self.far.load_inbound()
-            self.far.write_query_output(cumulative=True)
-            self._run("back", self._tasks_back, "payments")
+            self._last_outputs()
+            said += self.run(self.new_run("back"))
+            self.say(f"calm {number}: {said}")
+            after = self.state()
+            if after == before:
+                self.quiet_after = number
+                return
+            before = after
 
-    def _decide_by_hand(self) -> None:
-        loaded = {load.file_name for load in self.far.peoplesoft.loads}
-        ledger = self.bridge.ledger("a person")
-        with suppress(Retriable), ledger.lease("out", "a person") as lease:
-            with ledger.read() as tx:
-                rows = batches.in_states(tx, "unconfirmed")
-            for row in rows:
-                with ledger.write(lease) as tx:
-                    decide = batches.deliver if row["file_name"] in loaded else batches.drop
-                    decide(tx, row["batch_id"], "unconfirmed")
-        ledger.close()
+    def _last_outputs(self) -> None:
+        for name, content in self.drawer:
+            self.leave(name, content)
+        self.drawer = []
+        self.far.write_query_output(cumulative=self.nature.output != "new only")
 
-    # -- what must hold ----------------------------------------------------------------------------------------
-
-    def violations(self) -> list[str]:
-        """What the simulator's own books say against the bridge; empty when every promise was kept."""
-        far = self.far
-        loads = Counter(load.file_name for load in far.peoplesoft.loads if not load.error)
-        found = [f"{name} was loaded {times} times" for name, times in loads.items() if times > 1]
-        found += [
-            f"{x.file_name} was refused: {x.error or x.rejects}"
-            for x in far.peoplesoft.loads
-            if x.error or x.rejects
-        ]
-        keys = [
-            t.external_transaction_id
-            for fee in far.alma.fees.values()
-            for t in fee.transactions
-            if t.received_by == NOT_AT_DESK
-        ]
-        found += [
-            f"payment {key} is in Alma {times} times" for key, times in Counter(keys).items() if times > 1
-        ]
-        return found + self._against_the_ledger()
-
-    def _against_the_ledger(self) -> list[str]:
-        books = self.bridge.books()
+    def state(self) -> object:
+        """All that a run may change, but for times."""
         ledger = self.bridge.ledger("look")
         with ledger.read() as tx:
-            positions = tx.rows("SELECT * FROM fee_position WHERE institution = :i")
-            stuck = tx.rows(
-                "SELECT batch_id AS what, state FROM batch WHERE institution = :i "
-                "AND state NOT IN ('delivered', 'cancelled', 'preview') UNION ALL SELECT CAST(payment_no AS TEXT), state "
-                "FROM payment WHERE institution = :i AND state IN ('posting', 'unknown')"
-            )
-        ledger.close()
-        found = [f"{row['what']} is stuck in {row['state']}" for row in stuck]
-        for row in positions:
-            fee = books.fees.get(row["fee_id"])
-            told = (row["charged"], row["credited"])
-            if fee is not None and (fee.charged_cents, fee.credited_cents) != told:
-                found.append(
-                    f"fee {fee.fee_id}: PeopleSoft posted {fee.charged_cents, fee.credited_cents}, told {told}"
+            rows = [
+                tx.rows(f"SELECT {columns} FROM {table} WHERE institution = :i ORDER BY 1, 2, 3")
+                for table, columns in (
+                    ("line", "batch_id, line_no, state"),
+                    ("batch", "batch_id, state, changed_at"),
+                    ("payment", "payment_no, state, posted, attempts"),
+                    ("exception_item", "subject, kind, amount, closed_at"),
                 )
-        listed = self.bridge.listed_fees()
-        for fee in books.fees.values():
-            # What a student paid beyond an item lies unapplied on his account and is his all the same.
-            owed = max(0, fee.charged_cents - fee.credited_cents - fee.paid_cents)
-            if fee.alma_cents != owed and fee.fee_id not in listed:
-                found.append(f"fee {fee.fee_id}: Alma {fee.alma_cents}, PeopleSoft {owed}, not listed")
-        return found
+            ]
+        paid = [len(fee.transactions) for fee in self.far.alma.fees.values()]
+        folders = (self.far.folders.inbound, self.far.folders.archive, self.far.folders.loaded)
+        files = [sorted(file.name for file in self.far.path(folder).iterdir()) for folder in folders]
+        return rows, paid, files, len(self.far.peoplesoft.loads)
 
 
-def live(work: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Let a seed's world live and calm down."""
-    world = World(work, seed, monkeypatch)
-    world.live()
-    world.calm_down()
-    return world
+minutes_5 = timedelta(minutes=5)
+
+
+def place(path: str) -> str:
+    """Where a file lies, without its name; what it is by its end."""
+    folder, _, name = path.rpartition("/")
+    return f"/{folder.strip('/')}/*{Path(name).suffix}"
+
+
+def summary(task: str, done: Any) -> str:
+    """What a task came to, in a few words; empty for nothing."""
+    if task == "plan":
+        lines = [f"{done.charges} charges"] * bool(done.charges) + [f"{done.credits} credits"] * bool(
+            done.credits
+        )
+        return f", {' and '.join(lines)} planned" if lines else ""
+    if task == "upload":
+        return "".join(f", {outcome.file_name} {outcome.state}" for outcome in done)
+    if task == "take in" and done.new:
+        return f", {done.new} payments taken in"
+    if task == "post" and done.posted:
+        return f", {done.posted} posted"
+    return ""
+
+
+def own_payments(fee: Fee) -> list[tuple[str, int]]:
+    """The payments on a fee with a whole key of ours, told by their look, not by the package."""
+    return [
+        (t.external_transaction_id, t.amount_cents)
+        for t in fee.transactions
+        if t.external_transaction_id is not None
+        and len(t.external_transaction_id) == 16
+        and t.external_transaction_id.startswith("SFS")
+    ]
+
+
+def own_paid(fee: Fee) -> int:
+    """Pa, by Alma's own books, in cents."""
+    return sum(cents for _, cents in own_payments(fee))
+
+
+def by_api(fee: Fee) -> int:
+    """How many payments came in by the API, whatever their key looks like."""
+    return sum(t.received_by == NOT_AT_DESK for t in fee.transactions)

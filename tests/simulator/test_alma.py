@@ -184,6 +184,15 @@ def test_rekeyed_and_purged_users(api: AlmaApi, client: Client) -> None:
     assert client.refused("GET", f"{USERS}/900000009/fees")[1] == "401861"
 
 
+def test_an_identifier_takes_the_place_of_the_one_of_its_type(api: AlmaApi, client: Client) -> None:
+    api.model.set_identifier("000123456", "BARCODE", "29999999999999")
+    assert client.get(f"{USERS}/29999999999999")["primary_id"] == "000123456"
+    assert client.refused("GET", f"{USERS}/20000000000001")[1] == "401861"
+    api.model.add_user("000777777")
+    with pytest.raises(ValueError, match="taken"):
+        api.model.set_identifier("000777777", "BARCODE", "29999999999999")
+
+
 def test_user_balance_nets_credits(api: AlmaApi, client: Client) -> None:
     api.model.add_fee("000123456", 1000)
     credit = api.model.give_credit("000123456", 400)
@@ -330,6 +339,7 @@ def test_daily_limit_counts_down_and_resets(api: AlmaApi) -> None:
         ("drop_after", True),
         ("broken_body", True),
         ("out_of_quota", False),
+        ("rate_limited", False),
         ("delay_after", True),
     ],
 )
@@ -346,6 +356,7 @@ def test_faults_apply_or_do_not(api: AlmaApi, client: Client, kind: Any, applied
             "refuse": 400,
             "broken_body": 200,
             "out_of_quota": 429,
+            "rate_limited": 429,
             "delay_after": 200,
         }.get(kind, 500)
     assert fee.balance_cents == (600 if applied else 1000)
@@ -384,6 +395,36 @@ def test_partial_list_does_not_agree_with_its_totals(api: AlmaApi, client: Clien
     api.faults.add_http("partial_list", path="/fees")
     shown = client.get(f"{USERS}/000123456/fees")
     assert (len(shown["fee"]), shown["total_record_count"], shown["total_sum"]) == (1, 2, 3.0)
+
+
+def test_short_list_agrees_with_its_totals(api: AlmaApi, client: Client) -> None:
+    api.model.add_fee("000123456", 110)
+    api.model.add_fee("000123456", 220)
+    api.faults.add_http("short_list", path="/fees")
+    shown = client.get(f"{USERS}/000123456/fees")
+    assert (len(shown["fee"]), shown["total_record_count"], shown["total_sum"]) == (1, 1, 1.1)
+
+
+def test_a_change_held_back_is_made_when_its_time_comes(api: AlmaApi, client: Client) -> None:
+    fee = api.model.add_fee("000123456", 1000)
+    api.faults.add_http("apply_late", method="POST", path="op=pay", seconds=60)
+    with pytest.raises(ConnectionDropped):
+        client.raw("POST", f"{USERS}/000123456/fees/{fee.id}?op=pay&method=ONLINE&amount=4.00")
+    api.model.clock.advance(seconds=59)
+    assert client.get(f"{USERS}/000123456/fees")["total_sum"] == 10.0
+    api.model.clock.advance(seconds=1)
+    assert client.get(f"{USERS}/000123456/fees")["total_sum"] == 6.0
+    api.model.clock.advance(seconds=3600)
+    assert client.get(f"{USERS}/000123456/fees")["total_sum"] == 6.0
+
+
+def test_external_ids_may_be_cut(api: AlmaApi, client: Client) -> None:
+    fee = api.model.add_fee("000123456", 1000)
+    api.model.behaviour.external_id_length = 5
+    client.post(
+        f"{USERS}/000123456/fees/{fee.id}?op=pay&method=ONLINE&amount=4.00&external_transaction_id=123456789"
+    )
+    assert fee.transactions[0].external_transaction_id == "12345"
 
 
 def test_delay_waits_the_given_seconds(api: AlmaApi) -> None:

@@ -11,6 +11,7 @@ import time
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 import requests
 
 from simulator.campus import STAFF_ID, UNMAPPED_TYPE, Campus
+from simulator.clock import Clock
 from simulator.serve import running
 
 FileOf = Callable[..., bytes]
@@ -125,6 +127,16 @@ def test_query_output_and_sis_export_files(campus: Campus, default_file: FileOf)
         member = archive.extractfile(archive.getnames()[0])
         assert member is not None
         assert len(ET.fromstring(member.read())) == 41
+
+
+def test_files_bear_the_time_of_the_campus_and_may_wait(tmp_path: Path, default_file: FileOf) -> None:
+    campus = Campus(tmp_path, students=3, fees=2, clock=Clock(datetime(2026, 3, 1, 12, tzinfo=UTC)))
+    left = campus.path(campus.write_sis_export()).stat().st_mtime
+    assert left == campus.clock.now().timestamp()
+    for name in ("a.dat", "b.dat"):
+        charge(campus, default_file, name)
+    assert [load.file_name for load in campus.load_inbound(at_most=1)] == ["a.dat"]
+    assert [load.file_name for load in campus.load_inbound()] == ["b.dat"]
 
 
 def test_move_on_arrival_takes_and_loads_the_file(campus: Campus, default_file: FileOf) -> None:

@@ -261,6 +261,16 @@ def test_query_output_that_is_not_cumulative_shows_a_payment_once(
     assert len(_rows(sfs.query_output())) == 2
 
 
+def test_query_output_since_a_day(sfs: PeopleSoftModel, default_file: FileOf) -> None:
+    sfs.load("a.dat", default_file([("000123456", 2000, "ALMA1")]))
+    sfs.pay("ALMA1", 700)
+    sfs.clock.advance(days=1)
+    sfs.pay("ALMA1", 300)
+    shown = sfs.query_output(since=sfs.clock.now().date()).decode()
+    assert ("3.00" in shown, "7.00" in shown) == (True, False)
+    assert "7.00" in sfs.query_output().decode()
+
+
 def test_query_output_as_xml_and_as_html(sfs: PeopleSoftModel, default_file: FileOf) -> None:
     sfs.load("a.dat", default_file([("000123456", 1000, "ALMA1")]))
     sfs.pay("ALMA1", 1000)

@@ -286,6 +286,21 @@ def test_a_fee_found_nowhere_is_never_a_credit(one: tuple[Bridge, Fee]) -> None:
     assert bridge.exceptions() == {f"fee {fee.id}": "fee not found in Alma"}
 
 
+def test_a_purged_user_whom_peoplesoft_never_charged_is_nobodys_task(
+    make_bridge: MakeBridge, ledger_url: str
+) -> None:
+    bridge = make_bridge(url=ledger_url, fees=0)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 2000, type="LOCKERKEY")
+    run(bridge)
+    assert bridge.exceptions() == {f"fee {fee.id}": "fee type without item type"}
+    bridge.far.alma.purge_user(fee.user.primary_id)
+    run(bridge)
+    assert (bridge.exceptions(), bridge.balances()["unexplained"]) == ({}, 0)
+    calls = bridge.far.api.call_count()
+    run(bridge, "open_fees")
+    assert bridge.far.api.call_count() == calls
+
+
 # -- what the report leaves out ------------------------------------------------------------------------
 
 
@@ -424,6 +439,36 @@ def test_a_list_that_contradicts_itself_sends_nothing(one: tuple[Bridge, Fee]) -
     run(bridge)
     assert owed(bridge, fee) == 1500
     assert bridge.exceptions() == {}
+
+
+@pytest.mark.parametrize("method", ["sis_profile", "open_fees", "all_users"])
+def test_what_is_listed_is_looked_for_until_it_is_settled(
+    make_bridge: MakeBridge, ledger_url: str, method: str
+) -> None:
+    """A run that read the fee at nought and died before its plan must not leave the list as it was."""
+    bridge = make_bridge(url=ledger_url, fees=0)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 2000, type="LOCKERKEY")
+    run(bridge)
+    assert bridge.exceptions() == {f"fee {fee.id}": "fee type without item type"}
+    bridge.far.alma.pay_at_desk(fee.id)
+    with bridge.working("out") as (ledger, lease):
+        bridge.retrieve("open_fees", ledger, lease, True)
+        bridge.read(ledger, lease)
+    run(bridge, method)
+    assert bridge.exceptions() == {}
+
+
+def test_a_fee_that_could_not_be_read_is_looked_for_in_every_status(
+    make_bridge: MakeBridge, ledger_url: str
+) -> None:
+    bridge = make_bridge(url=ledger_url, fees=0)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 2000)
+    bridge.far.alma.dispute(fee.id)
+    bridge.far.faults.add_http("refuse", path="/fees")
+    run(bridge)
+    assert bridge.exceptions() == {f"fee {fee.id}": "reading refused by Alma, code 402119"}
+    run(bridge, "open_fees")
+    assert bridge.exceptions() == {f"fee {fee.id}": "in dispute"}
 
 
 def test_a_new_fee_of_an_account_that_could_not_be_read_is_not_forgotten(make_bridge: MakeBridge) -> None:

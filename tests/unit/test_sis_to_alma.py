@@ -272,6 +272,25 @@ def test_a_purged_user(small: Bridge) -> None:
     assert sorted(states(small)) == ["new", "posted"]
 
 
+def test_each_payment_of_a_purged_user_stays_listed_for_its_own_reason(small: Bridge) -> None:
+    """Else one and the same thing would be settled and listed anew by each run."""
+    own, others = charged(small, 1000, 500, student=0)
+    student_pays(small, own)
+    leave(small, (small.far.students[1].primary_id, "17", f"ALMA{others.id}", "5.00"))
+    small.far.alma.purge_user(own.user.primary_id)
+    post(small)
+    listed = small.exceptions()
+    assert sorted(listed.values()) == ["payment by another EMPLID than was charged", "user not found in Alma"]
+
+    small.sis_to_alma()
+
+    ledger = small.ledger("look")
+    with ledger.read() as tx:
+        assert tx.one("SELECT COUNT(*) FROM exception_item WHERE institution = :i") == 2
+    ledger.close()
+    assert small.exceptions() == listed
+
+
 def test_another_emplid_than_was_charged(small: Bridge) -> None:
     (fee,) = charged(small, 1000)
     other = small.far.students[1].primary_id
@@ -621,6 +640,34 @@ def test_no_second_payment_before_the_first_is_read_back(small: Bridge) -> None:
     with shortened_ids(small), pytest.raises((Retriable, SendingStopped)):
         post(small)
     assert sum(len(applied(fee)) for fee in fees) == 1
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_when_the_first_payments_account_is_gone_the_next_one_is_the_first(
+    small: Bridge, short: bool
+) -> None:
+    """Else nothing would ever be posted again: what is gone can't be read back."""
+    fees = charged(small, 1000, 500, 200)
+    student_pays(small, fees[0])
+    small.far.api.before_call = lambda request: (
+        small.far.faults.add_http("fail_before", method="GET", status=503, times=4)
+        if request.method == "POST"
+        else None
+    )
+    post(small)
+    small.far.api.before_call = None
+    assert applied(fees[0]) == [1000]
+    small.far.alma.purge_user(fees[0].user.primary_id)
+    for fee in fees[1:]:
+        student_pays(small, fee)
+
+    if short:
+        with shortened_ids(small), pytest.raises(SendingStopped):
+            post(small)
+    else:
+        post(small)
+
+    assert [applied(fee) for fee in fees[1:]] == [[500], [] if short else [200]]
 
 
 def test_a_first_payment_of_unclear_outcome_is_not_made_again_on_trust(small: Bridge) -> None:

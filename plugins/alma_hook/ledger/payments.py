@@ -367,9 +367,9 @@ def canary_passed(tx: Tx) -> bool:
     return tx.one("SELECT canary_at FROM institution WHERE institution = :i") is not None
 
 
-def first_posted(tx: Tx) -> Row | None:
-    """Return the first payment that was posted, with its fee's account."""
-    return tx.row(
+def all_posted(tx: Tx) -> list[Row]:
+    """Return every payment that was posted, the first one first, with its fee's account."""
+    return tx.rows(
         "SELECT p.*, f.user_id AS account FROM payment p "
         "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
         "WHERE p.institution = :i AND p.state = 'posted' ORDER BY p.marked_at, p.payment_no"

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, TextClause, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 
@@ -47,6 +48,12 @@ def moment(text_: str) -> datetime:
     return datetime.fromisoformat(text_)
 
 
+@lru_cache(maxsize=1024)
+def _text(sql: str) -> TextClause:
+    """A statement as SQLAlchemy takes it; finding its parameters costs more than running a short one."""
+    return text(sql)
+
+
 class Tx:
     """One transaction on one institution's books. ``now`` is the database's clock at its begin."""
 
@@ -62,26 +69,26 @@ class Tx:
         """Return all rows of a query. ``:i`` is always the institution."""
         return [
             dict(row)
-            for row in self._connection.execute(text(sql), {"i": self.institution, **values}).mappings()
+            for row in self._connection.execute(_text(sql), {"i": self.institution, **values}).mappings()
         ]
 
     def row(self, sql: str, **values: Any) -> Row | None:
         """Return the first row of a query, or ``None``."""
-        found = self._connection.execute(text(sql), {"i": self.institution, **values}).mappings().first()
+        found = self._connection.execute(_text(sql), {"i": self.institution, **values}).mappings().first()
         return dict(found) if found is not None else None
 
     def one(self, sql: str, **values: Any) -> Any:
         """Return the first column of the first row, or ``None``."""
-        return self._connection.execute(text(sql), {"i": self.institution, **values}).scalar()
+        return self._connection.execute(_text(sql), {"i": self.institution, **values}).scalar()
 
     def run(self, sql: str, **values: Any) -> int:
         """Run a statement and return how many rows it changed."""
-        return self._connection.execute(text(sql), {"i": self.institution, **values}).rowcount
+        return self._connection.execute(_text(sql), {"i": self.institution, **values}).rowcount
 
     def many(self, sql: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each row of values."""
         if rows:
-            self._connection.execute(text(sql), [{"i": self.institution, **row} for row in rows])
+            self._connection.execute(_text(sql), [{"i": self.institution, **row} for row in rows])
 
     def event(self, subject: str, what: str, detail: str = "") -> None:
         """Record who did what to a subject (``batch 000012``, ``fee 138...``), in this transaction."""
