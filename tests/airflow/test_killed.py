@@ -244,7 +244,7 @@ def test_what_cannot_be_told_waits_for_a_person(life: Life) -> None:
     life.by_hand("mark-not-delivered", charges)
     # Cleared, the task finds nothing to upload; the next run works the lost charges out anew.
     life.airflow.clear(OUT, run_id)
-    assert life.airflow.wait(OUT, run_id, timeout=60) == "success"
+    assert life.wait(OUT, run_id) == "success"
     assert life.inbound() == {}
     assert life.run(OUT)[1] == "success"
     assert life.broken() == []
@@ -275,7 +275,7 @@ def test_at_four_payments_until_the_run_is_given_up(life: Life) -> None:
     until(lambda: "works in this direction" in life.airflow.task_log(BACK, run_id, "find_payment_files"))
     life.time_passes(minutes=11)
     deaths = life.deaths(BEFORE_ARCHIVING, ARCHIVED)
-    assert life.airflow.wait(BACK, run_id, timeout=60) == "success"
+    assert life.wait(BACK, run_id) == "success"
     assert [death.moment for death in deaths.happened] == [BEFORE_ARCHIVING, ARCHIVED]
     assert life.airflow.xcom(BACK, run_id, "post_payments")["found_posted"] == 2
     assert life.listed() == {}
@@ -302,7 +302,7 @@ def test_a_task_outlives_its_supervisor_and_wakes_after_its_own_retry(life: Life
     life.deaths(RENAMED, strike=strike)
     life.deaths(replace(POSTED, skip=1), strike=strike)
     runs = {dag_id: life.start(dag_id) for dag_id in (OUT, BACK)}
-    states = {dag_id: life.airflow.wait(dag_id, run_id, timeout=90) for dag_id, run_id in runs.items()}
+    states = {dag_id: life.wait(dag_id, run_id) for dag_id, run_id in runs.items()}
 
     assert states == {OUT: "success", BACK: "success"}
     assert life.tries(OUT, runs[OUT], "upload_sfs_files") == 2
@@ -337,7 +337,7 @@ def test_the_scheduler_is_lost_with_its_machine_and_then_alone(life: Life) -> No
     runs = {dag_id: life.start(dag_id) for dag_id in (OUT, BACK)}
     until(lambda: posting.happened)
     uploads = life.deaths(UPLOADED, strike=strike)
-    states = {dag_id: life.airflow.wait(dag_id, run_id, timeout=120) for dag_id, run_id in runs.items()}
+    states = {dag_id: life.wait(dag_id, run_id) for dag_id, run_id in runs.items()}
 
     assert states == {OUT: "success", BACK: "success"}
     assert [death.seen for death in uploads.happened] == [["charges uploading", "1 posting"]]
