@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from alma_hook.ledger import Ledger, Row, Tx, instant, institutions, moment
-from alma_hook.schedule import TASK_DEFAULTS
 from simulator.airflow_home import AirflowHome
 from simulator.alma import NOT_AT_DESK
 from simulator.campus import Campus
@@ -55,18 +54,8 @@ class Life:
         return run_id, self.wait(dag_id, run_id)
 
     def wait(self, dag_id: str, run_id: str) -> str:
-        """Wait for a run's end and return its state.
-
-        Airflow 3.1.0 does not try a killed task again: there it is cleared, as a person would, for as many
-        times as a later Airflow tries it.
-        """
-        while True:
-            state = self.airflow.wait(dag_id, run_id, timeout=120)
-            failed = self._failed(dag_id, run_id)
-            tries = [self.tries(dag_id, run_id, task_id) for task_id in failed]
-            if not any("SIGKILL" in log for log in failed.values()) or max(tries) > TASK_DEFAULTS["retries"]:
-                return state
-            self.airflow.clear(dag_id, run_id)
+        """Wait for a run's end and return its state."""
+        return self.airflow.wait(dag_id, run_id, timeout=120)
 
     def wait_in_line(self, dag_id: str, run_id: str) -> str:
         """The same, where tasks that found another run at work at every try are cleared until they had a turn."""
@@ -74,16 +63,11 @@ class Life:
             state = self.wait(dag_id, run_id)
             if state == "success":
                 break
-            for log in self._failed(dag_id, run_id).values():
-                assert "works in this direction" in log
+            for task_id, task_state in self.airflow.task_states(dag_id, run_id).items():
+                if task_state == "failed":
+                    assert "works in this direction" in self.airflow.task_log(dag_id, run_id, task_id)
             self.airflow.clear(dag_id, run_id)
         return state
-
-    def _failed(self, dag_id: str, run_id: str) -> dict[str, str]:
-        """A run's failed tasks, each with the log of its last try."""
-        states = self.airflow.task_states(dag_id, run_id)
-        failed = [task_id for task_id, state in states.items() if state == "failed"]
-        return {task_id: self.airflow.task_log(dag_id, run_id, task_id) for task_id in failed}
 
     def tries(self, dag_id: str, run_id: str, task_id: str) -> int:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
