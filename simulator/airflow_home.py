@@ -222,14 +222,14 @@ class AirflowHome:
         `alone` kills just the process itself; what it started lives on.
         """
         process = self._processes.pop(name)
-        # Each task has a process group of its own, but all are in the session of what started them.
-        lost = [] if alone else [each for each in self.processes() if _session(each) == process.pid]
         process.kill()
-        for each in lost:
-            with contextlib.suppress(psutil.Error):
-                each.kill()
         process.wait()
-        _wait_until_gone(lost)
+        # Each task has a process group of its own, but all are in the session of what started them.
+        while not alone and (left := [each for each in self.processes() if _session(each) == process.pid]):
+            for each in left:
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+            _wait_until_gone(left)
 
     def task_process(self, task_id: str) -> psutil.Process:
         """The process in which the code of a running task runs. Its parent is the task's supervisor.
