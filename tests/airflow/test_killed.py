@@ -123,7 +123,11 @@ def lives(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Itera
     file = work / "campus.toml"
     with (
         running(work / "first", seed=1, students=80, fees=60) as (first, facts),
-        running(work / "second", seed=2, students=80, fees=60) as (second, others),
+        # An institution of its own: the mark of its ledger lies in the same Airflow's variables.
+        running(work / "second", seed=2, students=80, fees=60, institution="01SECOND_INST") as (
+            second,
+            others,
+        ),
     ):
         sqlite = f"sqlite:///{work / 'ledger.db'}"
         own = {f"{name}_2": fields for name, fields in connections(others, postgres.connection).items()}
