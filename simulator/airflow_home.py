@@ -113,6 +113,7 @@ class AirflowHome:
         self._policy = policy
         self._passwords = self.work / "passwords.json"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._sessions: set[int] = set()
         self._token = ""
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self.env = {
@@ -215,6 +216,7 @@ class AirflowHome:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+            self._sessions.add(self._processes[name].pid)
 
     def kill_process(self, name: str, *, alone: bool = False) -> None:
         """Kill one of them (SIGKILL) with all that it started, tasks included, the way a lost machine does.
@@ -222,14 +224,14 @@ class AirflowHome:
         `alone` kills just the process itself; what it started lives on.
         """
         process = self._processes.pop(name)
-        # Each task has a process group of its own, but all are in the session of what started them.
-        lost = [] if alone else [each for each in self.processes() if _session(each) == process.pid]
         process.kill()
-        for each in lost:
-            with contextlib.suppress(psutil.Error):
-                each.kill()
         process.wait()
-        _wait_until_gone(lost)
+        # Each task has a process group of its own, but all are in the session of what started them.
+        while not alone and (left := [each for each in self.processes() if _session(each) == process.pid]):
+            for each in left:
+                with contextlib.suppress(psutil.Error):
+                    each.kill()
+            _wait_until_gone(left)
 
     def task_process(self, task_id: str) -> psutil.Process:
         """The process in which the code of a running task runs. Its parent is the task's supervisor.
@@ -277,7 +279,9 @@ class AirflowHome:
             with contextlib.suppress(psutil.Error, OSError):
                 if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                     continue
-                if process.environ().get(_MARK) == str(self.work):
+                # A worker that gives itself another title writes it over its environment.
+                ours = _session(process) in self._sessions
+                if ours or process.environ().get(_MARK) == str(self.work):
                     found.append(process)
         return found
 
@@ -351,9 +355,16 @@ class AirflowHome:
         """Unpause a DAG, start a run and return the run's id. Waits until the DAG file has been read."""
         self.unpause(dag_id, timeout=timeout)
         body = {"logical_date": None, "conf": dict(conf or {})}
-        run_id = str(self.api("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body)["dag_run_id"])
-        # Airflow 3.1 answers before it commits, so for a moment the run may not be there yet.
+        # Airflow 3.1 answers before it commits, so for a moment neither DAG nor run may be there yet.
         deadline = time.monotonic() + 10
+        run_id = ""
+        while not run_id:
+            try:
+                run_id = str(self.api("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body)["dag_run_id"])
+            except AirflowRefusedError as refused:
+                if refused.status != 404 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
         while not self._is_known(dag_id, run_id) and time.monotonic() < deadline:
             time.sleep(0.1)
         return run_id

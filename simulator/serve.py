@@ -26,6 +26,7 @@ def running(
     students: int = 2000,
     fees: int = 1500,
     layout: Path = DEFAULT_LAYOUT,
+    institution: str = "01SIMULATED_INST",
 ) -> Iterator[tuple[Campus, dict[str, Any]]]:
     """A campus with both servers up: yields it and what ``simulator.json`` holds.
 
@@ -33,7 +34,7 @@ def running(
     """
     work.mkdir(parents=True, exist_ok=True)
     campus = Campus(
-        work / "sftp", seed=seed, students=students, fees=fees, layout=layout, institution="01SIMULATED_INST"
+        work / "sftp", seed=seed, students=students, fees=fees, layout=layout, institution=institution
     )
     sftp = campus.sftp_server(port=sftp_port, key_file=work / "sftp_host_key")
     described = work / "simulator.json"

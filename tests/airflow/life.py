@@ -51,12 +51,16 @@ class Life:
     def run(self, dag_id: str) -> tuple[str, str]:
         """Run a DAG to its end; return the run's id and state."""
         run_id = self.start(dag_id)
-        return run_id, self.airflow.wait(dag_id, run_id, timeout=120)
+        return run_id, self.wait(dag_id, run_id)
+
+    def wait(self, dag_id: str, run_id: str) -> str:
+        """Wait for a run's end and return its state."""
+        return self.airflow.wait(dag_id, run_id, timeout=120)
 
     def wait_in_line(self, dag_id: str, run_id: str) -> str:
-        """Wait for a run's end; tasks that found another run at work at every try are cleared until they had a turn."""
+        """The same, where tasks that found another run at work at every try are cleared until they had a turn."""
         for _ in range(5):
-            state = self.airflow.wait(dag_id, run_id, timeout=120)
+            state = self.wait(dag_id, run_id)
             if state == "success":
                 break
             for task_id, task_state in self.airflow.task_states(dag_id, run_id).items():

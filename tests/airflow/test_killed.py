@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 
 import psutil
 import pytest
+from packaging.version import Version
 from sqlalchemy import create_engine, text
 
 from simulator.airflow_home import AirflowHome, alive
@@ -44,7 +46,13 @@ from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
 from tests.airflow.life import Life
 
-pytestmark = pytest.mark.airflow
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.skipif(
+        Version(metadata.version("apache-airflow")) < Version("3.1.1"),
+        reason="Airflow 3.1.0 does not try a killed task again",
+    ),
+]
 
 OUT, BACK = "alma_to_sis", "sis_to_alma"
 # As shipped a DAG has one run at a time, but for backfills. Here nothing but the ledger keeps runs apart.
@@ -115,7 +123,11 @@ def lives(tmp_path_factory: pytest.TempPathFactory, postgres: Postgres) -> Itera
     file = work / "campus.toml"
     with (
         running(work / "first", seed=1, students=80, fees=60) as (first, facts),
-        running(work / "second", seed=2, students=80, fees=60) as (second, others),
+        # An institution of its own: the mark of its ledger lies in the same Airflow's variables.
+        running(work / "second", seed=2, students=80, fees=60, institution="01SECOND_INST") as (
+            second,
+            others,
+        ),
     ):
         sqlite = f"sqlite:///{work / 'ledger.db'}"
         own = {f"{name}_2": fields for name, fields in connections(others, postgres.connection).items()}
@@ -244,7 +256,7 @@ def test_what_cannot_be_told_waits_for_a_person(life: Life) -> None:
     life.by_hand("mark-not-delivered", charges)
     # Cleared, the task finds nothing to upload; the next run works the lost charges out anew.
     life.airflow.clear(OUT, run_id)
-    assert life.airflow.wait(OUT, run_id, timeout=60) == "success"
+    assert life.wait(OUT, run_id) == "success"
     assert life.inbound() == {}
     assert life.run(OUT)[1] == "success"
     assert life.broken() == []
@@ -275,7 +287,7 @@ def test_at_four_payments_until_the_run_is_given_up(life: Life) -> None:
     until(lambda: "works in this direction" in life.airflow.task_log(BACK, run_id, "find_payment_files"))
     life.time_passes(minutes=11)
     deaths = life.deaths(BEFORE_ARCHIVING, ARCHIVED)
-    assert life.airflow.wait(BACK, run_id, timeout=60) == "success"
+    assert life.wait(BACK, run_id) == "success"
     assert [death.moment for death in deaths.happened] == [BEFORE_ARCHIVING, ARCHIVED]
     assert life.airflow.xcom(BACK, run_id, "post_payments")["found_posted"] == 2
     assert life.listed() == {}
@@ -287,8 +299,8 @@ def test_at_four_payments_until_the_run_is_given_up(life: Life) -> None:
 
 def test_a_task_outlives_its_supervisor_and_wakes_after_its_own_retry(life: Life) -> None:
     """Airflow starts both tasks again while their first attempts still stand in the middle of their work."""
-    life.days_work(fees=8)
     life.students_pay(4)
+    life.days_work(fees=8)
     asleep: list[psutil.Process] = []
 
     def strike(moment: Moment) -> None:
@@ -302,7 +314,7 @@ def test_a_task_outlives_its_supervisor_and_wakes_after_its_own_retry(life: Life
     life.deaths(RENAMED, strike=strike)
     life.deaths(replace(POSTED, skip=1), strike=strike)
     runs = {dag_id: life.start(dag_id) for dag_id in (OUT, BACK)}
-    states = {dag_id: life.airflow.wait(dag_id, run_id, timeout=90) for dag_id, run_id in runs.items()}
+    states = {dag_id: life.wait(dag_id, run_id) for dag_id, run_id in runs.items()}
 
     assert states == {OUT: "success", BACK: "success"}
     assert life.tries(OUT, runs[OUT], "upload_sfs_files") == 2
@@ -323,26 +335,26 @@ def test_a_task_outlives_its_supervisor_and_wakes_after_its_own_retry(life: Life
 
 def test_the_scheduler_is_lost_with_its_machine_and_then_alone(life: Life) -> None:
     """First with its workers and their tasks, in the middle of both directions; then they outlive it."""
-    life.days_work(fees=8)
     life.students_pay(4)
-    lost: list[psutil.Process] = []
+    life.days_work(fees=8)
+    outlived: list[bool] = []
 
     def strike(moment: Moment) -> None:
-        lost.append(life.airflow.task_process(moment.task_id))
+        task = life.airflow.task_process(moment.task_id)
         life.airflow.kill_process("scheduler", alone=moment is UPLOADED)
+        outlived.append(alive(task))
         life.airflow.start_process("scheduler")
 
     posting = life.deaths(replace(POSTED, skip=1), strike=strike)
     runs = {dag_id: life.start(dag_id) for dag_id in (OUT, BACK)}
     until(lambda: posting.happened)
-    assert not alive(lost[0])
-    uploading_ = life.deaths(UPLOADED, strike=strike)
-    states = {dag_id: life.airflow.wait(dag_id, run_id, timeout=120) for dag_id, run_id in runs.items()}
+    uploads = life.deaths(UPLOADED, strike=strike)
+    states = {dag_id: life.wait(dag_id, run_id) for dag_id, run_id in runs.items()}
 
     assert states == {OUT: "success", BACK: "success"}
-    assert [death.seen for death in uploading_.happened] == [["charges uploading", "1 posting"]]
+    assert [death.seen for death in uploads.happened] == [["charges uploading", "1 posting"]]
+    assert outlived == [False, True]
     assert life.tries(BACK, runs[BACK], "post_payments") == 2
-    assert life.tries(OUT, runs[OUT], "upload_sfs_files") == 1
     life.time_passes(minutes=11)
     assert life.run(BACK)[1] == "success"
     assert life.broken() == []

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.execution_time import task_runner
 from sqlalchemy import create_engine, make_url
 
 from alma_hook import __main__ as command_line
@@ -27,7 +28,7 @@ from simulator.campus import Campus
 from simulator.sftp import SftpServer
 from tests.airflow_versions import DagBag
 from tests.bridge import SETTINGS
-from tests.loopback.conftest import Connect, Recorder, sftp_fields
+from tests.loopback.conftest import Connect, Recorder, Supervisor, sftp_fields
 
 DAGS = Path(__file__).resolve().parents[2] / "dags"
 RETRIEVALS = {"analytics_report", "sis_profile", "open_fees", "all_users"}
@@ -537,6 +538,13 @@ def test_a_ledger_connection_that_cannot_be_used(fields: dict[str, str], text: s
         ledger_url("alma_ledger")
 
 
+@pytest.fixture
+def no_task(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line is no task: there is no supervisor to ask."""
+    monkeypatch.delattr(task_runner, "SUPERVISOR_COMMS")
+
+
+@pytest.mark.usefixtures("no_task")
 def test_a_connection_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_ALMA_LEDGER", raising=False)
     with pytest.raises(SettingsError, match="missing") as caught:
@@ -544,6 +552,7 @@ def test_a_connection_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None
     assert "connection, alma_ledger: create it" in str(caught.value)
 
 
+@pytest.mark.usefixtures("no_task")
 def test_a_connection_that_can_not_be_read_is_not_called_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

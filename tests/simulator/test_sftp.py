@@ -153,7 +153,8 @@ def test_something_may_happen_in_the_middle_of_an_upload(
         else:
             with pytest.raises((OSError, EOFError, paramiko.SSHException)):
                 put(client, "/sfs/inbound/a.part", b"x" * 100_000)
-    assert seen == [50_000]
+    # What was sent ahead of the answers comes in still when the connection is dropped.
+    assert set(seen) == {50_000}
     assert file.stat().st_size == (100_000 if goes_on else 50_000)
 
 

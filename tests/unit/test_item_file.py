@@ -138,10 +138,10 @@ def test_patterns_that_mean_different_files_are_accepted(tmp_path: Path, payment
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
-        ('reference = "Reference", ', "", "columns lacks reference"),
+        ('reference = "Reference", ', "", "columns: lacks reference"),
         ('balance = "Balance"', 'balance = "Amount"', "two meanings"),
-        ('"ITEMS_*.csv"', '"ITEMS_*.csv"\nconfirm_days = 0', "greater than or equal to 1"),
-        ('"ITEMS_*.csv"', '"ITEMS_*.csv"\nitem_type = "x"', "Extra inputs"),
+        ('"ITEMS_*.csv"', '"ITEMS_*.csv"\nconfirm_days = 0', "must be 1 or more"),
+        ('"ITEMS_*.csv"', '"ITEMS_*.csv"\nitem_type = "x"', "is not known here"),
     ],
 )
 def test_faults_of_the_section_are_named(tmp_path: Path, before: str, after: str, said: str) -> None:
