@@ -120,7 +120,9 @@ def _tell(tally: Tally) -> None:
         ("interruptions", tally.interruptions),
     ):
         _column(f"{title}: {counter.total():,}", {name: f"{n:,}" for name, n in counter.most_common()})
-    money = {name: f"${int(text_of(cents)[:-3]):,}{text_of(cents)[-3:]}" for name, cents in _money(tally.cents)}
+    money = {
+        name: f"${int(text_of(cents)[:-3]):,}{text_of(cents)[-3:]}" for name, cents in _money(tally.cents)
+    }
     _column("money moved", money)
 
 

@@ -462,8 +462,14 @@ def alma_to_sis(world: World) -> str:
 
 @happens("sis_to_alma", "run", 0.9)
 def sis_to_alma(world: World) -> str:
+    """Now and then somebody starts a second run soon after the scheduled one."""
     run = world.new_run("back")
-    return f"run {run.run_id}" + world.run(run)
+    said = f"run {run.run_id}{world.run(run)}"
+    if world.rng.random() < 0.3:
+        world.wait(world.rng.choice([30, 120, 300]))
+        run = world.new_run("back")
+        said += f"; soon after {run.run_id}{world.run(run)}"
+    return said
 
 
 @happens("backfill", "day", 0.6)

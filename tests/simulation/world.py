@@ -371,6 +371,8 @@ class World:
         self.depth += 1
         try:
             if what.startswith("an hour"):
+                for kind in rng.choices(self.meanwhile, k=rng.randrange(4)):
+                    self.act(kind)
                 self.clock.advance(hours=1)
             if what == "campus":
                 self.act(rng.choice(self.meanwhile))
