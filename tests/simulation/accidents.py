@@ -53,6 +53,20 @@ SFTP_BEFORE = ("lost before",)
 SFTP_AFTER = ("lost after",)
 SFTP_WRITE = ("lost before", "half written", "half written")
 
+#: What happens while a worker stands still; and what more often, where money moves.
+MEANWHILE = (
+    "campus",
+    "campus",
+    "campus",
+    "an hour",
+    "an hour and the same way",
+    "the other way",
+    "the same way",
+    "PeopleSoft loads",
+    "query output",
+)
+BESIDE = {"changing": ("an hour and the same way",) * 4}
+
 _FORMS = ("json", "json", "xml", "html", "text", "empty")
 
 

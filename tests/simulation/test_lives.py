@@ -79,7 +79,7 @@ def test_a_broken_life_comes_down_to_a_few_lines(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(payments._Poster, "_one", settled)
     seed = next(seed for seed in range(50) if play(seed).violations)
-    only, shrunk = shrink(seed, lambda some: play(seed, some))
+    only, shrunk = shrink(lambda some: play(seed, some))
 
     assert shrunk.violations
     assert len(shrunk.trace) < 20 < len(play(seed).trace)
