@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+SEEDS ?= 500
+FIRST ?= 0
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,7 +19,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 	--no-header --no-emit-index-url --no-emit-find-links --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-lowest lint format golden bench lock clean
+.PHONY: help demo up test test-lowest simulate lint format golden bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -34,6 +36,9 @@ test: $(READY) ## all tests (ARGS="-k money -x" to choose)
 
 test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supported
 	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+
+simulate: $(READY) ## random lives with deaths and faults on all cores (SEEDS=20000 FIRST=0; ONLY=3,5.17 of one)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 lint: $(READY) ## ruff, mypy, and the fences between the modules
 	$(BIN)/ruff check .

@@ -1,12 +1,13 @@
 """``make simulate``: live many lives, say what happened in them, and what broke a promise.
 
-python -m tests.simulation [--seeds 500] [--first 0] [--only 3,5.17] [--trace] [--on KIND] [--workers N]
+python -m tests.simulation [--seeds 500] [--first 0] [--only 3,5.17] [--on KIND] [--workers N]
+
+With one seed, all that happened in its life is told.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
 import time
@@ -35,7 +36,6 @@ class Lived:
 
 def live(seeds: range, *, only: Only, switched_on: frozenset[str], url: str | None) -> Lived:
     """Live some lives in this process."""
-    gc.freeze()
     lived = Lived()
     for seed in seeds:
         played = play(seed, only, switched_on=switched_on, url=url)
@@ -56,17 +56,17 @@ def main() -> int:
     if len(seeds) == 1:
         played = play(seeds[0], **about)
         total = Lived(1, played.tally, [played] if played.violations else [])
-        if options.trace:
-            print("\n".join(played.trace), "\n")
+        print("\n".join(played.trace), "\n")
     else:
-        total = _all(seeds, partial(live, **about), options.workers)
+        workers = 1 if options.database else options.workers
+        total = _all(seeds, partial(live, **about), workers)
     seconds = time.monotonic() - started
     print(f"lives: {total.lives} of {DAYS} days, seeds {seeds[0]} to {seeds[-1]}")
     print(f"time: {seconds:.0f} s, {total.lives / seconds:.1f} lives a second in {options.workers} processes")
     _tell(total.tally)
     print(f"\nviolations: {sum(len(played.violations) for played in total.broken)}")
-    for played in sorted(total.broken, key=lambda played: played.seed)[:MOST_SHOWN]:
-        _explain(played, only, partial(play, played.seed, switched_on=about["switched_on"], url=about["url"]))
+    for played in total.broken[:MOST_SHOWN]:
+        _explain(played, only == ALL, partial(play, played.seed, **{**about, "only": ALL}))
     for played in total.broken[MOST_SHOWN:]:
         print(f"seed {played.seed}: {played.violations[0]}")
     return 1 if total.broken else 0
@@ -79,7 +79,6 @@ def _options() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=500, help="how many lives")
     parser.add_argument("--first", type=int, default=0, help="the first one's seed")
     parser.add_argument("--only", help="events and accidents that are to happen, as a failed seed names them")
-    parser.add_argument("--trace", action="store_true", help="with one seed: tell all that happened")
     parser.add_argument(
         "--on",
         action="append",
@@ -136,19 +135,15 @@ def _column(title: str, rows: dict[str, str]) -> None:
         print(f"  {name:<44}{value:>14}")
 
 
-def _explain(played: Played, only: Only, again: partial[Played]) -> None:
-    """Tell of a broken life what is needed to break it."""
+def _explain(played: Played, whole: bool, again: partial[Played]) -> None:
+    """Say what a life broke, and what of it is needed for that."""
     print(f"\nseed {played.seed}:")
-    for said in played.violations:
-        print(f"  {said}")
-    if only == ALL:
-        only, played = shrink(played.seed, lambda some: again(only=some))
-        print("the least of it that still does:")
-        for said in played.violations:
-            print(f"  {said}")
-    for line in played.trace:
-        print(f"    {line}")
-    print(f"again: make simulate FIRST={played.seed} SEEDS=1 ONLY={only}")
+    print(*played.violations, sep="\n")
+    if whole:
+        only, least = shrink(lambda some: again(only=some))
+        print("\nThe least of it that breaks the same promise:")
+        print(*least.violations, *least.trace, sep="\n")
+        print(f"Again: make simulate FIRST={played.seed} SEEDS=1 ONLY={only}")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ DEATH = (0.0, 0.002, 0.008, 0.02)
 INTERRUPTION = (0.0, 0.004, 0.012, 0.025)
 FAULT = {
     "reading": (0.0, 0.01, 0.05),
-    "changing": (0.0, 0.15, 0.4),
+    "changing": (0.0, 0.2, 0.5),
     "sftp": (0.0, 0.01, 0.05),
     "database": (0.0, 0.0, 0.003, 0.01),
 }
@@ -23,7 +23,7 @@ FAULT = {
 FOCUS = {"changing": 8.0, "sftp": 2.0, "database": 0.6}
 
 #: Seconds until a change that Alma holds back is applied: within the quiet period, or after it.
-SOON, TOO_LATE = (20, 120, 400, 540), (900, 5000)
+SOON, TOO_LATE = (20, 120, 400, 540, 540), (900, 5000)
 
 READING = (
     "unreachable",
@@ -35,7 +35,16 @@ READING = (
     "rate_limited",
     "out_of_quota",
 )
-CHANGING = (*READING, "fail_after", "drop_after", "drop_after", "apply_late", "apply_late")
+CHANGING = (
+    *READING,
+    "fail_after",
+    "drop_after",
+    "drop_after",
+    "apply_late",
+    "apply_late",
+    "apply_late",
+    "apply_late",
+)
 LISTING = (*READING, "partial_list", "short_list")
 DATABASE_BEGIN = ("refuses to begin",)
 DATABASE_COMMIT = ("refuses the commit",)
@@ -43,6 +52,20 @@ DATABASE_AFTER = ("commits, and the answer is lost",)
 SFTP_BEFORE = ("lost before",)
 SFTP_AFTER = ("lost after",)
 SFTP_WRITE = ("lost before", "half written", "half written")
+
+#: What happens while a worker stands still; and what more often, where money moves.
+MEANWHILE = (
+    "campus",
+    "campus",
+    "campus",
+    "an hour",
+    "an hour and the same way",
+    "the other way",
+    "the same way",
+    "PeopleSoft loads",
+    "query output",
+)
+BESIDE = {"changing": ("an hour and the same way",) * 4}
 
 _FORMS = ("json", "json", "xml", "html", "text", "empty")
 

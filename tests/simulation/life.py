@@ -265,11 +265,14 @@ def user_purged(world: World) -> str | None:
 
 @happens("student pays", weight=8)
 def student_pays(world: World) -> str | None:
+    """All of an item, or so little that Alma would take it twice."""
     items = world.far.peoplesoft.open_items()
     if not items:
         return None
     item = world.rng.choice(items)
-    return _pay(world, item, _part(world, item.balance_cents))
+    half = item.balance_cents // 2
+    part = world.rng.randrange(1, half + 1) if half and world.rng.random() < 0.6 else item.balance_cents
+    return _pay(world, item, part)
 
 
 @happens("student pays all he owes", weight=0.5)
@@ -398,7 +401,7 @@ def lines_merged(world: World) -> str | None:
 # -- its output --------------------------------------------------------------------------------------------------
 
 
-@happens("query output", "run", 0.75)
+@happens("query output", "run", 0.65)
 def query_output(world: World) -> str:
     """The query is run: its file comes at once or late, whole or first cut short."""
     since = None
@@ -449,7 +452,7 @@ def file_sent_again(world: World) -> str | None:
 # -- runs --------------------------------------------------------------------------------------------------------
 
 
-@happens("alma_to_sis", "run", 0.9)
+@happens("alma_to_sis", "run", 0.75)
 def alma_to_sis(world: World) -> str:
     method, live = world.rng.choice(METHODS), world.rng.random() > 0.08
     if world.rng.random() < 0.8:
@@ -460,10 +463,16 @@ def alma_to_sis(world: World) -> str:
     return f"run {run.run_id} by {method}{'' if live else ', dry'}" + world.run(run)
 
 
-@happens("sis_to_alma", "run", 0.9)
+@happens("sis_to_alma", "run", 0.7)
 def sis_to_alma(world: World) -> str:
+    """Now and then somebody starts a second run soon after the scheduled one."""
     run = world.new_run("back")
-    return f"run {run.run_id}" + world.run(run)
+    said = f"run {run.run_id}{world.run(run)}"
+    if world.rng.random() < 0.3:
+        world.wait(world.rng.choice([30, 120, 300]))
+        run = world.new_run("back")
+        said += f"; soon after {run.run_id}{world.run(run)}"
+    return said
 
 
 @happens("backfill", "day", 0.6)

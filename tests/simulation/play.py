@@ -46,7 +46,7 @@ def play(
     return Played(seed, violations, world.trace, world.tally, [event.number for event in events], world.fired)
 
 
-def shrink(seed: int, again: Callable[[Only], Played]) -> tuple[Only, Played]:
+def shrink(again: Callable[[Only], Played]) -> tuple[Only, Played]:
     """Leave out events, then accidents, while the same promise is still broken; return what is left."""
     trials = 0
     best = again(ALL)

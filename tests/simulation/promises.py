@@ -181,11 +181,14 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
 
 
 def _short_ids(world: World, said: Said) -> list[str]:
-    """Where Alma cuts our keys, posting stops at the first that does not come back."""
+    """Where Alma cuts our keys, posting stops at the first that does not come back.
+
+    When its account has gone, the next payment is the first.
+    """
     tried = Counter(row["fee_id"] for row in said.payments if row["attempts"])
-    gone = {fee.id for fee in world.far.alma.fees.values() if said.out_of_sight(fee)}
-    posted = [row for row in said.payments if row["state"] == "posted" and row["fee_id"] not in gone]
-    found = ["payments were posted after one that did not come back"] if len(posted) > 1 else []
+    gone = sum(world.tally.operations[kind] for kind in ("user purged", "user re-keyed", "EMPLID corrected"))
+    posted = sum(row["state"] == "posted" for row in said.payments)
+    found = ["payments were posted after one that did not come back"] if posted > 1 + gone else []
     for fee in world.far.alma.fees.values():
         if by_api(fee) > tried[fee.id]:
             found.append(f"fee {fee.id}: {by_api(fee)} payments by us, {tried[fee.id]} were tried")
@@ -213,14 +216,16 @@ def fees(world: World, said: Said) -> list[str]:
         wrong = []
         if sums != (charged, credited, paid):
             wrong.append(f"the ledger has {sums}")
-        if said.out_of_sight(fee):
-            if expected and not entries:
+        on_list = any(row["fee_id"] == fee.id and row["closed_at"] is None for row in said.listed)
+        if fee.id in stopped:
+            pass
+        elif said.out_of_sight(fee):
+            if expected and not on_list:
                 wrong.append("it can't be seen in Alma, and nothing is listed")
-        elif fee.id not in stopped:
+        else:
             if due != sum(entry["amount"] for entry in entries):
                 wrong.append(f"due {due}, listed {[(entry['kind'], entry['amount']) for entry in entries]}")
             owed = max(0, charged - credited - paid)
-            on_list = any(row["fee_id"] == fee.id and row["closed_at"] is None for row in said.listed)
             if fee.balance_cents != owed and not on_list:
                 wrong.append(f"PeopleSoft asks for {owed}, and nothing is listed")
         if wrong:

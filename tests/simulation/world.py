@@ -352,25 +352,24 @@ class World:
             self.dead = True
             raise Death
         if draw < interruption:
-            self._meanwhile(name, where, rng)
+            self._meanwhile(name, where, kind, rng)
             return None
         chosen = rng.choice(faults)
         self.say(f"[{name}] {where}: {chosen}")
         self.tally.faults[f"{kind}: {chosen}"] += 1
         return chosen
 
-    def _meanwhile(self, name: str, where: str, rng: random.Random) -> None:
+    def _meanwhile(self, name: str, where: str, kind: str, rng: random.Random) -> None:
         """Other things happen while the worker stands still."""
-        what = rng.choice(
-            ["campus", "campus", "campus", "an hour", "an hour and the same way", "the other way", "the same way",
-             "PeopleSoft loads", "query output"]
-        )  # fmt: skip
+        what = rng.choice(accidents.MEANWHILE + accidents.BESIDE.get(kind, ()))
         self.say(f"[{name}] the worker stands still {where}: {what}")
         self.tally.interruptions[what] += 1
         before, self.rng = self.rng, rng
         self.depth += 1
         try:
             if what.startswith("an hour"):
+                for event in rng.choices(self.meanwhile, k=rng.randrange(4)):
+                    self.act(event)
                 self.clock.advance(hours=1)
             if what == "campus":
                 self.act(rng.choice(self.meanwhile))

@@ -670,6 +670,24 @@ def test_when_the_first_payments_account_is_gone_the_next_one_is_the_first(
     assert [applied(fee) for fee in fees[1:]] == [[500], [] if short else [200]]
 
 
+def test_a_first_payment_that_alma_has_twice_shows_that_keys_come_back(small: Bridge) -> None:
+    """Alma applied the first call long after the quiet period. Nobody can undo that, so it must not stop the rest."""
+    fees = charged(small, 1000, 500)
+    student_pays(small, fees[0], 400)
+    small.far.faults.add_http("apply_late", method="POST", seconds=QUIET + 5)
+    post(small)
+    small.far.clock.advance(seconds=QUIET)
+    small.far.api.before_call = lambda request: (
+        small.far.clock.advance(seconds=10) if request.method == "POST" else None
+    )
+    student_pays(small, fees[1])
+    post(small)
+
+    assert (applied(fees[0]), applied(fees[1])) == ([400, 400], [500])
+    equalise(small)
+    assert small.exceptions() == {f"fee {fees[0].id}": "payments in Alma differ from those posted"}
+
+
 def test_a_first_payment_of_unclear_outcome_is_not_made_again_on_trust(small: Bridge) -> None:
     """Alma applied it, answered with an error, and gives no marks back: its absence proves nothing."""
     (fee,) = charged(small, 1000)
