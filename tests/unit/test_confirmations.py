@@ -366,6 +366,77 @@ def test_a_rejected_credit_is_listed_made_void_and_sent_again(small: Bridge) -> 
     assert small.exceptions() == {}
 
 
+def test_a_charge_of_several_that_was_not_loaded_is_named_and_follows_the_offices_word(small: Bridge) -> None:
+    (fee,) = fees(small, 1000)
+    tell(small)
+    lose(small)
+    small.far.alma.raise_fee(fee.id, 300)
+    tell(small)
+    load(small)
+    see(small, days=4)
+    assert small.exceptions() == {f"item {fee.id}": DIFFERS}
+    assert "PeopleSoft 3.00, told 13.00" in details(small)
+    assert "it would fit without line 000001/1" in details(small)
+    with pytest.raises(Fatal, match="ask PeopleSoft's office"):
+        void(small, "000001")
+
+    void(small, "000001", rejected=True)
+    assert small.exceptions() == {}
+    assert tell(small).charges == 1
+    load(small)
+    see(small)
+
+    assert charged(small, fee) == (1300, 0)
+    assert small.exceptions() == {}
+
+
+def test_a_charge_may_be_made_void_when_its_credit_was_loaded_without_it(small: Bridge) -> None:
+    small.campus = small.campus.model_copy(
+        update={"sfs": small.campus.sfs.model_copy(update={"credit_wait_days": 0})}
+    )
+    (fee,) = fees(small, 1000)
+    tell(small)
+    load(small)
+    small.far.alma.raise_fee(fee.id, 300)
+    tell(small)
+    lose(small)
+    small.far.alma.waive_at_desk(fee.id, 1300)
+    tell(small)
+    load(small)
+    see(small)
+    assert "PeopleSoft -3.00, told 0.00" in details(small)
+
+    void(small, "000002", rejected=True)
+    assert tell(small).charges == 1
+    load(small)
+    see(small)
+
+    assert charged(small, fee) == (1300, 1300)
+    assert small.exceptions() == {}
+
+
+def test_a_missing_charge_of_a_student_with_a_missing_credit_can_be_made_void(small: Bridge) -> None:
+    student = small.far.students[0]
+    first = small.far.alma.add_fee(student, 1000, type="OVERDUEFINE")
+    tell(small)
+    load(small)
+    see(small)
+    small.far.alma.waive_at_desk(first.id, 400)
+    second = small.far.alma.add_fee(student, 700, type="OVERDUEFINE")
+    tell(small)
+    for file in small.far.path("/sfs/inbound").glob("*.dat"):
+        file.unlink()
+    see(small, days=4)
+
+    assert void(small, "000002") == void(small, "000003") == 1
+    tell(small)
+    load(small)
+    see(small)
+
+    assert (charged(small, first), charged(small, second)) == ((1000, 400), (700, 0))
+    assert small.exceptions() == {}
+
+
 def test_items_that_were_merged_are_listed_and_their_charges_can_not_be_made_void_by_absence(
     small: Bridge,
 ) -> None:
@@ -471,6 +542,9 @@ def test_without_a_list_only_the_offices_word_makes_a_line_void(small: Bridge) -
         void(small, "000001")
 
     assert void(small, "000001", rejected=True) == 1
+    for line in (None, 1):
+        with pytest.raises(Fatal, match="void"):
+            void(small, "000001", line, rejected=True)
 
 
 def test_a_batch_that_is_not_delivered_can_not_be_made_void(small: Bridge) -> None:
