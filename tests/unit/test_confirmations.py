@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alma_hook import __main__ as command_line
-from alma_hook import confirmations
+from alma_hook import charges, confirmations
 from alma_hook.charges import PlanCounts
 from alma_hook.confirmations import judge
 from alma_hook.errors import Fatal, Retriable
-from alma_hook.ledger import story
+from alma_hook.ledger import Lease, Ledger, story
 from alma_hook.ledger.items import Sent
 from simulator.alma_records import Fee
 from tests.bridge import Bridge, LocalFolder
@@ -227,6 +228,33 @@ def test_a_rejected_line_is_listed_made_void_sent_again_and_loaded_once(both: Br
     ledger.close()
     assert "line made void by system" in life
     assert "asked the office" in life
+
+
+def test_a_reading_from_before_a_void_is_not_planned_from(small: Bridge) -> None:
+    fees(small, 1000)
+    tell(small)
+    lose(small)
+    small.far.clock.advance(seconds=60)
+
+    def as_task(work: Callable[[Ledger, Lease], Any]) -> Any:
+        ledger = small.ledger("monday")
+        try:
+            with ledger.lease("out", "monday") as lease:
+                return work(ledger, lease)
+        finally:
+            ledger.close()
+
+    as_task(lambda ledger, lease: small.retrieve("all_users", ledger, lease, True))
+    as_task(lambda ledger, lease: small.read(ledger, lease, True))
+    void(small, "000001", rejected=True)
+    counts = as_task(
+        lambda ledger, lease: charges.plan(
+            ledger, lease, small.campus, small.layout, small.folder.target, True
+        )
+    )
+
+    assert (counts.charges, counts.stale) == (0, 1)
+    assert tell(small).charges == 1
 
 
 def test_a_void_charge_is_sent_anew_as_the_settings_say_then(small: Bridge) -> None:
@@ -875,6 +903,7 @@ def sent(cents: list[int], confirmed: int = 0) -> list[Sent]:
     return made
 
 
+@settings(deadline=None)
 @given(cents=steps, data=st.data())
 def test_what_was_loaded_is_seen_and_no_money_that_was_not(cents: list[int], data: Any) -> None:
     lines = sent(cents)
@@ -896,6 +925,7 @@ def test_what_was_loaded_is_seen_and_no_money_that_was_not(cents: list[int], dat
     assert all(str(line.delivered_at) < DAYS[max(delivered - 3, 0)] for line in verdict.overdue)
 
 
+@settings(deadline=None)
 @given(cents=steps, data=st.data())
 def test_a_line_that_was_left_out_is_never_confirmed_with_another_sum(cents: list[int], data: Any) -> None:
     lines = sent(cents)
@@ -910,6 +940,7 @@ def test_a_line_that_was_left_out_is_never_confirmed_with_another_sum(cents: lis
             assert verdict.confirmed == ()
 
 
+@settings(deadline=None)
 @given(cents=steps, data=st.data())
 def test_what_was_seen_once_stays_seen(cents: list[int], data: Any) -> None:
     number = len(sent(cents))
