@@ -53,8 +53,8 @@ def judge(lines: Sequence[Sent], amount: int, present: bool, as_of: str, days: i
     fitting = [
         n
         for n in range(least, len(lines) + 1)
-        # That an item is not there shows no charge to have been loaded.
-        if sums[n] == amount and (present or all(line.kind == "credit" for line in lines[least:n]))
+        # That an item is not there does not show that its lines were loaded, unless it was there before.
+        if sums[n] == amount and (present or least or n == 0)
     ]
     # A line under way, or delivered by another clock's time, may be in the list already.
     seen = max((n for n in fitting if n <= max(inside, least)), default=min(fitting, default=None))
@@ -90,7 +90,7 @@ def take_in(tx: Tx, row: Row, file: ItemFile, settings: Items) -> Judged:
     if settings.complete and int(lacking["n"]):
         detail = (
             f"{row['name']} lacks {lacking['n']} items that were there (first: fee {lacking['first_fee']}), so nothing is "
-            "concluded from what it lacks; is the query's number of rows limited?"
+            "concluded from what it lacks; is the query limited in rows, or by a criterion?"
         )
         doubts = [Listed("list of items not complete", "list of items", int(lacking["total"]), detail)]
     refused = [

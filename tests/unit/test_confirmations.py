@@ -659,6 +659,22 @@ def test_a_credit_waits_for_every_charge_of_its_fee(small: Bridge) -> None:
     assert tell(small).credits == 1
 
 
+def test_a_credit_waits_no_more_when_its_charge_is_made_void(small: Bridge) -> None:
+    (fee,) = fees(small, 1000)
+    tell(small)
+    lose(small)
+    small.far.alma.waive_at_desk(fee.id, 1000)
+    tell(small)
+    assert small.exceptions() == {f"fee {fee.id}": WAITS}
+
+    void(small, "000001", rejected=True)
+
+    assert small.exceptions() == {}
+    counts = tell(small)
+    assert (counts.charges, counts.credits) == (0, 0)
+    assert small.books().unequal == {}
+
+
 def test_a_credit_goes_unseen_after_the_days_that_the_campus_chose(small: Bridge) -> None:
     small.campus = small.campus.model_copy(
         update={"sfs": small.campus.sfs.model_copy(update={"credit_wait_days": 5})}
@@ -721,6 +737,22 @@ def test_a_list_that_was_cut_short_lists_nothing_as_missing(both: Bridge) -> Non
     assert both.exceptions() == {}
     assert lines(both) == ["1/1 sent*", "1/2 sent*", "2/1 sent*"]
     assert third.id not in both.listed_fees()
+
+
+def test_a_list_cut_short_proves_no_credit_of_a_whole_charge(small: Bridge) -> None:
+    (fee,) = fees(small, 1000)
+    tell(small)
+    load(small)
+    see(small)
+    small.far.alma.waive_at_desk(fee.id, 1000)
+    tell(small)
+    lose(small)
+    small.far.clock.advance(days=4)
+    leave(small, "short")
+    small.sis_to_alma()
+
+    assert small.exceptions() == {"list of items": "list of items not complete"}
+    assert lines(small) == ["1/1 sent*", "2/1 sent"]
 
 
 def test_a_person_may_say_that_an_item_is_truly_gone(small: Bridge) -> None:
@@ -952,6 +984,16 @@ def test_what_was_seen_once_stays_seen(cents: list[int], data: Any) -> None:
 
     assert verdict.seen is None or verdict.seen >= before
     assert not any(line.confirmed for line in verdict.confirmed + verdict.overdue)
+
+
+def test_an_item_that_was_there_and_is_left_out_at_nought_was_credited() -> None:
+    lines = [
+        Sent("000001", 1, "charge", 1000, DAYS[0], True),
+        Sent("000002", 1, "charge", 500, DAYS[1], False),
+        Sent("000003", 1, "credit", 1500, DAYS[2], False),
+    ]
+
+    assert judge(lines, 0, False, DAYS[9], 3).confirmed == tuple(lines[1:])
 
 
 def test_a_line_under_way_may_be_in_the_list_already() -> None:

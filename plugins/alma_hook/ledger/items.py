@@ -87,12 +87,12 @@ def newer_list(tx: Tx, file: Row) -> bool:
 def lacking(tx: Tx, written_at: str) -> Row:
     """Return ``n``, ``total`` and the ``first_fee`` of the items seen before that a list just kept does not hold.
 
-    PeopleSoft keeps an item for ever, so a list that lacks one was cut short. Where we expect nothing
-    on it, it may have been left out.
+    PeopleSoft keeps an item for ever, so a list that lacks one was cut short. One that came to nought may
+    have been left out.
     """
     found = tx.row(
         "SELECT COUNT(*) AS n, CAST(COALESCE(SUM(last_amount), 0) AS BIGINT) AS total, MIN(fee_id) AS first_fee "
-        "FROM item_position WHERE institution = :i AND present = 1 AND last_amount <> 0 AND told <> 0 AND seen_at < :at",
+        "FROM item_position WHERE institution = :i AND present = 1 AND last_amount <> 0 AND seen_at < :at",
         at=written_at,
     )
     assert found is not None
