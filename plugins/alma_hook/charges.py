@@ -133,7 +133,7 @@ def hold(position: Position, campus: Campus) -> str | None:
     if p.due < 0 and (p.sent is None or -p.due > p.charged - p.credited):
         return "credit above what was charged"
     if p.due < 0 and p.waits:
-        return "credit waits until its charge is seen in PeopleSoft"
+        return items.CREDIT_WAITS
     if p.due > 0 and p.above:
         return "charge waits while its item in PeopleSoft is above what it was told"
     return first_charge_hold(p, campus) if starts_anew(p) else None

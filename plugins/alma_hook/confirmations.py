@@ -53,8 +53,8 @@ def judge(lines: Sequence[Sent], amount: int, present: bool, as_of: str, days: i
     fitting = [
         n
         for n in range(least, len(lines) + 1)
-        # That an item is not there shows no charge to have been loaded.
-        if sums[n] == amount and (present or all(line.kind == "credit" for line in lines[least:n]))
+        # That an item is not there does not show that its lines were loaded, unless it was there before.
+        if sums[n] == amount and (present or least or n == 0)
     ]
     # A line under way, or delivered by another clock's time, may be in the list already.
     seen = max((n for n in fitting if n <= max(inside, least)), default=min(fitting, default=None))
@@ -90,7 +90,7 @@ def take_in(tx: Tx, row: Row, file: ItemFile, settings: Items) -> Judged:
     if settings.complete and int(lacking["n"]):
         detail = (
             f"{row['name']} lacks {lacking['n']} items that were there (first: fee {lacking['first_fee']}), so nothing is "
-            "concluded from what it lacks; is the query's number of rows limited?"
+            "concluded from what it lacks; is the query limited in rows, or by a criterion?"
         )
         doubts = [Listed("list of items not complete", "list of items", int(lacking["total"]), detail)]
     refused = [
@@ -114,7 +114,7 @@ def take_in(tx: Tx, row: Row, file: ItemFile, settings: Items) -> Judged:
         complete=int(settings.complete and whole),
     )
     if not older:
-        _list(tx, ("item line refused", "list of items not complete"), refused + doubts)
+        _list_only(tx, ("item line refused", "list of items not complete"), refused + doubts)
     return judge_all(tx, settings.confirm_days)
 
 
@@ -135,11 +135,18 @@ def judge_all(tx: Tx, days: int) -> Judged:
     voided = items.voided(tx, [row["fee_id"] for row, _ in differing])
     for row, verdict in differing:
         where = f"{row['file_name']}" if row["present"] else "no longer in the list of items"
+        without = [
+            f"{line.batch_id}/{line.line_no}"
+            for line in lines.get(row["fee_id"], [])
+            if not line.confirmed and line.cents == verdict.told - int(row["amount"])
+        ]
+        if without:
+            where += f"; it would fit without line {' or '.join(without)}"
         if row["fee_id"] in voided:
             where += f"; was a line loaded that was made void ({', '.join(voided[row['fee_id']])})?"
         listed.append(items.differing(row["fee_id"], int(row["amount"]), verdict.told, where))
     items.confirm(tx, seen)
-    _list(
+    _list_only(
         tx,
         ("charge not seen in PeopleSoft", "credit not seen in PeopleSoft", items.DIFFERS),
         listed,
@@ -161,7 +168,7 @@ def _unseen(line: Sent, fee_id: str, as_of: str) -> Listed:
     )
 
 
-def _list(tx: Tx, kinds: Sequence[str], entries: Sequence[Listed]) -> None:
+def _list_only(tx: Tx, kinds: Sequence[str], entries: Sequence[Listed]) -> None:
     """List these and nothing else of these kinds."""
     exceptions.close_others(tx, exceptions.open_subjects(tx, kinds), entries)
     exceptions.open_all(tx, entries)
@@ -201,10 +208,6 @@ def void(
             raise Fatal("\n".join(["Nothing was made void:", *(f"  {fault}" for fault in faults)]))
         evidence = "rejected, by PeopleSoft's office" if rejected else "not seen in PeopleSoft's items"
         items.void(tx, rows, evidence, reason)
-        for row in rows:
-            exceptions.close_subject(
-                tx, f"line {batch_id}/{row['line_no']}", f"made void: {reason}", tx.actor
-            )
         if settings is not None:
             judge_all(tx, settings.confirm_days)
     return len(rows)
@@ -224,7 +227,10 @@ def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None)
     faults = []
     for row in rows:
         fee_id = row["fee_id"]
-        why = _standing(row, lines[fee_id], paid.get(fee_id, 0))
+        if row["state"] != "sent":
+            faults.append(Fault(f"batch {row['batch_id']}", f"is {row['state']}", line=int(row["line_no"])))
+            continue
+        why = _standing(row, positions[fee_id], lines[fee_id], paid.get(fee_id, 0))
         if why is None and settings is not None:
             why = _seen(tx, row, positions[fee_id], lines[fee_id], settings.confirm_days, rejected)
         elif why is None and not rejected:
@@ -234,18 +240,18 @@ def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None)
     return faults
 
 
-def _standing(row: Row, lines: Sequence[Sent], paid: int) -> str | None:
-    """Return why a line must stand by our own books, or ``None``."""
+def _standing(row: Row, position: Row, lines: Sequence[Sent], paid: int) -> str | None:
+    """Return why a line must stand by what else is known of its fee, or ``None``."""
     others = [line for line in lines if (line.batch_id, line.line_no) != (row["batch_id"], row["line_no"])]
-    if row["state"] != "sent":
-        return f"is {row['state']}"
     if row["confirmed_at"] is not None:
         return f"was seen in PeopleSoft, in {row['confirmed_in'] or 'a list of items'}"
     if any(line.delivered_at is None for line in others):
         return "another line of its fee is under way; try again after the next run"
     if row["kind"] == "charge" and paid > sum(line.amount for line in others if line.kind == "charge"):
         return f"{text_of(paid)} was paid on its fee in PeopleSoft, which must have it then"
-    if sum(line.cents for line in others) < 0:
+    rest = sum(line.cents for line in others)
+    # Unless PeopleSoft shows that it did load the credits, without their charge.
+    if rest < 0 and not (position["present"] and position["amount"] == rest):
         return "credits were sent for its fee after it; they have to be made void first"
     return None
 
@@ -269,7 +275,7 @@ def _seen(tx: Tx, row: Row, position: Row, lines: Sequence[Sent], days: int, rej
         )
     if position["as_of"] < instant(moment(tx.now) - timedelta(days=days)):
         return f"the newest list of items is of {position['as_of'][:16]}, too old by now; run the query again"
-    other = items.richer_item(tx, row["fee_id"], row["emplid"])
+    other = items.richer_item(tx, row["fee_id"], row["emplid"]) if row["kind"] == "charge" else None
     if other is not None:
         return f"the student's item of fee {other} comes to more than it was told: PeopleSoft may have put it there"
     return None

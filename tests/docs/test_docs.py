@@ -318,22 +318,24 @@ def patterns(node: ast.expr | None, constants: dict[str, str]) -> set[str]:
         return {"".join(parts)}
     if isinstance(node, ast.IfExp):
         return patterns(node.body, constants) | patterns(node.orelse, constants)
-    if isinstance(node, ast.Name) and node.id in constants:
-        return {re.escape(constants[node.id])}
-    return set()
+    name = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+    return {re.escape(constants[name])} if name in constants else set()
 
 
-def kinds_in(path: Path) -> set[str]:
-    """Every kind of exception that a module may list."""
-    tree = ast.parse(text_of(path))
-    constants = {
+def constants_in(path: Path) -> dict[str, str]:
+    return {
         node.targets[0].id: node.value.value
-        for node in tree.body
+        for node in ast.parse(text_of(path)).body
         if isinstance(node, ast.Assign)
         and isinstance(node.targets[0], ast.Name)
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     }
+
+
+def kinds_in(path: Path, constants: dict[str, str]) -> set[str]:
+    """Every kind of exception that a module may list."""
+    tree = ast.parse(text_of(path))
     found: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef) and node.name in ("hold", "first_charge_hold"):
@@ -353,7 +355,9 @@ def kinds_in(path: Path) -> set[str]:
 
 
 def kinds() -> set[str]:
-    return {pattern for path in PACKAGE.rglob("*.py") for pattern in kinds_in(path)}
+    paths = sorted(PACKAGE.rglob("*.py"))
+    constants = {name: text for path in paths for name, text in constants_in(path).items()}
+    return {pattern for path in paths for pattern in kinds_in(path, constants)}
 
 
 def explained() -> set[str]:

@@ -100,13 +100,13 @@ def close_others(tx: Tx, subjects: Sequence[str], keep: Iterable[Listed]) -> int
     return len(over)
 
 
-def close_subject(tx: Tx, subject: str, resolution: str, by: str = "system") -> None:
+def close_subject(tx: Tx, subject: str, resolution: str) -> None:
     """Close all that is listed on one subject."""
     for row in tx.rows(
         "SELECT exception_id FROM exception_item WHERE institution = :i AND closed_at IS NULL AND subject = :s",
         s=subject,
     ):
-        close(tx, row["exception_id"], by, resolution)
+        close(tx, row["exception_id"], "system", resolution)
 
 
 def close(tx: Tx, exception_id: str, by: str, resolution: str) -> None:

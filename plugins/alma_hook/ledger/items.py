@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from alma_hook.ledger import fees
+from alma_hook.ledger import exceptions, fees
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.ledger.store import Row, Tx, in_list
 from alma_hook.money import amount as text_of
 
 DIFFERS = "item amount differs in PeopleSoft"
+CREDIT_WAITS = "credit waits until its charge is seen in PeopleSoft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +87,12 @@ def newer_list(tx: Tx, file: Row) -> bool:
 def lacking(tx: Tx, written_at: str) -> Row:
     """Return ``n``, ``total`` and the ``first_fee`` of the items seen before that a list just kept does not hold.
 
-    PeopleSoft keeps an item for ever, so a list that lacks one was cut short. Where we expect nothing
-    on it, it may have been left out.
+    PeopleSoft keeps an item for ever, so a list that lacks one was cut short. One that came to nought may
+    have been left out.
     """
     found = tx.row(
         "SELECT COUNT(*) AS n, CAST(COALESCE(SUM(last_amount), 0) AS BIGINT) AS total, MIN(fee_id) AS first_fee "
-        "FROM item_position WHERE institution = :i AND present = 1 AND last_amount <> 0 AND told <> 0 AND seen_at < :at",
+        "FROM item_position WHERE institution = :i AND present = 1 AND last_amount <> 0 AND seen_at < :at",
         at=written_at,
     )
     assert found is not None
@@ -229,18 +230,25 @@ def paid(tx: Tx, fee_ids: Sequence[str]) -> dict[str, int]:
 
 
 def richer_item(tx: Tx, fee_id: str, emplid: str) -> str | None:
-    """Return another fee of that student whose items come to more than PeopleSoft was told."""
+    """Return another fee of that student whose items come to more than they can by its own lines."""
     found = tx.one(
-        "SELECT MIN(fee_id) FROM item_position WHERE institution = :i AND emplid = :emplid AND fee_id <> :fee "
-        "AND present = 1 AND amount > told",
+        "SELECT MIN(p.fee_id) FROM item_position p WHERE p.institution = :i AND p.emplid = :emplid AND p.fee_id <> :fee "
+        "AND p.present = 1 AND (p.amount > p.charged OR EXISTS (SELECT 1 FROM exception_item x "
+        "WHERE x.institution = p.institution AND x.fee_id = p.fee_id AND x.kind = :kind AND x.amount > 0 "
+        "AND x.closed_at IS NULL))",
         emplid=emplid,
         fee=fee_id,
+        kind=DIFFERS,
     )
     return None if found is None else str(found)
 
 
 def void(tx: Tx, rows: Sequence[Row], evidence: str, reason: str) -> None:
-    """Let sent lines count no more; the next run works their fees out anew."""
+    """Let sent lines count no more; the next run works their fees out anew.
+
+    What is listed of them is closed. That a credit waits is closed too: with the charge the credit is gone,
+    and a fee on which nothing is due is not looked at again.
+    """
     tx.many(
         "UPDATE line SET state = 'void' WHERE institution = :i AND batch_id = :b AND line_no = :n AND state = 'sent'",
         [{"b": row["batch_id"], "n": row["line_no"]} for row in rows],
@@ -260,5 +268,10 @@ def void(tx: Tx, rows: Sequence[Row], evidence: str, reason: str) -> None:
         events.append((f"batch {row['batch_id']}", "line made void", f"line {row['line_no']}: {evidence}"))
     tx.events(events)
     fee_ids = [row["fee_id"] for row in rows]
+    subjects = {f"line {row['batch_id']}/{row['line_no']}" for row in rows}
+    waiting = {f"fee {fee_id}" for fee_id in fee_ids}
+    for item in exceptions.open_items(tx):
+        if item["subject"] in subjects or (item["kind"] == CREDIT_WAITS and item["subject"] in waiting):
+            exceptions.close(tx, item["exception_id"], tx.actor, f"line made void: {reason}")
     fees.touch(tx, fee_ids)
     fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), "void")

@@ -37,8 +37,8 @@ def keep_file(
     (``None``: just now); a clock there that is ahead counts for no more than now.
 
     One that lies there again after it was archived or withdrawn is read again: the settings may have
-    changed since, and a payment is taken in once anyway. So is one that was written again with the same
-    bytes: what it says held until then.
+    changed since, and a payment is taken in once anyway. Written again with the same bytes, a list of items
+    holds until then.
     """
     written_at = tx.now
     if modified is not None:
@@ -59,7 +59,7 @@ def keep_file(
         "UPDATE payment_file SET state = 'found', kind = :kind, "
         "written_at = CASE WHEN written_at > :at THEN written_at ELSE :at END "
         "WHERE institution = :i AND name = :name AND sha256 = :sha "
-        "AND (state IN ('archived', 'withdrawn') OR kind <> :kind OR written_at < :at)",
+        "AND (state IN ('archived', 'withdrawn') OR kind <> :kind)",
         name=name,
         sha=sha256,
         kind=kind,
