@@ -215,11 +215,12 @@ def _of_batch(tx: Tx, batch_id: str) -> tuple[str, list[Row]]:
 
 def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None) -> list[Fault]:
     """Return why lines can't be made void, at most one reason a line."""
-    fee_ids = [row["fee_id"] for row in rows]
+    item_of = items.item_fees(tx, rows[0]["batch_id"])
+    fee_ids = sorted(set(item_of.values()))
     positions, lines, paid = items.positions(tx, fee_ids), items.lines(tx, fee_ids), items.paid(tx, fee_ids)
     faults = []
     for row in rows:
-        fee_id = row["fee_id"]
+        fee_id = item_of[int(row["line_no"])]
         why = _standing(row, lines[fee_id], paid.get(fee_id, 0))
         if why is None and settings is not None:
             why = _seen(tx, row, positions[fee_id], lines[fee_id], settings.confirm_days, rejected)
@@ -265,7 +266,7 @@ def _seen(tx: Tx, row: Row, position: Row, lines: Sequence[Sent], days: int, rej
         )
     if position["as_of"] < instant(moment(tx.now) - timedelta(days=days)):
         return f"the newest list of items is of {position['as_of'][:16]}, too old by now; run the query again"
-    other = items.richer_item(tx, row["fee_id"], row["emplid"])
+    other = items.richer_item(tx, position["fee_id"], row["emplid"])
     if other is not None:
         return f"the student's item of fee {other} comes to more than it was told: PeopleSoft may have put it there"
     return None

@@ -159,7 +159,7 @@ def _read_alma(
     counts: RepairCounts,
     progress: Callable[[int, int], None],
 ) -> list[Fee]:
-    """Return the charged fees that Alma still has, with their payments."""
+    """Return the fees of ours that Alma still has, with their payments."""
     charged: dict[str, set[str]] = {}
     for fee_id, account in account_of.items():
         charged.setdefault(account, set()).add(fee_id)
@@ -170,7 +170,8 @@ def _read_alma(
         except Refused:
             counts.accounts_gone += 1
         else:
-            seen += [fee for fee_id, fee in found.items() if fee_id in fee_ids]
+            # A payment on the item of an older fee may have been posted to one made anew, never charged itself.
+            seen += [fee for fee_id, fee in found.items() if fee_id in fee_ids or fee.own_payments()]
         counts.accounts += 1
         progress(counts.accounts, len(charged))
     return seen

@@ -245,7 +245,8 @@ def forget_read(tx: Tx, live: bool, again: Sequence[str]) -> None:
 def readings_of_run(tx: Tx) -> list[Row]:
     """Return this run's readings with the fee's position and the line that a credit would copy."""
     return tx.rows(
-        "SELECT r.*, p.user_id, p.version, p.charged, p.credited, p.pending, p.received, p.posted, p.in_flight, "
+        "SELECT r.*, p.user_id, p.version, p.charged, p.carried, p.credited, p.pending, p.received, p.posted, "
+        "p.in_flight, "
         "c.emplid AS line_emplid, c.item_type AS line_item_type, c.term AS line_term, "
         "c.reference AS line_reference, c.description AS line_description, c.account_type AS line_account_type "
         "FROM reading r JOIN fee_position p ON p.institution = r.institution AND p.fee_id = r.fee_id "

@@ -113,16 +113,16 @@ def positions(tx: Tx, fee_ids: Sequence[str]) -> dict[str, Row]:
 
 
 def lines(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[Sent]]:
-    """Return the lines of these fees that count or are under way, in the order of their delivery."""
+    """Return the lines about these fees' items that count or are under way, in the order of their delivery."""
     sql = (
-        "SELECT l.fee_id, l.batch_id, l.line_no, l.kind, l.amount, l.state, l.confirmed_at, b.delivered_at FROM line l "
-        "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
-        "WHERE l.institution = :i AND l.state IN ('sent', 'pending') AND l.fee_id"
+        "SELECT l.item_fee_id, l.batch_id, l.line_no, l.kind, l.amount, l.state, l.confirmed_at, b.delivered_at "
+        "FROM item_line l JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+        "WHERE l.institution = :i AND l.state IN ('sent', 'pending') AND l.item_fee_id"
     )
     found: dict[str, list[Sent]] = {fee_id: [] for fee_id in fee_ids}
     for row in sorted(in_list(tx, sql, fee_ids), key=lambda row: (row["batch_id"], row["line_no"])):
         at = row["delivered_at"] if row["state"] == "sent" else None
-        found[row["fee_id"]].append(
+        found[row["item_fee_id"]].append(
             Sent(row["batch_id"], row["line_no"], row["kind"], int(row["amount"]), at,
                  row["confirmed_at"] is not None)
         )  # fmt: skip
@@ -130,12 +130,18 @@ def lines(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[Sent]]:
 
 
 def voided(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Return the void lines of these fees as ``batch/line``."""
-    sql = "SELECT fee_id, batch_id, line_no FROM line WHERE institution = :i AND state = 'void' AND fee_id"
+    """Return the void lines about these fees' items as ``batch/line``."""
+    sql = "SELECT item_fee_id, batch_id, line_no FROM item_line WHERE institution = :i AND state = 'void' AND item_fee_id"
     found: dict[str, list[str]] = {}
     for row in in_list(tx, sql, fee_ids):
-        found.setdefault(row["fee_id"], []).append(f"{row['batch_id']}/{row['line_no']}")
+        found.setdefault(row["item_fee_id"], []).append(f"{row['batch_id']}/{row['line_no']}")
     return found
+
+
+def item_fees(tx: Tx, batch_id: str) -> dict[int, str]:
+    """Return, by number, the fee whose item in PeopleSoft each line of a batch is about."""
+    sql = "SELECT line_no, item_fee_id FROM item_line WHERE institution = :i AND batch_id = :b"
+    return {int(row["line_no"]): row["item_fee_id"] for row in tx.rows(sql, b=batch_id)}
 
 
 def confirm(tx: Tx, seen: Sequence[tuple[Sent, str]]) -> None:
