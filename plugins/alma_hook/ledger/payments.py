@@ -335,7 +335,7 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | 
     if replaced_by is not None and not taken_back:
         raise Fatal(f"Only `{reversals.TAKEN_BACK}` is settled by a fee made anew; this is `{row['kind']}`.")
     if taken_back:
-        reversals.settle(tx, row, reason, replaced_by)
+        reversals.settle(tx, row, by, reason, replaced_by)
     if row["subject"].startswith("fee "):
         raise Fatal(
             "An exception on a fee goes by itself when the numbers meet again. Change what is wrong in Alma or in the "

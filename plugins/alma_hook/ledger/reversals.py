@@ -336,7 +336,7 @@ def waiting_emplids(tx: Tx) -> frozenset[str]:
 # -- settling ------------------------------------------------------------------------------------------
 
 
-def settle(tx: Tx, listed: Row, reason: str, replaced_by: str | None) -> None:
+def settle(tx: Tx, listed: Row, by: str, reason: str, replaced_by: str | None) -> None:
     """Record that a person has dealt with what was taken back, in one of two ways.
 
     Without ``replaced_by`` PeopleSoft's item is made good there, or Alma's payment stands for another
@@ -355,7 +355,7 @@ def settle(tx: Tx, listed: Row, reason: str, replaced_by: str | None) -> None:
         )
     touched = [payment["fee_id"]]
     if replaced_by is not None:
-        _carry(tx, payment, reversal_id, cents, replaced_by, reason)
+        _carry(tx, payment, reversal_id, cents, replaced_by, by, reason)
         touched.append(replaced_by)
     tx.run(
         "UPDATE reversal SET state = 'settled', settled = settled + :cents, changed_at = :now "
@@ -369,7 +369,7 @@ def settle(tx: Tx, listed: Row, reason: str, replaced_by: str | None) -> None:
     tx.event(f"payment {payment['payment_no']}", "taken back: settled", f"{text_of(cents)}; {reason}")
 
 
-def _carry(tx: Tx, payment: Row, reversal_id: str, cents: int, to_fee: str, reason: str) -> None:
+def _carry(tx: Tx, payment: Row, reversal_id: str, cents: int, to_fee: str, by: str, reason: str) -> None:
     faults = _against(tx, payment, cents, to_fee)
     if faults:
         raise Fatal(
@@ -387,10 +387,11 @@ def _carry(tx: Tx, payment: Row, reversal_id: str, cents: int, to_fee: str, reas
         cents=cents,
         reversal=reversal_id,
         now=tx.now,
-        by=tx.actor,
+        by=by,
         reason=reason,
         **{"from": from_fee},
     )
+    exceptions.close_subject(tx, f"fee {to_fee}", f"it was made anew for fee {from_fee}", by)
     route(tx)
 
 
@@ -477,6 +478,7 @@ def carried_lines(tx: Tx) -> dict[str, Row]:
         "SELECT c.to_fee, l.* FROM carry c JOIN line l ON l.institution = c.institution AND l.fee_id = c.item_fee "
         "WHERE c.institution = :i AND l.state = 'sent' AND l.kind = 'charge' ORDER BY l.batch_id, l.line_no"
     )
+    # The last of a fee's is the newest.
     return {row["to_fee"]: row for row in rows}
 
 
