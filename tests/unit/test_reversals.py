@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from alma_hook.errors import Fatal, Retriable
-from alma_hook.ledger import exceptions, payments, story
+from alma_hook.ledger import exceptions, institutions, payments, story
 from alma_hook.ledger.reversals import TAKEN_BACK, excess
+from alma_hook.repair import repair
 from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Payment
 from tests.bridge import Bridge
+from tests.unit.test_confirmations import with_items
 
 WAITS = "payment taken back, new fees wait"
 
@@ -592,6 +594,78 @@ def test_a_smaller_fee_made_anew_lowers_the_old_item(small: Bridge) -> None:
     assert small.books().fees[old.id].credited_cents == 200
     assert small.books().alma_cents == small.books().peoplesoft_cents == 800
     assert small.exceptions() == {}
+
+
+def test_a_restored_ledger_charges_nothing_for_a_fee_made_anew(small: Bridge) -> None:
+    """What a person has said of it is lost with the ledger, and has to be said again."""
+    old, exception_id = bounced(small)
+    new = small.far.alma.add_fee(small.far.students[0], 1000)
+    equalise(small)
+    resolve(small, exception_id, new)
+    pay(small, old)
+    night(small)
+    assert applied(old, new) == [[1000], [1000]]
+
+    (small.folder.root.parent / "ledger.db").unlink()
+    for rest in small.folder.root.parent.glob("ledger.db-*"):
+        rest.unlink()
+    ledger = small.ledger("repair")
+    ledger.migrate()
+    with (
+        ledger.write() as tx,
+    ):
+        institutions.open_clean(tx, "the bursar")
+    with ledger.lease("out", "repair") as out, ledger.lease("back", "repair") as back:
+        repair(ledger, out, back, small.campus, small.folder, small.folder, small.api)
+    ledger.close()
+    small.far.clock.advance(seconds=60)
+    small.far.refresh_analytics()
+    small.alma_to_sis("all_users")
+    assert small.far.load_inbound() == []
+    assert kinds(small) == ["paid by us and never charged"]
+    small.sis_to_alma()
+    assert TAKEN_BACK in kinds(small)
+    small.alma_to_sis("all_users")
+    assert small.far.load_inbound() == []
+    ((exception_id, cents, fee_id),) = listed(small)
+    assert (cents, fee_id) == (1000, old.id)
+    resolve(small, exception_id, new)
+    small.alma_to_sis("all_users")
+    night(small)
+    small.alma_to_sis("all_users")
+
+    assert small.far.load_inbound() == []
+    assert applied(old, new) == [[1000], [1000]]
+    assert small.books().fees[new.id].charged_cents == 0
+    assert small.exceptions() == {}
+    assert small.balances()["unexplained"] == 0
+
+
+# -- what PeopleSoft shows of the items ---------------------------------------------------------------------
+
+
+def test_lines_about_a_fee_made_anew_are_seen_on_the_old_ones_item(tmp_path: Path, ledger_url: str) -> None:
+    bridge = Bridge(
+        tmp_path, students=4, fees=0, url=ledger_url, settings=lambda text: with_items(cumulative(text))
+    )
+    old, exception_id = bounced(bridge)
+    new = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    equalise(bridge)
+    resolve(bridge, exception_id, new)
+    bridge.far.alma.waive_at_desk(new.id, 300)
+    bridge.far.write_query_output(kind="applied")
+    bridge.sis_to_alma()
+    equalise(bridge)
+    bridge.far.clock.advance(seconds=60)
+    bridge.far.write_query_output(kind="applied")
+    night(bridge)
+
+    assert bridge.books().fees[old.id].credited_cents == 300
+    assert bridge.exceptions() == {}
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        assert tx.one("SELECT COUNT(*) FROM line WHERE institution = :i AND confirmed_at IS NULL") == 0
+    ledger.close()
 
 
 # -- crashes -------------------------------------------------------------------------------------------

@@ -151,11 +151,16 @@ def known(tx: Tx, fee_id: str) -> bool:
     return tx.one("SELECT 1 FROM fee WHERE institution = :i AND fee_id = :fee", fee=fee_id) is not None
 
 
+def meet(tx: Tx, fee_id: str, user_id: str) -> None:
+    """Know a fee of this account from now on, so that the next run looks for it."""
+    tx.run(_FEE, fee=fee_id, user=user_id, now=tx.now)
+
+
 def store_reading(
     tx: Tx, fee: Fee, version: int, *, emplid: str | None, reason: str, problem: str | None = None
 ) -> None:
     """Keep the newest reading of a fee; ``version`` is the fee's from before Alma was asked."""
-    tx.run(_FEE, fee=fee.fee_id, user=fee.user_id, now=tx.now)
+    meet(tx, fee.fee_id, fee.user_id)
     own = fee.own_payments()
     _store(
         tx,
