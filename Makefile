@@ -5,6 +5,7 @@ ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+STORY := $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(KILL),--kill)
 READY := $(VENV)/.ready-$(notdir $(PYTHON))
 LOWEST := .work/lowest
 LOWEST_READY := $(LOWEST)/.ready-$(notdir $(PYTHON))
@@ -22,11 +23,11 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(READY) ## both DAGs in a real Airflow against simulated Alma and PeopleSoft (LAYOUT=name)
-	$(BIN)/python -m simulator demo $(if $(LAYOUT),--layout '$(LAYOUT)') $(ARGS)
+demo: $(READY) ## both DAGs in a real Airflow against simulated Alma and PeopleSoft (LAYOUT=name; KILL=1 kills tasks)
+	$(BIN)/python -m simulator demo $(STORY) $(ARGS)
 
 up: $(READY) ## the same, left running with Airflow's pages to look at; Ctrl-C ends it
-	$(BIN)/python -m simulator up $(if $(LAYOUT),--layout '$(LAYOUT)') $(ARGS)
+	$(BIN)/python -m simulator up $(STORY) $(ARGS)
 
 test: $(READY) ## all tests (ARGS="-k money -x" to choose)
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

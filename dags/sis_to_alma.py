@@ -2,7 +2,8 @@
 ### Payments from PeopleSoft to Alma
 
 Through the day: fetch PeopleSoft's query output of paid library items, take each payment into the
-ledger once, post it to Alma with *pay user fine/fee*, archive the file.
+ledger once, post it to Alma with *pay user fine/fee*, archive the file. Lists of PeopleSoft's items, where the
+settings name them, go the same way and show which delivered lines were loaded.
 
 | task | when it is red |
 |---|---|

@@ -1,12 +1,12 @@
 """``python -m simulator serve --work DIR``: a campus to try things on."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 
 from simulator.campus import DEFAULT_LAYOUT
-from simulator.demo import demo, up
+from simulator.demo import Demo, demo
+from simulator.demo_killed import KilledDemo
 from simulator.serve import serve
 
 
@@ -25,13 +25,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--fees", type=int, default=1500)
     command.add_argument("--layout", type=Path, default=DEFAULT_LAYOUT, help="SFS layout declaration (TOML)")
     command.set_defaults(run=_serve)
-    for name, play, text in (
+    for name, keep, text in (
         (
             "demo",
-            demo,
+            False,
             "the round trip in a real Airflow, told as it happens; exit status 0 when the books agree",
         ),
-        ("up", up, "the same, left running with Airflow's pages until Ctrl-C"),
+        ("up", True, "the same, left running with Airflow's pages until Ctrl-C"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--work", type=Path, default=Path(".work") / name, help="folder, made anew")
@@ -39,17 +39,24 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=1)
         command.add_argument("--students", type=int, default=2000)
         command.add_argument("--fees", type=int, default=1500)
-        command.set_defaults(run=partial(_play, play))
+        command.add_argument(
+            "--kill",
+            action="store_true",
+            help="another story: the tasks are killed in the middle of their work",
+        )
+        command.set_defaults(run=_demo, keep=keep)
     return top
 
 
-def _play(play: Callable[..., int], arguments: argparse.Namespace) -> int:
-    return play(
+def _demo(arguments: argparse.Namespace) -> int:
+    return demo(
         arguments.work.resolve(),
         layout=arguments.layout,
         seed=arguments.seed,
         students=arguments.students,
         fees=arguments.fees,
+        keep=arguments.keep,
+        story=KilledDemo if arguments.kill else Demo,
     )
 
 

@@ -26,6 +26,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Literal
@@ -85,7 +86,8 @@ class AirflowHome:
     `connections` maps connection ids to Airflow's JSON form (`conn_type`, `host`, `login`, `password`,
     `extra`, ...); `connections_in` says where they are kept: in the environment, or as rows in the metadata
     database, as the UI makes them. `schedules=False` creates runs on request only, whatever the DAGs'
-    timetables say.
+    timetables say. `policy` is the text of a cluster policy (`airflow_local_settings.py`), by which an
+    Airflow changes what DAG files say without touching them.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class AirflowHome:
         plugins: Path | None = None,
         parallelism: int = 4,
         schedules: bool = False,
+        policy: str = "",
     ) -> None:
         self.work = work.resolve()
         self.dags = dags.resolve()
@@ -107,6 +110,7 @@ class AirflowHome:
         self.url = ""  # of the API server and UI, known from start() on
         self._connections = {name: dict(fields) for name, fields in (connections or {}).items()}
         self._connections_in = connections_in
+        self._policy = policy
         self._passwords = self.work / "passwords.json"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._token = ""
@@ -151,8 +155,9 @@ class AirflowHome:
     def prepare(self) -> None:
         """Make the folder, the metadata database and the login; end what a killed parent left running."""
         self._end_leftovers()
-        for folder in (self.work, self.logs, self.work / "plugins"):
+        for folder in (self.work, self.logs, self.work / "plugins", self.work / "config"):
             folder.mkdir(parents=True, exist_ok=True)
+        (self.work / "config" / "airflow_local_settings.py").write_text(self._policy)
         self._passwords.touch(mode=0o600)
         self._passwords.write_text(json.dumps({"admin": self.password}))
         self.airflow("db", "migrate")
@@ -211,11 +216,39 @@ class AirflowHome:
                 start_new_session=True,
             )
 
-    def kill_process(self, name: str) -> None:
-        """Kill one of them and its whole process group, tasks included, the way a lost machine does."""
+    def kill_process(self, name: str, *, alone: bool = False) -> None:
+        """Kill one of them (SIGKILL) with all that it started, tasks included, the way a lost machine does.
+
+        `alone` kills just the process itself; what it started lives on.
+        """
         process = self._processes.pop(name)
-        _signal_group(process.pid, signal.SIGKILL)
+        # Each task has a process group of its own, but all are in the session of what started them.
+        lost = [] if alone else [each for each in self.processes() if _session(each) == process.pid]
+        process.kill()
+        for each in lost:
+            with contextlib.suppress(psutil.Error):
+                each.kill()
         process.wait()
+        _wait_until_gone(lost)
+
+    def task_process(self, task_id: str) -> psutil.Process:
+        """The process in which the code of a running task runs. Its parent is the task's supervisor.
+
+        Raises AirflowHomeError unless just one such task runs.
+        """
+        running = self.api("GET", "/api/v2/dags/~/dagRuns/~/taskInstances?state=running&limit=100")
+        pids = {task["pid"] for task in running["task_instances"] if task["task_id"] == task_id}
+        found = [process for process in self.processes() if process.pid in pids]
+        if len(found) != 1:
+            raise AirflowHomeError(f"{len(found)} processes of a running task {task_id}")
+        return found[0]
+
+    def kill_task(self, task_id: str) -> int:
+        """Kill a running task's process (SIGKILL); return its pid once it is gone. Its supervisor lives on."""
+        process = self.task_process(task_id)
+        process.kill()
+        _wait_until_gone([process])
+        return int(process.pid)
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -278,7 +311,7 @@ class AirflowHome:
             self.api("GET", "/execution/health", signed=False)
 
     def _check_alive(self) -> None:
-        for name, process in self._processes.items():
+        for name, process in list(self._processes.items()):
             if process.poll() is not None:
                 log = self.logs / f"{name}.log"
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
@@ -334,6 +367,26 @@ class AirflowHome:
             return False
         return True
 
+    def backfill(self, dag_id: str, first: datetime, last: datetime, *, timeout: float = 60) -> list[str]:
+        """Start a run for each interval that begins between two instants; return the runs' ids."""
+        self.unpause(dag_id, timeout=timeout)
+        body = {"dag_id": dag_id, "from_date": first.isoformat(), "to_date": last.isoformat()}
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                self.api("POST", "/api/v2/backfills", body)
+                break
+            except AirflowRefusedError as refused:
+                # On SQLite it is refused whenever another process writes just then.
+                if refused.status != 503 or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        runs = self.api("GET", f"/api/v2/dags/{quote(dag_id)}/dagRuns?run_type=backfill&limit=100")[
+            "dag_runs"
+        ]
+        wanted = [run for run in runs if first <= datetime.fromisoformat(run["logical_date"]) <= last]
+        return [str(run["dag_run_id"]) for run in wanted]
+
     def unpause(self, dag_id: str, *, timeout: float = 60) -> None:
         deadline = time.monotonic() + timeout
         while True:
@@ -365,6 +418,11 @@ class AirflowHome:
                 tasks = self.task_states(dag_id, run_id)
                 raise TimeoutError(f"{dag_id} {run_id} is {state} after {timeout:.0f} s: {tasks}")
             time.sleep(0.2)
+
+    def clear(self, dag_id: str, run_id: str) -> None:
+        """Clear a run's failed tasks and what follows them, so that it goes on, as a person does in the UI."""
+        body = {"dag_run_id": run_id, "dry_run": False, "only_failed": True, "reset_dag_runs": True}
+        self.api("POST", f"/api/v2/dags/{quote(dag_id)}/clearTaskInstances", body)
 
     def task_states(self, dag_id: str, run_id: str) -> dict[str, str | None]:
         """Task id -> state; a mapped task's instances stand as `task_id[0]`, `task_id[1]`, ..."""
@@ -468,6 +526,32 @@ def _free_port(wanted: int) -> int:
 def _signal_group(leader: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, number)
+
+
+def _session(process: psutil.Process) -> int:
+    """The pid of what leads a process's session; 0 when the process is gone."""
+    try:
+        return os.getsid(process.pid)
+    except OSError:
+        return 0
+
+
+def _wait_until_gone(processes: Sequence[psutil.Process], timeout: float = 10) -> None:
+    """Nothing of a dead process acts any more, even where nobody has asked for its exit status yet."""
+    deadline = time.monotonic() + timeout
+    for process in processes:
+        while alive(process):
+            if time.monotonic() > deadline:
+                raise AirflowHomeError(f"process {process.pid} outlives its SIGKILL")
+            time.sleep(0.01)
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether a process can still act: one that ended may stay listed until its parent asks for its status."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _exit_on_sigterm() -> None:

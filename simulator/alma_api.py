@@ -134,6 +134,8 @@ class AlmaApi:
             raise ConnectionDropped("dropped before applying")
         if rule.kind == "delay_before":
             self._sleep(rule.seconds)
+        if rule.kind == "meanwhile_before":
+            _let_happen(rule)
         response = self._apply(request)
         if rule.kind == "fail_after":
             return error_response(rule.status, rule.code, rule.message, rule.form, tracking)
@@ -141,6 +143,8 @@ class AlmaApi:
             raise ConnectionDropped("dropped after applying")
         if rule.kind == "delay_after":
             self._sleep(rule.seconds)
+        if rule.kind == "meanwhile_after":
+            _let_happen(rule)
         if rule.kind == "broken_body":
             if rule.body == "html":
                 return Response(200, {"Content-Type": "text/html"}, b"<html><body>Please wait</body></html>")
@@ -177,6 +181,11 @@ class AlmaApi:
         return error_response(
             status, code, message, json_form if request.wants_json else "xml", tracking_id(self._rng)
         )
+
+
+def _let_happen(rule: HttpRule) -> None:
+    if rule.meanwhile is not None and not rule.meanwhile():
+        raise ConnectionDropped("dropped with what happened meanwhile")
 
 
 def _without_last_fee(response: Response) -> Response:

@@ -131,8 +131,8 @@ class Control:
     def _shown_faults(self) -> dict[str, Any]:
         faults = self.campus.faults
         return {
-            "http": [asdict(rule) for rule in faults.http],
-            "sftp": [asdict(rule) for rule in faults.sftp],
+            "http": [rule.shown() for rule in faults.http],
+            "sftp": [rule.shown() for rule in faults.sftp],
             "move_on_arrival": faults.move_on_arrival,
             "forbid_temp_names": faults.forbid_temp_names,
         }

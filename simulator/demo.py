@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,37 +88,33 @@ class Settled:
 class Demo:
     """A simulated campus, a real Airflow, and the story between them. All files lie below ``work``."""
 
-    def __init__(self, work: Path, campus: Campus, facts: dict[str, Any], layout: str) -> None:
+    def __init__(
+        self, work: Path, campus: Campus, facts: dict[str, Any], layout: str, *, policy: str = ""
+    ) -> None:
         self.campus = campus
         self.told = Told()
         self.ledger = work / "ledger.db"
-        settings = work / "campus.toml"
-        settings.write_text(
-            SETTINGS.format(
-                institution=facts["alma"]["institution"],
-                report_path=facts["alma"]["report_path"],
-                layout=layout,
-                **facts["folders"],
-            )
-        )
+        self.settings = work / "campus.toml"
+        self.settings.write_text(settings_text(facts, layout))
         for command in (("migrate",), ("open", "--begin-clean")):
-            _bridge(*command, "--settings", str(settings), "--ledger", f"sqlite:///{self.ledger}")
+            by_hand(*command, settings=self.settings, ledger=f"sqlite:///{self.ledger}")
         self.airflow = AirflowHome(
             work / "airflow",
             dags=ROOT / "dags",
-            env={"ALMA_HOOK_CAMPUS": str(settings)},
-            connections=_connections(facts, self.ledger),
+            env={"ALMA_HOOK_CAMPUS": str(self.settings)},
+            connections=connections(facts, {"conn_type": "sqlite", "host": str(self.ledger)}),
+            policy=policy,
         )
 
     # -- runs ------------------------------------------------------------------------------------------------
 
-    def run(self, dag_id: str, conf: dict[str, Any] | None = None) -> None:
-        """Run a DAG and tell what came of it."""
+    def run(self, dag_id: str, conf: dict[str, Any] | None = None, *, ends: str = "success") -> None:
+        """Run a DAG and tell what came of it; it fails the demo unless it ends in that state."""
         started = time.monotonic()
         run_id = self.airflow.trigger(dag_id, conf or {})
         state = self.airflow.wait(dag_id, run_id, timeout=240)
         seconds = time.monotonic() - started
-        if state != "success":
+        if state != ends:
             self.told.failed.append(dag_id)
             self._show_failure(dag_id, run_id)
         said = (
@@ -157,31 +154,31 @@ class Demo:
     def tell(self) -> None:
         """Run both DAGs through a few days of campus life."""
         campus = self.campus
-        _say("Fees go out. Day 1: Alma's Analytics report")
+        say("Fees go out. Day 1: Alma's Analytics report")
         self.run("alma_to_sis", {"method": "analytics_report"})
-        self._loaded()
+        self.loaded()
 
-        _say("Day 2: 40 new fees; Alma's SIS profile exports the accounts modified in 24 hours")
+        say("Day 2: 40 new fees; Alma's SIS profile exports the accounts modified in 24 hours")
         campus.clock.advance(hours=12)
         campus.new_fees(40)
         campus.write_sis_export(24)
         self.run("alma_to_sis", {"method": "sis_profile"})
-        self._loaded()
+        self.loaded()
 
-        _say("Day 2, noon: 10 fees paid at the desk and 10 waived; only open accounts are looked at again")
+        say("Day 2, noon: 10 fees paid at the desk and 10 waived; only open accounts are looked at again")
         campus.clock.advance(hours=4)
         campus.desk_payments(10)
         campus.waives(10)
         self.run("alma_to_sis", {"method": "open_fees"})
-        self._loaded()
+        self.loaded()
 
-        _say("Day 3: 25 new fees; every user is asked for")
+        say("Day 3: 25 new fees; every user is asked for")
         campus.clock.advance(hours=20)
         campus.new_fees(25)
         self.run("alma_to_sis", {"method": "all_users"})
-        self._loaded()
+        self.loaded()
 
-        _say(
+        say(
             "Payments come back: a third is paid in PeopleSoft, some in part, 5 too much; 20 paid at the desk, 15 waived"
         )
         campus.students_pay(1 / 3)
@@ -191,21 +188,26 @@ class Demo:
         campus.write_query_output()
         self.run("sis_to_alma")
 
-        _say("Day 4: the report shows it all; PeopleSoft is told what happened in Alma")
+        say("Day 4: the report shows it all; PeopleSoft is told what happened in Alma")
         campus.clock.advance(hours=20)
         campus.refresh_analytics()
         self.run("alma_to_sis", {"method": "analytics_report"})
-        self._loaded()
+        self.loaded()
 
-        _say("The same again at once: nothing may be sent and nothing posted")
+        say("The same again at once: nothing may be sent and nothing posted")
+        self.again_at_once()
+
+    def again_at_once(self) -> None:
+        """Run both DAGs once more; it fails the demo if they move anything."""
         before = Counter(self.told.lines)
-        campus.write_query_output()
+        self.campus.write_query_output()
         self.run("sis_to_alma")
         self.run("alma_to_sis", {"method": "analytics_report"})
         if self.told.lines != before:
             self.told.failed.append("a repeated run moved money")
 
-    def _loaded(self) -> None:
+    def loaded(self) -> None:
+        """PeopleSoft loads what lies there, and the demo fails if it refuses any of it."""
         results = self.campus.load_inbound()
         posted = sum(result.posted for result in results)
         rejects = sum(len(result.rejects) for result in results)
@@ -268,26 +270,27 @@ class Demo:
 
 
 def demo(
-    work: Path, *, layout: str = "default", seed: int = 1, students: int = 2000, fees: int = 1500
+    work: Path,
+    *,
+    layout: str = "default",
+    seed: int = 1,
+    students: int = 2000,
+    fees: int = 1500,
+    keep: bool = False,
+    story: type[Demo] = Demo,
 ) -> int:
-    """Tell the story once; return 0 when every run succeeded and nothing is unexplained."""
-    return _play(work, layout, seed, students, fees, keep=False)
+    """Tell the story once; return 0 when every run ended as it should and nothing is unexplained.
 
-
-def up(work: Path, *, layout: str = "default", seed: int = 1, students: int = 2000, fees: int = 1500) -> int:
-    """Tell the story, then leave Airflow and the campus running until Ctrl-C."""
-    return _play(work, layout, seed, students, fees, keep=True)
-
-
-def _play(work: Path, layout: str, seed: int, students: int, fees: int, *, keep: bool) -> int:
+    ``keep`` leaves Airflow and the campus running then, until Ctrl-C.
+    """
     started = time.monotonic()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     path = ROOT / "include" / "layouts" / f"{layout}.toml"
     with running(work / "campus", seed=seed, students=students, fees=fees, layout=path) as (campus, facts):
         campus.limits.per_second = CALLS_PER_SECOND + 5
-        demo_ = Demo(work, campus, facts, layout)
-        _say(f"A simulated campus of {students} students with {fees} open fees; starting a real Airflow")
+        demo_ = story(work, campus, facts, layout)
+        say(f"A simulated campus of {students} students with {fees} open fees; starting a real Airflow")
         demo_.airflow.prepare()
         try:
             demo_.airflow.start(ui=keep)
@@ -313,7 +316,16 @@ def _wait(airflow: AirflowHome) -> None:
         print()
 
 
-def _connections(facts: dict[str, Any], ledger: Path) -> dict[str, dict[str, Any]]:
+def settings_text(facts: dict[str, Any], layout: str) -> str:
+    """The campus.toml of a simulated campus. ``facts`` are those of ``serve.running``."""
+    alma = facts["alma"]
+    return SETTINGS.format(
+        institution=alma["institution"], report_path=alma["report_path"], layout=layout, **facts["folders"]
+    )
+
+
+def connections(facts: dict[str, Any], ledger: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The Airflow connections to a simulated campus; ``ledger`` is the ledger's own, in Airflow's form."""
     sftp = {
         "conn_type": "sftp",
         **{name: facts["sftp"][name] for name in ("host", "port", "login", "password")},
@@ -326,15 +338,16 @@ def _connections(facts: dict[str, Any], ledger: Path) -> dict[str, dict[str, Any
             "password": facts["alma"]["api_keys"]["read_write"],
             "extra": {"requests_per_second": CALLS_PER_SECOND},
         },
-        "alma_ledger": {"conn_type": "sqlite", "host": str(ledger)},
+        "alma_ledger": dict(ledger),
         "sfs_sftp": sftp,
         "alma_export_sftp": sftp,
     }
 
 
-def _bridge(*arguments: str) -> None:
+def by_hand(*command: str, settings: Path, ledger: str) -> str:
+    """What a person types: ``python -m alma_hook ...``. Returns what it said; raises RuntimeError if it refused."""
     done = subprocess.run(
-        [sys.executable, "-m", "alma_hook", *arguments],
+        [sys.executable, "-m", "alma_hook", *command, "--settings", str(settings), "--ledger", ledger],
         env=os.environ,
         capture_output=True,
         text=True,
@@ -342,9 +355,11 @@ def _bridge(*arguments: str) -> None:
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
+    return done.stdout
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Begin a part of the story."""
     print(f"\n{text}", flush=True)
 
 

@@ -3,8 +3,9 @@
 import random
 import re
 import threading
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
 
 HttpKind = Literal[
     "refuse",  # an error answer, nothing applied
@@ -17,10 +18,15 @@ HttpKind = Literal[
     "broken_body",  # HTTP 200 and applied, but the body can't be read
     "partial_list",  # HTTP 200, one fee missing, totals of the whole list
     "out_of_quota",  # 429 DAILY_THRESHOLD, nothing applied
+    "meanwhile_before",  # something happens elsewhere before it is applied, see Meanwhile
+    "meanwhile_after",  # and here once it is applied, before the answer
 ]
 ErrorForm = Literal["json", "gateway_json", "xml", "html", "text", "empty"]
 SftpOp = Literal["connect", "open", "write", "close", "rename", "read", "list", "stat", "remove"]
-SftpAction = Literal["fail", "permission", "no_space", "drop"]
+SftpAction = Literal["fail", "permission", "no_space", "drop", "meanwhile"]
+#: Run by the server in the middle of a request, such as: kill the client. Returns whether the server then
+#: goes on as if nothing had been; False: the connection is cut, and what was not done yet stays undone.
+Meanwhile = Callable[[], bool]
 
 
 @dataclass
@@ -32,6 +38,11 @@ class Rule:
     probability: float = 1.0
     matched: int = 0
     fired: int = 0
+    meanwhile: Meanwhile | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """The rule as plain values."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "meanwhile"}
 
 
 @dataclass
@@ -93,14 +104,17 @@ class Faults:
         form: ErrorForm = "json",
         seconds: float = 0.0,
         body: Literal["html", "truncated"] = "html",
+        meanwhile: Meanwhile | None = None,
     ) -> HttpRule:
         """Add a rule. ``status`` defaults to 400 for a refusal and 500 for a failure.
 
-        ``seconds`` belongs to the two delays, ``body`` to broken_body. Raises ValueError on an
-        unknown kind and re.error on a pattern that is none.
+        ``seconds`` belongs to the two delays, ``body`` to broken_body, ``meanwhile`` to the two kinds of
+        that name. Raises ValueError on an unknown kind and re.error on a pattern that is none.
         """
         if kind not in get_args(HttpKind) or form not in get_args(ErrorForm):
             raise ValueError(f"unknown fault: {kind} / {form}")
+        if kind.startswith("meanwhile") != (meanwhile is not None):
+            raise ValueError(f"{kind}: what happens meanwhile belongs to the kinds of that name")
         for pattern in (path, method):
             re.compile(pattern)
         rule = HttpRule(
@@ -116,6 +130,7 @@ class Faults:
             form=form,
             seconds=seconds,
             body=body,
+            meanwhile=meanwhile,
         )
         with self._lock:
             self.http.append(rule)
@@ -132,6 +147,7 @@ class Faults:
         times: int | None = 1,
         skip: int = 0,
         probability: float = 1.0,
+        meanwhile: Meanwhile | None = None,
     ) -> SftpRule:
         """Add a rule. ``after_bytes``: a write fails once the file holds so many bytes.
 
@@ -139,11 +155,14 @@ class Faults:
         """
         if op not in get_args(SftpOp) or action not in get_args(SftpAction):
             raise ValueError(f"unknown fault: {op} / {action}")
+        if (action == "meanwhile") != (meanwhile is not None):
+            raise ValueError(f"{action}: what happens meanwhile belongs to the action of that name")
         re.compile(path)
         rule = SftpRule(
             times=times,
             skip=skip,
             probability=probability,
+            meanwhile=meanwhile,
             op=op,
             path=path,
             action=action,

@@ -69,6 +69,7 @@ class _Files(asyncssh.SFTPServer):
             self._broken[id(file_obj)] = broken
             super().write(file_obj, offset, data[: max(0, broken.after_bytes - offset)])
             self._misbehave(broken)
+            del self._broken[id(file_obj)]
         done = super().write(file_obj, offset, data)
         self._fault("write", name, "after", size=end)
         return done
@@ -82,10 +83,12 @@ class _Files(asyncssh.SFTPServer):
         written = self._written.pop(id(file_obj), None)
         broken = self._broken.pop(id(file_obj), None)
         name = written if written is not None else self._shown(cast(Any, file_obj).name)
+        # A client that went away in mid-transfer also ends here; only a whole upload has arrived.
+        if self.channel.is_closing():
+            return super().close(file_obj)
         self._fault("close", name)
         closed = super().close(file_obj)
-        # A client that went away in mid-transfer also ends here; only a whole upload has arrived.
-        if written is not None and broken is None and not self.channel.is_closing():
+        if written is not None and broken is None:
             self._owner.arrived(name)
         self._fault("close", name, "after")
         return closed
@@ -148,11 +151,14 @@ class _Files(asyncssh.SFTPServer):
             self._misbehave(rule)
 
     def _misbehave(self, rule: SftpRule) -> None:
+        """Raise what the rule says; returns only where nothing was lost meanwhile."""
+        if rule.meanwhile is not None and rule.meanwhile():
+            return
         if rule.action == "permission":
             raise asyncssh.SFTPPermissionDenied("Permission denied")
         if rule.action == "no_space":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if rule.action == "drop":
+        if rule.action in ("drop", "meanwhile"):
             self.channel.get_connection().abort()
         raise asyncssh.SFTPFailure("Failure")
 

@@ -67,6 +67,9 @@ MEANINGS = {
     "after a crash the file is left to a person.",
     "sfs.taken_within_hours": "After a crash in the rename: with both names gone, the file counts as collected if it "
     "was uploaded this recently.",
+    "sfs.credit_wait_days": "How many days after a charge's delivery its credits follow although the charge was not seen in "
+    "PeopleSoft. `0`: at once. Without it they wait until it is seen; without the section `[sis_to_alma.items]` nothing is "
+    "ever seen, so they follow at once.",
     "brake.max_lines": "A batch of more lines is held until a person releases it. `0`: every batch is.",
     "brake.max_total": "So is one of a larger sum. Amounts stand in quotes.",
     "brake.max_line": "Larger lines are held by themselves; the others go on.",
@@ -91,6 +94,13 @@ MEANINGS = {
     "be told apart without `payment_id`, by their number in the file.",
     "sis_to_alma.method": "What Alma records as the payment's method.",
     "sis_to_alma.comment": "What Alma records as the payment's comment.",
+    "sis_to_alma.items.pattern": "Which files are lists of items, in `sis_to_alma.directory`. No name may match "
+    "`sis_to_alma.pattern` too. The section may be left out.",
+    "sis_to_alma.items.columns": "What is meant -> the query's heading. `emplid`, `reference` and `amount` (ITEM_AMT) are "
+    "needed, `balance` is shown to people.",
+    "sis_to_alma.items.complete": "Says that each list has every item ever loaded, whatever its age and amount. Only then is a "
+    "charge missed that a list lacks.",
+    "sis_to_alma.items.confirm_days": "A line that a list written this many days after its delivery does not show is listed.",
     "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it.",
 }
 
@@ -119,11 +129,19 @@ def settings(model: type[BaseModel] = campus.Campus, above: str = "") -> Iterato
     for name, info in model.model_fields.items():
         if info.exclude:
             continue
-        section = info.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel):
+        section = section_of(info.annotation)
+        if section is not None:
             yield from settings(section, f"{above}{name}.")
         else:
             yield above + name, info
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the model of a section, also of one that may be left out."""
+    for each in (annotation, *get_args(annotation)):
+        if isinstance(each, type) and issubclass(each, BaseModel):
+            return None if get_origin(annotation) is tuple else each
+    return None
 
 
 def type_of(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:

@@ -60,8 +60,9 @@ def judge(lines: Sequence[Sent], amount: int, present: bool, as_of: str, days: i
     seen = max((n for n in fitting if n <= max(inside, least)), default=min(fitting, default=None))
     if seen is None:
         return Verdict(None, sums[inside])
-    long_ago = instant(moment(as_of) - timedelta(days=days))
-    overdue = tuple(line for line in lines[seen:inside] if str(line.delivered_at) < long_ago)
+    unseen = lines[seen:inside]
+    long_ago = instant(moment(as_of) - timedelta(days=days)) if unseen else ""
+    overdue = tuple(line for line in unseen if str(line.delivered_at) < long_ago)
     if present and seen == 0 and overdue:
         # The fee has an item, so it was loaded once: that it comes to nought must be somebody's doing.
         return Verdict(None, sums[inside])
@@ -120,20 +121,23 @@ def take_in(tx: Tx, row: Row, file: ItemFile, settings: Items) -> Judged:
 def judge_all(tx: Tx, days: int) -> Judged:
     """Confirm what is seen, list what is not or differs, and take off the list what fits again."""
     rows = items.to_judge(tx)
-    fee_ids = [row["fee_id"] for row in rows]
-    lines, voided = items.lines(tx, fee_ids), items.voided(tx, fee_ids)
+    lines = items.lines(tx, [row["fee_id"] for row in rows], unseen=True)
     seen: list[tuple[Sent, str]] = []
     listed: list[Listed] = []
+    differing: list[tuple[Row, Verdict]] = []
     for row in rows:
         fee_id = row["fee_id"]
-        verdict = _verdict(row, lines[fee_id], days)
+        verdict = _verdict(row, lines.get(fee_id, []), days)
         seen += [(line, str(row["file_name"] or "")) for line in verdict.confirmed]
         listed += [_unseen(line, fee_id, row["as_of"]) for line in verdict.overdue]
         if verdict.seen is None:
-            where = f"{row['file_name']}" if row["present"] else "no longer in the list of items"
-            if fee_id in voided:
-                where += f"; was a line loaded that was made void ({', '.join(voided[fee_id])})?"
-            listed.append(items.differing(fee_id, int(row["amount"]), verdict.told, where))
+            differing.append((row, verdict))
+    voided = items.voided(tx, [row["fee_id"] for row, _ in differing])
+    for row, verdict in differing:
+        where = f"{row['file_name']}" if row["present"] else "no longer in the list of items"
+        if row["fee_id"] in voided:
+            where += f"; was a line loaded that was made void ({', '.join(voided[row['fee_id']])})?"
+        listed.append(items.differing(row["fee_id"], int(row["amount"]), verdict.told, where))
     items.confirm(tx, seen)
     _list(
         tx,

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from simulator.airflow_home import AirflowHomeError
+from simulator.airflow_home import AirflowHomeError, alive
 
 pytestmark = pytest.mark.airflow
 
@@ -143,8 +143,4 @@ def test_sigterm_to_the_parent_leaves_nothing_running(tmp_path):
         scheduler.kill()
         parent.send_signal(signal.SIGTERM)
         assert parent.wait(30) == 128 + signal.SIGTERM
-    assert [process for process in running if is_alive(process)] == []
-
-
-def is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    assert [process for process in running if alive(process)] == []

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import os
 import re
 import sqlite3
+import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+from sqlalchemy import create_engine
 
 from alma_hook import __main__ as command_line
 from alma_hook import campus
@@ -69,6 +72,9 @@ def test_every_setting_has_a_meaning_and_no_other():
 
 def test_the_short_table_holds_every_setting_that_must_be_answered():
     needed = {key for key, info in docs_tables.settings() if info.is_required()}
+    needed = {
+        key for key in needed if not key.startswith("sis_to_alma.items.")
+    }  # a section that may be left out
 
     assert needed <= set(docs_tables.FIRST)
     assert set(docs_tables.FIRST) <= set(docs_tables.MEANINGS)
@@ -115,7 +121,7 @@ def test_make_targets_in_the_docs_are_real():
 def test_settings_in_the_docs_are_real():
     sections = {key.partition(".")[0] for key in docs_tables.MEANINGS if "." in key}
     named = {span.partition(" = ")[0] for span in spans(everything())}
-    keys = {name for name in named if re.fullmatch(rf"(?:{'|'.join(sections)})\.[a-z_]+", name)}
+    keys = {name for name in named if re.fullmatch(rf"(?:{'|'.join(sections)})(?:\.[a-z_]+)+", name)}
 
     assert keys <= set(docs_tables.MEANINGS)
 
@@ -179,6 +185,7 @@ def test_settings_examples_are_accepted(tmp_path):
     checked = campus.Campus.model_validate({**shipped, **example})
 
     assert [row.term for row in checked.terms] == ["2267", "2273"]
+    assert checked.sis_to_alma.items is not None
 
 
 def test_the_shipped_settings_are_accepted():
@@ -195,6 +202,15 @@ def test_the_query_has_the_headings_that_the_shipped_settings_map():
     assert mapped <= page
 
 
+def test_the_query_of_items_has_the_headings_of_the_example():
+    query = text_of(ROOT / "include" / "peoplesoft" / "library_items.sql")
+    (block,) = blocks(ROOT / "docs" / "settings.md", "toml")
+    mapped = set(tomllib.loads(block)["sis_to_alma"]["items"]["columns"].values())
+
+    assert set(re.findall(r'AS "([^"]+)"', query)) == mapped
+    assert mapped <= spans(text_of(ROOT / "include" / "peoplesoft" / "README.md"))
+
+
 def test_sql_in_the_docs_runs_on_the_ledger(tmp_path):
     path = tmp_path / "ledger.db"
     ledger = Ledger(f"sqlite:///{path}", "01CAMPUS_INST")
@@ -206,13 +222,62 @@ def test_sql_in_the_docs_runs_on_the_ledger(tmp_path):
         for statement in re.sub(r"--.*", "", block).split(";")
         if statement.strip()
     ]
-    statements += re.findall(r'`sqlite3 LEDGER "(.+?)"`', text_of(ROOT / "README.md"))
+    statements += re.findall(r'sqlite3 LEDGER "(.+?)"', text_of(ROOT / "README.md"))
 
     assert len(statements) >= 7
     connection = sqlite3.connect(path)
     for statement in statements:
         connection.execute(statement)
     connection.close()
+
+
+def test_the_look_at_a_file_works_on_postgresql_too(postgres_url):
+    (statement,) = re.findall(r'psql LEDGER -Atc "(.+?)"', text_of(ROOT / "README.md"))
+    ledger = Ledger(postgres_url, "01CAMPUS_INST")
+    ledger.migrate()
+    ledger.close()
+    engine = create_engine(postgres_url)
+
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO batch_file VALUES ('01CAMPUS_INST', '000001', %s)", (b"H\xfc\nD",)
+        )
+        shown = connection.exec_driver_sql(statement).scalar()
+    engine.dispose()
+    assert shown == "H\xfc\nD"
+
+
+def shell(block: str, home: Path) -> None:
+    """Run the lines of a block that copy and remove; what installs needs a network."""
+    block = re.sub(r"^(?:pip|python) (?:.*\\\n)*.*\n", "", block, flags=re.MULTILINE)
+    subprocess.run(["sh", "-euc", block], cwd=ROOT, env={**os.environ, "AIRFLOW_HOME": str(home)}, check=True)
+
+
+def test_an_upgrade_of_what_was_dropped_in_replaces_all_that_is_ours(tmp_path):
+    (dropped_in,) = (block for block in blocks(ROOT / "README.md", "sh") if "cp -rn" in block)
+    (upgrade,) = (block for block in blocks(OPERATIONS, "sh") if "cp -r " in block)
+    shell(dropped_in, tmp_path)
+    ours = [
+        tmp_path / "plugins/alma_hook/campus.py",
+        tmp_path / "include/sql/001_ledger.sql",
+        tmp_path / "include/layouts/default.toml",
+        *(tmp_path / "dags").glob("*.py"),
+    ]
+    theirs = [
+        tmp_path / "include/campus.toml",
+        tmp_path / "include/layouts/own.toml",
+        tmp_path / "dags/own.py",
+    ]
+    gone = tmp_path / "plugins/alma_hook/gone.py"
+    for file in (*ours, *theirs, gone):
+        file.write_text("old")
+
+    shell(upgrade, tmp_path)
+
+    assert [file for file in ours if file.read_text() == "old"] == []
+    assert [file for file in theirs if file.read_text() != "old"] == []
+    assert not gone.exists()
+    assert (tmp_path / "plugins/alma_hook/.airflowignore").exists()
 
 
 def test_the_worked_example_follows_the_formula():

@@ -584,3 +584,36 @@ def test_sqlite_serves_workers_of_one_machine_only(
     else:
         with pytest.raises(SettingsError, match="use PostgreSQL"):
             ledger_url("alma_ledger")
+
+
+# -- lists of items -------------------------------------------------------------------------------------
+
+
+def test_a_list_of_items_confirms_what_was_delivered(
+    worker: Worker, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    far = worker.far
+    text = worker.settings.read_text().replace(
+        "[sis_to_alma]\n", '[sis_to_alma]\npattern = "LIBRARY_PAYMENTS_*.csv"\n'
+    )
+    worker.settings.write_text(
+        text + '[sis_to_alma.items]\npattern = "LIBRARY_APPLIED_*.csv"\ncomplete = true\n'
+        'columns = { emplid = "Emplid", reference = "Reference Nbr", amount = "Item Amt" }\n'
+    )
+    sent = worker.run("alma_to_sis")
+    far.load_inbound()
+    assert sent["report"]["unseen_charges"] == sent["plan_batches"]["charges"] > 0
+    far.clock.advance(seconds=5)  # the far side's clock is ahead: it counts for no more than now
+    far.write_query_output()
+    far.write_query_output(kind="applied")
+
+    back = worker.run("sis_to_alma")
+
+    assert back["find_payment_files"] == {"found": 2, "new": 2}
+    assert back["take_in_payments"]["confirmed"] == sent["plan_batches"]["charges"]
+    assert back["archive_files"] == {"archived": 2}
+    assert back["report"]["unseen_charges"] == 0
+    out, err = capfd.readouterr()
+    said = caplog.text + out + err
+    assert "Not seen in PeopleSoft: 0 charges (0.00)" in said
+    worker.settings.write_text(text)

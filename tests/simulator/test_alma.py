@@ -353,6 +353,31 @@ def test_faults_apply_or_do_not(api: AlmaApi, client: Client, kind: Any, applied
     assert client.raw("POST", target).status == 200
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+@pytest.mark.parametrize(("kind", "then"), [("meanwhile_before", 1000), ("meanwhile_after", 600)])
+def test_something_may_happen_in_the_middle_of_a_call(
+    api: AlmaApi, client: Client, kind: Any, then: int, goes_on: bool
+) -> None:
+    fee = api.model.add_fee("000123456", 1000)
+    seen: list[int] = []
+
+    def meanwhile() -> bool:
+        seen.append(fee.balance_cents)
+        return goes_on
+
+    api.faults.add_http(kind, method="POST", meanwhile=meanwhile)
+    target = f"{USERS}/000123456/fees/{fee.id}?op=pay&method=ONLINE&amount=4.00"
+    if goes_on:
+        assert client.raw("POST", target).status == 200
+    else:
+        with pytest.raises(ConnectionDropped):
+            client.raw("POST", target)
+    assert (seen, fee.balance_cents) == ([then], 600 if goes_on else then)
+    assert "meanwhile" not in api.faults.http[0].shown()
+    with pytest.raises(ValueError, match="meanwhile"):
+        api.faults.add_http("refuse", meanwhile=meanwhile)
+
+
 def test_partial_list_does_not_agree_with_its_totals(api: AlmaApi, client: Client) -> None:
     api.model.add_fee("000123456", 100)
     api.model.add_fee("000123456", 200)

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import pytest
@@ -132,6 +133,65 @@ def test_connection_lost_around_a_rename(server: SftpServer, tmp_path: Path, whe
             client.rename("/sfs/inbound/a.part", "/sfs/inbound/a.dat")
     left = [file.name for file in (tmp_path / "sfs" / "inbound").iterdir()]
     assert left == (["a.dat"] if when == "after" else ["a.part"])
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_something_may_happen_in_the_middle_of_an_upload(
+    server: SftpServer, tmp_path: Path, goes_on: bool
+) -> None:
+    file = tmp_path / "sfs" / "inbound" / "a.part"
+    seen: list[int] = []
+
+    def meanwhile() -> bool:
+        seen.append(file.stat().st_size)
+        return goes_on
+
+    server.faults.add_sftp("write", action="meanwhile", after_bytes=50_000, meanwhile=meanwhile)
+    with connected(server) as client:
+        if goes_on:
+            put(client, "/sfs/inbound/a.part", b"x" * 100_000)
+        else:
+            with pytest.raises((OSError, EOFError, paramiko.SSHException)):
+                put(client, "/sfs/inbound/a.part", b"x" * 100_000)
+    assert seen == [50_000]
+    assert file.stat().st_size == (100_000 if goes_on else 50_000)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_something_may_happen_around_a_rename(
+    server: SftpServer, tmp_path: Path, when: Any, goes_on: bool
+) -> None:
+    final = tmp_path / "sfs" / "inbound" / "a.dat"
+    seen: list[bool] = []
+
+    def meanwhile() -> bool:
+        seen.append(final.exists())
+        return goes_on
+
+    server.faults.add_sftp("rename", action="meanwhile", when=when, meanwhile=meanwhile)
+    with connected(server) as client:
+        put(client, "/sfs/inbound/a.part", b"x")
+        if goes_on:
+            client.rename("/sfs/inbound/a.part", "/sfs/inbound/a.dat")
+        else:
+            with pytest.raises((OSError, EOFError, paramiko.SSHException)):
+                client.rename("/sfs/inbound/a.part", "/sfs/inbound/a.dat")
+    assert seen == [when == "after"]
+    assert final.exists() == (goes_on or when == "after")
+
+
+def test_a_client_that_is_gone_closes_nothing_by_itself(server: SftpServer) -> None:
+    """What its end makes the server close is no act of the client, so no rule for closing meets it."""
+    rule = server.faults.add_sftp("close", times=None)
+    with connected(server) as client:
+        held = client.open("/sfs/inbound/a.part", "wb")
+        server.faults.add_sftp("stat", action="drop")
+        with pytest.raises((OSError, EOFError, paramiko.SSHException)):
+            client.stat("/sfs/inbound/a.part")
+    with connected(server) as client:
+        client.listdir("/sfs/inbound")
+    assert (held.closed, rule.matched) == (False, 0)
 
 
 def test_temp_names_can_be_forbidden(server: SftpServer) -> None:

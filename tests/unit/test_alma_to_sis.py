@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from alma_hook import charges
+from alma_hook.alma import AlmaApi, Request
+from alma_hook.alma_answers import Reply
 from alma_hook.errors import AlmaHookError, Fatal, NotPermitted, QuotaSpent, SendingStopped
 from alma_hook.keys import external_id
 from alma_hook.ledger import batches, institutions
@@ -489,6 +491,31 @@ def test_a_reading_that_the_books_have_overtaken_is_not_planned(one: tuple[Bridg
     run(bridge, "open_fees")
     assert fee.balance_cents == 800
     assert owed(bridge, fee) == 800
+    assert_equal(bridge)
+
+
+def test_a_payment_posted_while_an_account_is_read_is_not_hidden_by_the_reading(
+    one: tuple[Bridge, Fee],
+) -> None:
+    """Alma's answer is from before the posting and is stored after it."""
+    bridge, fee = one
+    bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 700)
+    bridge.far.write_query_output()
+    posted = []
+
+    def send(request: Request) -> Reply:
+        reply = bridge.send(request)
+        if request.path.endswith("/fees") and not posted:
+            posted.append(request)
+            bridge.sis_to_alma()
+        return reply
+
+    bridge.api = AlmaApi(send, pause=lambda _: None)
+    counts = bridge.alma_to_sis("open_fees")
+    assert (fee.balance_cents, owed(bridge, fee)) == (1300, 1300)
+    assert (counts.stale, counts.charges, counts.credits) == (1, 0, 0)
+    assert_equal(bridge)
+    run(bridge, "open_fees")
     assert_equal(bridge)
 
 

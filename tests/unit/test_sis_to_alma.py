@@ -6,12 +6,14 @@ The witness is Alma's own record of the transactions on a fee.
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from alma_hook import payment_intake, payments
 from alma_hook.alma import AlmaApi, Request
@@ -462,6 +464,39 @@ def test_an_unclear_posting_is_left_alone_for_the_quiet_period(kind: str, small_
     _, posted = post(bridge)
     assert posted.found_posted == len(there)
     assert_posted_once(bridge, {fee.id: [400]})
+
+
+class Impatient(Bridge):
+    """Waits a moment for a locked ledger, where the real one waits half a minute."""
+
+    def ledger(self, run_id: str | None = None) -> Ledger:
+        ledger = super().ledger(run_id)
+        event.listen(ledger.engine, "connect", lambda opened, _: opened.execute("PRAGMA busy_timeout = 50"))
+        return ledger
+
+
+def test_a_ledger_locked_for_longer_than_a_task_waits(tmp_path: Path) -> None:
+    """Another process takes the SQLite file while Alma applies a payment, and holds on to it."""
+    bridge = Impatient(tmp_path, students=3, fees=0)
+    fees = charged(bridge, 1000, 500, 200)
+    for fee in fees:
+        student_pays(bridge, fee)
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None, check_same_thread=False)
+
+    def lock(request: wire.Request) -> None:
+        if request.method == "POST" and not other.in_transaction:
+            other.execute("BEGIN IMMEDIATE")
+
+    bridge.far.api.before_call = lock
+    with pytest.raises(Retriable, match="busy"):
+        post(bridge)
+    bridge.far.api.before_call = None
+    other.close()
+    assert sum(len(applied(fee)) for fee in fees) == 1
+    assert sorted(states(bridge)) == ["new", "new", "posting"]
+
+    run_through(bridge)
+    assert_posted_once(bridge, {fee.id: [fee.original_cents] for fee in fees})
 
 
 def test_an_unclear_posting_on_a_fee_that_is_gone_stays_unclear(small: Bridge) -> None:

@@ -159,8 +159,21 @@ def meet(tx: Tx, fee_id: str, user_id: str) -> None:
 def store_reading(
     tx: Tx, fee: Fee, version: int, *, emplid: str | None, reason: str, problem: str | None = None
 ) -> None:
-    """Keep the newest reading of a fee; ``version`` is the fee's from before Alma was asked."""
+    """Keep the newest reading of a fee; ``version`` is the fee's from before Alma was asked.
+
+    One that a posting has overtaken changes nothing but makes the fee stale: the books know better.
+    """
     meet(tx, fee.fee_id, fee.user_id)
+    overtaken = tx.run(
+        "UPDATE reading SET run_id = :run, read_at = :now, fee_version = :v WHERE institution = :i AND fee_id = :fee "
+        "AND EXISTS (SELECT 1 FROM fee f WHERE f.institution = :i AND f.fee_id = :fee AND f.version <> :v)",
+        run=tx.run_id,
+        now=tx.now,
+        v=version,
+        fee=fee.fee_id,
+    )
+    if overtaken:
+        return
     own = fee.own_payments()
     _store(
         tx,

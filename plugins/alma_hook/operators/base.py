@@ -191,13 +191,14 @@ class Report(CampusOperator):
     """Say how the books stand: what is open on both sides, what explains the difference, what does not."""
 
     def work(self, run: Run) -> dict[str, Any]:
-        """Log the balances line, the batches that are held, and the exceptions."""
-        from alma_hook.ledger import exceptions, fees, items
+        """Log the balances line, what PeopleSoft has not shown yet, the held batches and the exceptions."""
+        from alma_hook.ledger import exceptions, fees
+        from alma_hook.ledger import items as far_items
         from alma_hook.money import amount
 
         with run.ledger.read() as tx:
-            line, listed, shown = fees.balances(tx), exceptions.counts(tx), exceptions.open_items(tx)
-            unseen = items.summary(tx)
+            line, listed, items = fees.balances(tx), exceptions.counts(tx), exceptions.open_items(tx)
+            unseen = far_items.summary(tx)
         self.say(
             "Balances: Alma %s, PeopleSoft %s, explained %s, on its way %s, UNEXPLAINED %s (%d fees)",
             *(
@@ -212,10 +213,10 @@ class Report(CampusOperator):
                 "Not seen in PeopleSoft: %d charges (%s), the oldest delivered %s; newest complete list of items: %s",
                 unseen["charges"], amount(int(unseen["charged"])), unseen["oldest"] or "-", unseen["newest"] or "none",
             )  # fmt: skip
-        for item in shown[:_SHOWN]:
+        for item in items[:_SHOWN]:
             self.say("Listed: %s", exceptions.describe(item))
-        if len(shown) > _SHOWN:
-            self.say("and %d more: `python -m alma_hook exceptions` shows them all", len(shown) - _SHOWN)
+        if len(items) > _SHOWN:
+            self.say("and %d more: `python -m alma_hook exceptions` shows them all", len(items) - _SHOWN)
         return {
             **{name: int(value) for name, value in line.items() if name != "institution"},
             "exceptions": listed,
