@@ -43,9 +43,16 @@ CREATE TABLE carry (
 );
 CREATE INDEX carry_of_item ON carry (institution, item_fee);
 
--- posted_to: the fee that a payment belongs to in Alma where that is another than the one it was paid on.
+-- posted_to: the fee that a payment belongs to in Alma, mostly the one it was paid on.
 ALTER TABLE payment ADD COLUMN posted_to TEXT;
-CREATE INDEX payment_belongs ON payment (institution, (COALESCE(posted_to, fee_id)));
+UPDATE payment SET posted_to = fee_id;
+CREATE INDEX payment_posted_to ON payment (institution, posted_to);
+
+-- item_fee: the fee whose item in PeopleSoft a line is about. Lines about a fee made anew bear the older reference.
+ALTER TABLE line ADD COLUMN item_fee TEXT;
+UPDATE line SET item_fee = fee_id;
+CREATE INDEX line_of_item ON line (institution, item_fee);
+CREATE INDEX line_of_reference ON line (institution, reference);
 
 DROP VIEW balances;
 DROP VIEW fee_balance;
@@ -61,7 +68,7 @@ DROP VIEW item_position;
 CREATE VIEW payment_now AS
 SELECT
     p.institution, p.payment_key, p.payment_no, p.external_id,
-    COALESCE(p.posted_to, p.fee_id) AS fee_id,
+    p.posted_to AS fee_id,
     p.fee_id AS reported_fee_id,
     p.emplid, p.amount, p.paid_on, p.file_name, p.file_sha256, p.line_no, p.taken_at, p.run_id, p.state, p.posted,
     p.trying, p.marked_at, p.attempts, p.code, p.tracking_id,
@@ -166,14 +173,6 @@ FROM (
 ) b
 GROUP BY institution;
 
--- Each line with the fee whose item in PeopleSoft it is about: lines about a fee made anew bear the older reference.
-CREATE VIEW item_line AS
-SELECT l.*, COALESCE((SELECT c.item_fee FROM carry c
-      WHERE c.institution = l.institution AND c.to_fee = l.fee_id
-        AND EXISTS (SELECT 1 FROM line m WHERE m.institution = c.institution AND m.fee_id = c.item_fee
-          AND m.reference = l.reference)), l.fee_id) AS item_fee_id
-FROM line l;
-
 -- The amount of each fee's items as it is known now: one that a newer complete list lacks has none.
 -- told: charged - credited. unconfirmed: how many of those lines were not seen in PeopleSoft yet.
 CREATE VIEW item_position AS
@@ -193,12 +192,12 @@ SELECT
 FROM (
     SELECT institution, fee_id FROM item
     UNION
-    SELECT institution, item_fee_id FROM item_line WHERE state = 'sent'
+    SELECT institution, item_fee FROM line WHERE state = 'sent'
 ) k
 LEFT JOIN item i ON i.institution = k.institution AND i.fee_id = k.fee_id
 LEFT JOIN complete_list c ON c.institution = k.institution
 LEFT JOIN (
-    SELECT institution, item_fee_id, SUM(CASE WHEN kind = 'charge' THEN amount ELSE -amount END) AS told,
+    SELECT institution, item_fee, SUM(CASE WHEN kind = 'charge' THEN amount ELSE -amount END) AS told,
         SUM(CASE WHEN confirmed_at IS NULL THEN 1 ELSE 0 END) AS unconfirmed
-      FROM item_line WHERE state = 'sent' GROUP BY institution, item_fee_id
-) t ON t.institution = k.institution AND t.item_fee_id = k.fee_id;
+      FROM line WHERE state = 'sent' GROUP BY institution, item_fee
+) t ON t.institution = k.institution AND t.item_fee = k.fee_id;

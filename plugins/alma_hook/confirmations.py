@@ -219,12 +219,11 @@ def _of_batch(tx: Tx, batch_id: str) -> tuple[str, list[Row]]:
 
 def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None) -> list[Fault]:
     """Return why lines can't be made void, at most one reason a line."""
-    item_of = items.item_fees(tx, rows[0]["batch_id"])
-    fee_ids = sorted(set(item_of.values()))
+    fee_ids = sorted({row["item_fee"] for row in rows})
     positions, lines, paid = items.positions(tx, fee_ids), items.lines(tx, fee_ids), items.paid(tx, fee_ids)
     faults = []
     for row in rows:
-        fee_id = item_of[int(row["line_no"])]
+        fee_id = row["item_fee"]
         why = _standing(row, lines[fee_id], paid.get(fee_id, 0))
         if why is None and settings is not None:
             why = _seen(tx, row, positions[fee_id], lines[fee_id], settings.confirm_days, rejected)

@@ -129,8 +129,8 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     tx.run("UPDATE institution SET last_payment = last_payment + :n WHERE institution = :i", n=len(found))
     tx.many(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state) VALUES (:i, :payment_key, :no, :external_id, "
-        ":fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new')",
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to) VALUES (:i, :payment_key, :no, :external_id, "
+        ":fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id)",
         [
             {
                 "no": number,
@@ -161,11 +161,11 @@ def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -
     tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at) "
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at, posted_to) "
         "SELECT :i, :key, i.last_payment, :external, :fee, COALESCE((SELECT l.emplid FROM line l "
         "WHERE l.institution = :i AND l.fee_id = :fee AND l.state = 'sent' AND l.kind = 'charge' "
         "ORDER BY l.batch_id DESC, l.line_no DESC LIMIT 1), ''), CAST(:value AS BIGINT), :paid_on, 'Alma', '', 0, :now, "
-        ":run, 'posted', CAST(:value AS BIGINT), :now FROM institution i WHERE i.institution = :i",
+        ":run, 'posted', CAST(:value AS BIGINT), :now, CAST(:fee AS TEXT) FROM institution i WHERE i.institution = :i",
         key=f"{reversals.LOST}{external_id}",
         external=external_id,
         fee=fee_id,
@@ -243,7 +243,7 @@ def mark_posting(tx: Tx, payment: Row, amount: int) -> Row:
         "UPDATE payment SET state = 'posting', trying = :amount, marked_at = :now, attempts = attempts + 1 "
         "WHERE institution = :i AND payment_key = :key AND state = :state AND attempts = :attempts "
         # A person may have said meanwhile that it belongs to another fee.
-        "AND COALESCE(posted_to, fee_id) = :fee",
+        "AND posted_to = :fee",
         fee=payment["fee_id"],
         amount=amount,
         now=tx.now,

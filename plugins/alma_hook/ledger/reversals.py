@@ -464,7 +464,7 @@ def route(tx: Tx) -> None:
         if to != row["fee_id"]:
             tx.run(
                 "UPDATE payment SET posted_to = :fee WHERE institution = :i AND payment_key = :key AND state = 'new'",
-                fee=None if to == row["reported_fee_id"] else to,
+                fee=to,
                 key=row["payment_key"],
             )
             exceptions.close_subject(tx, f"payment {row['payment_no']}", f"it is for fee {to} now")
