@@ -48,6 +48,8 @@ MEANINGS = {
     "fees besides, for what no report named; `never` does without.",
     "alma_to_sis.reserve_calls": "Stop when so few of the day's API calls are left. Must be well below the "
     "institution's daily allowance.",
+    "alma_to_sis.credits": "What is done about CREDIT fees: `list` them, or `ignore` them. No line is sent for them either way, "
+    "and nothing closes them in Alma.",
     "alma_to_sis.workers": "API calls in flight at once. The rate is set on the connection.",
     "emplid.source": "`primary_id`, or `identifier:` and the code of an identifier type, such as `identifier:UNIV_ID` "
     "(one more call an account).",
@@ -101,6 +103,10 @@ MEANINGS = {
     "sis_to_alma.items.complete": "Says that each list has every item ever loaded, whatever its age and amount. Only then is a "
     "charge missed that a list lacks.",
     "sis_to_alma.items.confirm_days": "A line that a list written this many days after its delivery does not show is listed.",
+    "sis_to_alma.cumulative": "Says that every file lists all payments of ours, or all since a fixed day. Only then has a "
+    "known payment that is missing been taken back.",
+    "sis_to_alma.reversal_limit": "A file that lacks, or shows lower, more known payments than this for the first time is "
+    "refused as a whole.",
     "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it.",
 }
 

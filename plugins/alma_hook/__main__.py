@@ -108,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("fee_id")
         if name == "resolve":
             sub.add_argument("exception_id")
+            sub.add_argument(
+                "--replaced-by",
+                metavar="FEE_ID",
+                help="for a payment taken back: the fee that was made anew in Alma instead",
+            )
             sub.add_argument("--reason", required=True, help="what was done, for whoever reads it later")
         sub.set_defaults(command=command)
     return parser
@@ -190,7 +195,7 @@ def _resolve(options: argparse.Namespace) -> None:
     ledger = _ledger(options)
     ledger.check()
     with ledger.write() as tx:
-        payments.resolve(tx, options.exception_id, ledger.actor, options.reason)
+        payments.resolve(tx, options.exception_id, ledger.actor, options.reason, options.replaced_by)
     print(f"Exception {options.exception_id} is settled.")
 
 

@@ -71,29 +71,35 @@ class FeeLists(Protocol):
         ...
 
 
-def look_up(source: FeeLists, user_id: str, wanted: frozenset[str]) -> dict[str, Fee]:
+def look_up(
+    source: FeeLists, user_id: str, wanted: frozenset[str], *, paid_by_us: bool = False
+) -> dict[str, Fee]:
     """Return a user's active fees and, from as many other statuses as it takes, the wanted ones.
+
+    ``paid_by_us``: and every fee that bears a payment of ours, for which all statuses are read.
 
     A fee seen in two lists moved between the calls, so all are read again; raises ``Inconsistent``
     when that goes on.
     """
     for _ in range(_LOOKS):
-        seen = _look_once(source, user_id, wanted)
+        seen = _look_once(source, user_id, wanted, paid_by_us)
         if seen is not None:
             return seen
     raise Inconsistent("Fees moved from one list to another while they were read.")
 
 
-def _look_once(source: FeeLists, user_id: str, wanted: frozenset[str]) -> dict[str, Fee] | None:
+def _look_once(
+    source: FeeLists, user_id: str, wanted: frozenset[str], paid_by_us: bool
+) -> dict[str, Fee] | None:
     seen: dict[str, Fee] = {}
     for status in STATUSES:
-        if status != "ACTIVE" and wanted <= seen.keys():
+        if status != "ACTIVE" and wanted <= seen.keys() and not paid_by_us:
             break
         for fee in source.fees(user_id, status):
             if fee.fee_id in seen:
                 return None
             # Of the other lists only what is looked for matters: old closed fees are not ours.
-            if status == "ACTIVE" or fee.fee_id in wanted:
+            if status == "ACTIVE" or fee.fee_id in wanted or (paid_by_us and fee.own_payments()):
                 seen[fee.fee_id] = fee
     return seen
 

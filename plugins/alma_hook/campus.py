@@ -188,6 +188,7 @@ class AlmaToSis(_Section):
     fee_transactions: bool = False
     sweep_weekday: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun", "never"] = "sun"
     reserve_calls: int = Field(default=2_000, ge=0)
+    credits: Literal["list", "ignore"] = "list"
     workers: int = Field(default=8, ge=1, le=64)
 
     @field_validator("report_path")
@@ -297,6 +298,8 @@ class SisToAlma(_Section):
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
     comment: Text = "Paid in PeopleSoft Student Financials"
     quiet_minutes: int = Field(default=10, ge=2)
+    cumulative: bool = False
+    reversal_limit: int = Field(default=20, ge=0)
     items: Items | None = None
 
     @field_validator("archive_directory")

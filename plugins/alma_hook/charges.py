@@ -39,6 +39,7 @@ from alma_hook.ledger import (
     items,
     moment,
     payments,
+    reversals,
 )
 from alma_hook.ledger.batches import Line
 from alma_hook.ledger.exceptions import Listed
@@ -46,6 +47,8 @@ from alma_hook.money import amount
 
 #: A task may read for hours before its plan; a plan cleared days later must not use the old readings.
 READING_AGE = timedelta(hours=6)
+
+CREDIT = "credit in Alma"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Position:
     waits: bool = False
     #: Its item in PeopleSoft comes to more than was told.
     above: bool = False
+    #: A payment of the student's was taken back in PeopleSoft, and nobody has dealt with it.
+    taken_back: bool = False
 
     @property
     def own_paid(self) -> int:
@@ -93,6 +98,8 @@ def decide(position: Position, campus: Campus, day: date) -> Line | Listed | Non
         # PeopleSoft has nothing of it, and nobody can be charged.
         return None
     kind = hold(position, campus)
+    if kind == CREDIT and campus.alma_to_sis.credits == "ignore":
+        return None
     if kind is not None:
         return listed(position, kind)
     if position.due == 0:
@@ -118,8 +125,10 @@ def hold(position: Position, campus: Campus) -> str | None:
         return "payments in Alma differ from those posted"
     if p.due == 0 and p.status != "INDISPUTE":
         return None
+    if p.sent is None and p.own:
+        return "paid by us and never charged"
     if p.type == "CREDIT":
-        return "credit in Alma"
+        return CREDIT
     if p.status == "INDISPUTE":
         return "in dispute"
     if p.status == "EXPORTED":
@@ -156,6 +165,8 @@ def first_charge_hold(position: Position, campus: Campus) -> str | None:
         return "no EMPLID"
     if re.fullmatch(campus.emplid.pattern, position.emplid, re.ASCII) is None:
         return "EMPLID of another shape"
+    if position.taken_back:
+        return "payment taken back, new fees wait"
     return None
 
 
@@ -235,6 +246,7 @@ def plan(
         own = fees.own_payments_of_run(tx)
         posted = payments.posted_by_fee(tx)
         above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)
+        taken_back, carried = reversals.waiting_emplids(tx), reversals.carried_lines(tx)
         refuse_foreign(
             own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
         )
@@ -254,9 +266,10 @@ def plan(
                 continue
             considered.append(row["fee_id"])
             position = replace(
-                position_of(row, own, posted.get(row["fee_id"], {})),
+                position_of(row, own, posted.get(row["fee_id"], {}), carried.get(row["fee_id"])),
                 waits=row["fee_id"] in waiting,
                 above=row["fee_id"] in above,
+                taken_back=row["emplid"] in taken_back,
             )
             decision = decide(position, campus, day)
             if isinstance(decision, Listed):
@@ -320,24 +333,22 @@ def refuse_foreign(own: Mapping[str, Sequence[tuple[str, int]]], known: frozense
         )
 
 
-def position_of(row: Row, own: Mapping[str, list[tuple[str, int]]], posted: Mapping[str, int]) -> Position:
-    """Return a fee's position from the ledger's row of it."""
+def position_of(
+    row: Row,
+    own: Mapping[str, list[tuple[str, int]]],
+    posted: Mapping[str, int],
+    carried: Row | None = None,
+) -> Position:
+    """Return a fee's position from the ledger's row of it.
+
+    ``carried``: the charge of an older fee whose item in PeopleSoft stands for this one; what is carried
+    counts as charged.
+    """
     sent = None
     if row["line_reference"] is not None:
-        sent = Line(
-            fee_id=row["fee_id"],
-            kind="charge",
-            amount=1,
-            emplid=row["line_emplid"],
-            item_type=row["line_item_type"],
-            term=row["line_term"],
-            reference=row["line_reference"],
-            description=row["line_description"],
-            account_type=row["line_account_type"],
-            effective_date="",
-            due_date="",
-            reason="",
-        )
+        sent = _copy(row["fee_id"], {name: row[f"line_{name}"] for name in _COPIED})
+    elif carried is not None:
+        sent = _copy(row["fee_id"], carried)
     return Position(
         fee_id=row["fee_id"],
         status=row["status"],
@@ -347,12 +358,27 @@ def position_of(row: Row, own: Mapping[str, list[tuple[str, int]]], posted: Mapp
         original=int(row["original"]),
         balance=int(row["balance"]),
         own=tuple(own.get(row["fee_id"], [])),
-        charged=int(row["charged"]),
+        charged=int(row["charged"]) + int(row["carried"]),
         credited=int(row["credited"]),
         posted=posted,
         reason=row["reason"],
         problem=row["problem"],
         sent=sent,
+    )
+
+
+_COPIED = ("emplid", "item_type", "term", "reference", "description", "account_type")
+
+
+def _copy(fee_id: str, line: Row) -> Line:
+    return Line(
+        fee_id=fee_id,
+        kind="charge",
+        amount=1,
+        effective_date="",
+        due_date="",
+        reason="",
+        **{name: line[name] for name in _COPIED},
     )
 
 

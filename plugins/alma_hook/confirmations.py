@@ -222,11 +222,11 @@ def _of_batch(tx: Tx, batch_id: str) -> tuple[str, list[Row]]:
 
 def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None) -> list[Fault]:
     """Return why lines can't be made void, at most one reason a line."""
-    fee_ids = [row["fee_id"] for row in rows]
+    fee_ids = sorted({row["item_fee"] for row in rows})
     positions, lines, paid = items.positions(tx, fee_ids), items.lines(tx, fee_ids), items.paid(tx, fee_ids)
     faults = []
     for row in rows:
-        fee_id = row["fee_id"]
+        fee_id = row["item_fee"]
         if row["state"] != "sent":
             faults.append(Fault(f"batch {row['batch_id']}", f"is {row['state']}", line=int(row["line_no"])))
             continue
@@ -275,7 +275,7 @@ def _seen(tx: Tx, row: Row, position: Row, lines: Sequence[Sent], days: int, rej
         )
     if position["as_of"] < instant(moment(tx.now) - timedelta(days=days)):
         return f"the newest list of items is of {position['as_of'][:16]}, too old by now; run the query again"
-    other = items.richer_item(tx, row["fee_id"], row["emplid"]) if row["kind"] == "charge" else None
+    other = items.richer_item(tx, position["fee_id"], row["emplid"]) if row["kind"] == "charge" else None
     if other is not None:
         return f"the student's item of fee {other} comes to more than it was told: PeopleSoft may have put it there"
     return None

@@ -21,10 +21,16 @@ from alma_hook.query_output import LineError, RefusedLine
 
 @dataclass(frozen=True, slots=True)
 class PaymentFile:
-    """A file as read: every line is in one of the two."""
+    """A file as read: every line is in one of the two.
+
+    ``unclear``: keys of payments that a refused line may be about, so that nothing follows from their absence.
+    ``blind``: a refused line may be about any payment.
+    """
 
     payments: tuple[Payment, ...]
     refused: tuple[RefusedLine, ...]
+    unclear: frozenset[str] = frozenset()
+    blind: bool = False
 
     @property
     def lines(self) -> int:
@@ -39,12 +45,33 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     seen: Counter[str] = Counter()
     payments: list[Payment] = []
     refused: list[RefusedLine] = []
+    hidden: list[str | None] = []
     for line_no, values in query_output.rows(name, content, settings.delimiter, columns):
         try:
             payments.append(_payment(values, line_no, seen, campus))
         except LineError as error:
             refused.append(query_output.refused(line_no, values, columns, error))
-    return PaymentFile(tuple(payments), tuple(refused))
+            if not _tells_enough(values, campus):
+                hidden.append(_key_of_refused(values, campus))
+    unclear = frozenset(key for key in hidden if key is not None)
+    return PaymentFile(tuple(payments), tuple(refused), unclear, blind=None in hidden)
+
+
+def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
+    """Whether a refused line hides no payment: it is not ours, of nought, or tells of one taken back."""
+    if values["reference"] and campus.fee_id_of(values["reference"]) is None:
+        return True
+    try:
+        return cents(values["amount"]) <= 0
+    except ValueError:
+        return False
+
+
+def _key_of_refused(values: Mapping[str, str], campus: Campus) -> str | None:
+    fee_id = campus.fee_id_of(values["reference"])
+    if fee_id is None or not values.get("payment_id"):
+        return None
+    return _key(values, "", fee_id, Counter())
 
 
 def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus: Campus) -> Payment:

@@ -14,9 +14,10 @@ from alma_hook.campus import Campus, Items
 from alma_hook.errors import BadFile
 from alma_hook.guard import MarkPlace
 from alma_hook.item_file import ItemFile
-from alma_hook.ledger import Lease, Ledger, Row, Tx, exceptions
+from alma_hook.ledger import Lease, Ledger, Row, Tx, exceptions, reversals
 from alma_hook.ledger import payments as entries
 from alma_hook.ledger.exceptions import Listed
+from alma_hook.ledger.reversals import Shown
 from alma_hook.money import amount
 from alma_hook.remote import RemoteFolder
 
@@ -108,7 +109,8 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
 
     A file is taken in one transaction or refused as a whole (listed, left in its place, the others
     go on). A line that is refused is listed by its content, so tomorrow's cumulative file does not
-    list it twice. A known payment with another amount changes nothing and is listed.
+    list it twice. A known payment with a higher amount changes nothing and is listed; one that is lower, or
+    lacking where every file lists all, may have been taken back, see ``reversals``.
     """
     counts = TakeInCounts()
     with ledger.read() as tx:
@@ -125,15 +127,25 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
                 _take_in_items(ledger, lease, row, items, settings, counts)
                 continue
             file = payment_file.read(row["name"], content, campus)
+            with ledger.write(lease) as tx:
+                entries.require_shape(tx, "id" if "payment_id" in campus.sis_to_alma.columns else "line")
+                reversals.observe(tx, row, _shown(tx, row, file, campus), campus.sis_to_alma.reversal_limit)
+                _take_in_file(tx, row, file, campus, counts)
         except BadFile as error:
             _refuse_file(ledger, lease, row, error)
             counts.files_refused += 1
             counts.faults.append(str(error))
-            continue
-        with ledger.write(lease) as tx:
-            entries.require_shape(tx, "id" if "payment_id" in campus.sis_to_alma.columns else "line")
-            _take_in_file(tx, row, file, counts)
     return counts
+
+
+def _shown(tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus) -> Shown:
+    """Return what a file says of known payments; one that is older than another taken in says nothing."""
+    if not reversals.newest(tx, row):
+        return Shown({}, lacking=False)
+    cents: dict[str, int] = {}
+    for payment in file.payments:
+        cents[payment.payment_key] = max(payment.amount, cents.get(payment.payment_key, 0))
+    return Shown(cents, campus.sis_to_alma.cumulative and not file.blind, file.unclear)
 
 
 def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None:
@@ -160,7 +172,13 @@ def _take_in_items(
     counts.confirmed += judged.confirmed
 
 
-def _take_in_file(tx: Tx, row: Row, file: payment_file.PaymentFile, counts: TakeInCounts) -> None:
+def _subject(payment_key: str) -> str:
+    return f"payment line {hashlib.sha256(payment_key.encode()).hexdigest()[:16]}"
+
+
+def _take_in_file(
+    tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus, counts: TakeInCounts
+) -> None:
     known = entries.known(tx, [p.payment_key for p in file.payments])
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in file.payments:
@@ -173,7 +191,7 @@ def _take_in_file(tx: Tx, row: Row, file: payment_file.PaymentFile, counts: Take
     listed += [
         Listed(
             "payment id twice in one file",
-            f"payment line {hashlib.sha256(key.encode()).hexdigest()[:16]}",
+            _subject(key),
             sum(payment.amount for payment in found[1:]),
             f"lines {', '.join(str(payment.line_no) for payment in found)} of {row['name']}; one was taken in",
             fee_id=found[0].fee_id,
@@ -185,7 +203,7 @@ def _take_in_file(tx: Tx, row: Row, file: payment_file.PaymentFile, counts: Take
     listed += [
         Listed(
             "payment with another amount",
-            f"payment line {hashlib.sha256(key.encode()).hexdigest()[:16]}",
+            _subject(key),
             payment.amount - before,
             f"line {payment.line_no} of {row['name']} says {amount(payment.amount)}, taken in before as {amount(before)}",
             fee_id=payment.fee_id,
@@ -193,7 +211,9 @@ def _take_in_file(tx: Tx, row: Row, file: payment_file.PaymentFile, counts: Take
         )
         for key, (payment, *_) in by_key.items()
         for before in [known.get(key, payment.amount)]
-        if payment.amount != before
+        # Where one file need not hold it again, a lower amount is told before it is seen a second time.
+        if payment.amount > before
+        or (payment.amount < before and not campus.sis_to_alma.cumulative and reversals.seen_once(tx, key))
     ]
     listed += [
         Listed(
@@ -205,7 +225,16 @@ def _take_in_file(tx: Tx, row: Row, file: payment_file.PaymentFile, counts: Take
         for line in file.refused
     ]
     exceptions.open_all(tx, listed)
+    lower = [key for key, found in by_key.items() if found[0].amount <= known.get(key, 0)]
+    exceptions.close_kind(
+        tx,
+        "payment with another amount",
+        [_subject(key) for key in lower if not reversals.seen_once(tx, key)],
+        "the amount is the known one again, or stands as taken back",
+    )
     exceptions.close_others(tx, [f"file {row['sha256'][:12]}"], [])
+    reversals.route(tx)
+    reversals.judge(tx)
     entries.move_file(
         tx,
         row["name"],

@@ -30,7 +30,7 @@ from alma_hook.errors import (
     UserNotFound,
 )
 from alma_hook.guard import MarkPlace
-from alma_hook.ledger import Lease, Ledger, Row, exceptions, fees, moment
+from alma_hook.ledger import Lease, Ledger, Row, exceptions, fees, moment, reversals
 from alma_hook.ledger import payments as entries
 
 #: A call must leave within this many seconds of its mark, or not at all: a worker that stood still
@@ -83,7 +83,8 @@ def post(
     a row ends the task (``Retriable``). Raises ``SendingStopped`` when the ledger's ``marks`` are not its
     own, or when the first payment ever can't be read back.
     """
-    with ledger.read() as tx:
+    with ledger.write(lease) as tx:
+        reversals.route(tx)
         waiting = entries.to_post(tx)
     if waiting:
         guard.advance(ledger, marks)
@@ -123,6 +124,8 @@ def settle_by_credits(ledger: Ledger, lease: Lease) -> int:
             exceptions.close_subject(
                 tx, f"payment {row['payment_no']}", "a credit of that size was delivered later"
             )
+        # The outcome of what was on its way is known now, as far as it is.
+        reversals.judge(tx)
     return len(explained)
 
 
@@ -196,12 +199,14 @@ class _Poster:
             # The quiet period is over and the fee is seen without our key: it was not applied.
             with self.ledger.write(self.lease) as tx:
                 row = entries.settle_posting(tx, row, "new")
+            if int(row["stands"]) <= 0:
+                return None  # PeopleSoft took it back meanwhile
         if fee.status != "ACTIVE" or fee.balance <= 0:
             self._list(
                 row, "fee already settled in Alma" if fee.balance <= 0 else f"fee is {fee.status} in Alma"
             )
             return None
-        value = min(int(row["amount"]), fee.balance)
+        value = min(int(row["stands"]), fee.balance)
         deadline = self.monotonic() + DEADLINE_SECONDS
         with self.ledger.write(self.lease) as tx:
             row = entries.mark_posting(tx, row, value)
@@ -236,7 +241,8 @@ class _Poster:
         return after
 
     def _posted(self, row: Row, fee: Fee, value: int, found: bool = False) -> None:
-        listed = [exceptions.overpaid(row, value)] if int(row["amount"]) > value else []
+        rest = int(row["stands"]) - value
+        listed = [exceptions.of_payment(row, exceptions.OVERPAID, rest)] if rest > 0 else []
         with self.ledger.write(self.lease) as tx:
             entries.settle_posting(tx, row, "posted", posted=value)
             exceptions.close_others(tx, [f"payment {row['payment_no']}"], listed)
@@ -300,7 +306,7 @@ class _Poster:
 
     def _list(self, row: Row, kind: str, error: AlmaHookError | None = None) -> None:
         more = f"; {error}" if error is not None else ""
-        listed = exceptions.of_payment(row, kind, int(row["amount"]), more)
+        listed = exceptions.of_payment(row, kind, max(int(row["stands"]), 0) or int(row["amount"]), more)
         with self.ledger.write(self.lease) as tx:
             exceptions.close_others(tx, [listed.subject], [listed])
             exceptions.open_all(tx, [listed])

@@ -19,7 +19,7 @@ from alma_hook.alma_answers import Fee
 from alma_hook.campus import Campus
 from alma_hook.delivery import MANIFEST, NOTE
 from alma_hook.errors import BadFile, Fault, Refused
-from alma_hook.ledger import Lease, Ledger, batches, institutions
+from alma_hook.ledger import Lease, Ledger, batches, fees, institutions
 from alma_hook.ledger import payments as entries
 from alma_hook.remote import RemoteFile, RemoteFolder
 
@@ -87,6 +87,7 @@ def repair(
         institutions.restored(tx)
     with ledger.write(back) as tx:
         for fee in seen:
+            fees.meet(tx, fee.fee_id, fee.user_id)
             for payment in fee.own_payments():
                 counts.payments += entries.restore(
                     tx, fee.fee_id, str(payment.external_id), payment.cents, payment.at
@@ -159,18 +160,19 @@ def _read_alma(
     counts: RepairCounts,
     progress: Callable[[int, int], None],
 ) -> list[Fee]:
-    """Return the charged fees that Alma still has, with their payments."""
+    """Return the fees of ours that Alma still has, with their payments."""
     charged: dict[str, set[str]] = {}
     for fee_id, account in account_of.items():
         charged.setdefault(account, set()).add(fee_id)
     seen: list[Fee] = []
     for account, fee_ids in sorted(charged.items()):
         try:
-            found = look_up(alma, account, frozenset(fee_ids))
+            # A payment on the item of an older fee may have been posted to one made anew, never charged itself.
+            found = look_up(alma, account, frozenset(fee_ids), paid_by_us=True)
         except Refused:
             counts.accounts_gone += 1
         else:
-            seen += [fee for fee_id, fee in found.items() if fee_id in fee_ids]
+            seen += [fee for fee_id, fee in found.items() if fee_id in fee_ids or fee.own_payments()]
         counts.accounts += 1
         progress(counts.accounts, len(charged))
     return seen

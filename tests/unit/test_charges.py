@@ -200,6 +200,69 @@ def test_readings_that_end_where_they_began_end_with_the_same_books(seen: list[t
     assert position.charged - position.credited == 1000
 
 
+# -- fees made anew, for which an older item stands ---------------------------------------------------------
+
+
+@given(
+    carried=st.integers(1, 3000),
+    seen=st.lists(
+        st.tuples(st.integers(0, 3000), st.sampled_from(["ACTIVE", "CLOSED"])), min_size=1, max_size=8
+    ),
+    payments=st.lists(st.integers(1, 300), max_size=2),
+)
+def test_an_older_item_counts_as_charged(
+    carried: int, seen: list[tuple[int, str]], payments: list[int]
+) -> None:
+    """PeopleSoft's item stands at what was carried; lines bring it to Alma's balance, and never beyond."""
+    own = tuple(zip(KEYS, payments, strict=False))
+    older = replace(CHARGE, reference="ALMA138400000000")
+    position = replace(NEW, charged=carried, sent=older, own=own, posted=dict(own), original=6000)
+    item = carried - position.own_paid
+    for balance, status in seen:
+        position = replace(position, balance=balance, status=status)
+        agreed = balance == item
+        line = decide(position, CAMPUS, DAY)
+        if agreed:
+            assert line is None
+        if not isinstance(line, Line):
+            continue
+        assert (line.reference, line.emplid, line.term) == (older.reference, older.emplid, older.term)
+        if line.kind == "charge":
+            position, item = replace(position, charged=position.charged + line.amount), item + line.amount
+        else:
+            position, item = replace(position, credited=position.credited + line.amount), item - line.amount
+        assert item == balance
+        assert decide(position, CAMPUS, DAY) is None
+        assert position.charged - position.credited >= 0
+
+
+def test_new_fees_wait_while_a_payment_is_taken_back_and_others_do_not() -> None:
+    waiting = decide(replace(NEW, taken_back=True), CAMPUS, DAY)
+    assert isinstance(waiting, Listed)
+    assert waiting.kind == "payment taken back, new fees wait"
+    for balance in (300, 1200):
+        line = decide(replace(CHARGED, balance=balance, original=1200, taken_back=True), CAMPUS, DAY)
+        assert isinstance(line, Line)
+
+
+def test_what_we_paid_and_never_charged_is_held() -> None:
+    """As after a loss of the ledger: by the formula alone it would be charged."""
+    kind = decide(
+        replace(NEW, balance=0, status="CLOSED", own=((KEYS[0], 1000),), posted={KEYS[0]: 1000}), CAMPUS, DAY
+    )
+    assert isinstance(kind, Listed)
+    assert kind.kind == "paid by us and never charged"
+
+
+def test_credits_may_be_left_out_of_the_list() -> None:
+    credit = replace(NEW, type="CREDIT", balance=-500, original=-500)
+    assert isinstance(decide(credit, CAMPUS, DAY), Listed)
+    ignoring = CAMPUS.model_copy(
+        update={"alma_to_sis": CAMPUS.alma_to_sis.model_copy(update={"credits": "ignore"})}
+    )
+    assert decide(credit, ignoring, DAY) is None
+
+
 # -- what a plan makes of its readings --------------------------------------------------------------
 
 

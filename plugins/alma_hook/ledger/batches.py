@@ -54,8 +54,10 @@ class Target:
 
 _INSERT_LINE = (
     "INSERT INTO line (institution, batch_id, line_no, fee_id, kind, amount, emplid, item_type, term, reference, "
-    "description, account_type, effective_date, due_date, reason, state) VALUES (:i, :b, :n, :fee_id, :kind, :amount, "
-    ":emplid, :item_type, :term, :reference, :description, :account_type, :effective_date, :due_date, :reason, :state)"
+    "description, account_type, effective_date, due_date, reason, state, item_fee) VALUES (:i, :b, :n, :fee_id, :kind, :amount, "
+    ":emplid, :item_type, :term, :reference, :description, :account_type, :effective_date, :due_date, :reason, :state, "
+    # The first fee of that reference: a line about a fee made anew copies the older one's.
+    "COALESCE((SELECT MIN(m.item_fee) FROM line m WHERE m.institution = :i AND m.reference = :reference), :fee_id))"
 )
 
 

@@ -100,6 +100,14 @@ def close_others(tx: Tx, subjects: Sequence[str], keep: Iterable[Listed]) -> int
     return len(over)
 
 
+def close_kind(tx: Tx, kind: str, subjects: Sequence[str], resolution: str) -> None:
+    """Close what is listed under one kind on these subjects."""
+    listed = set(open_subjects(tx, [kind])) & set(subjects)
+    for row in open_items(tx) if listed else []:
+        if row["kind"] == kind and row["subject"] in listed:
+            close(tx, row["exception_id"], "system", resolution)
+
+
 def close_subject(tx: Tx, subject: str, resolution: str) -> None:
     """Close all that is listed on one subject."""
     for row in tx.rows(

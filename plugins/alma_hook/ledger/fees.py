@@ -151,6 +151,11 @@ def known(tx: Tx, fee_id: str) -> bool:
     return tx.one("SELECT 1 FROM fee WHERE institution = :i AND fee_id = :fee", fee=fee_id) is not None
 
 
+def meet(tx: Tx, fee_id: str, user_id: str) -> None:
+    """Know a fee of this account from now on, so that the next run looks for it."""
+    tx.run(_FEE, fee=fee_id, user=user_id, now=tx.now)
+
+
 def store_reading(
     tx: Tx, fee: Fee, version: int, *, emplid: str | None, reason: str, problem: str | None = None
 ) -> None:
@@ -158,7 +163,7 @@ def store_reading(
 
     One that a posting has overtaken changes nothing but makes the fee stale: the books know better.
     """
-    tx.run(_FEE, fee=fee.fee_id, user=fee.user_id, now=tx.now)
+    meet(tx, fee.fee_id, fee.user_id)
     overtaken = tx.run(
         "UPDATE reading SET run_id = :run, read_at = :now, fee_version = :v WHERE institution = :i AND fee_id = :fee "
         "AND EXISTS (SELECT 1 FROM fee f WHERE f.institution = :i AND f.fee_id = :fee AND f.version <> :v)",
@@ -258,7 +263,8 @@ def forget_read(tx: Tx, live: bool, again: Sequence[str]) -> None:
 def readings_of_run(tx: Tx) -> list[Row]:
     """Return this run's readings with the fee's position and the line that a credit would copy."""
     return tx.rows(
-        "SELECT r.*, p.user_id, p.version, p.charged, p.credited, p.pending, p.received, p.posted, p.in_flight, "
+        "SELECT r.*, p.user_id, p.version, p.charged, p.carried, p.credited, p.pending, p.received, p.posted, "
+        "p.in_flight, "
         "c.emplid AS line_emplid, c.item_type AS line_item_type, c.term AS line_term, "
         "c.reference AS line_reference, c.description AS line_description, c.account_type AS line_account_type "
         "FROM reading r JOIN fee_position p ON p.institution = r.institution AND p.fee_id = r.fee_id "

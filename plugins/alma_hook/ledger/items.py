@@ -114,26 +114,26 @@ def positions(tx: Tx, fee_ids: Sequence[str]) -> dict[str, Row]:
 
 
 def lines(tx: Tx, fee_ids: Sequence[str] = (), *, unseen: bool = False) -> dict[str, list[Sent]]:
-    """Return the lines that count or are under way in the order of their delivery, by fee.
+    """Return the lines that count or are under way in the order of their delivery, by the fee of their item.
 
-    Of these fees; with ``unseen`` also of every fee with a line not seen, which may be all there are.
+    Of these fees' items; with ``unseen`` also of every fee with a line not seen, which may be all there are.
     """
     sql = (
-        "SELECT l.fee_id, l.batch_id, l.line_no, l.kind, l.amount, l.state, l.confirmed_at, b.delivered_at FROM line l "
-        "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
-        "WHERE l.institution = :i AND l.state IN ('sent', 'pending') AND l.fee_id"
+        "SELECT l.item_fee, l.batch_id, l.line_no, l.kind, l.amount, l.state, l.confirmed_at, b.delivered_at "
+        "FROM line l JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+        "WHERE l.institution = :i AND l.state IN ('sent', 'pending') AND l.item_fee"
     )
     found: dict[str, list[Sent]] = {}
     rows: list[Row] = []
     if unseen:
         rows = tx.rows(
-            f"{sql} IN (SELECT u.fee_id FROM line u WHERE u.institution = :i AND u.state = 'sent' AND u.confirmed_at IS NULL)"
+            f"{sql} IN (SELECT u.item_fee FROM line u WHERE u.institution = :i AND u.state = 'sent' AND u.confirmed_at IS NULL)"
         )
-    have = {row["fee_id"] for row in rows}
+    have = {row["item_fee"] for row in rows}
     rows += in_list(tx, sql, [fee_id for fee_id in fee_ids if fee_id not in have])
     for row in sorted(rows, key=lambda row: (row["batch_id"], row["line_no"])):
         at = row["delivered_at"] if row["state"] == "sent" else None
-        found.setdefault(row["fee_id"], []).append(
+        found.setdefault(row["item_fee"], []).append(
             Sent(row["batch_id"], row["line_no"], row["kind"], int(row["amount"]), at,
                  row["confirmed_at"] is not None)
         )  # fmt: skip
@@ -141,11 +141,13 @@ def lines(tx: Tx, fee_ids: Sequence[str] = (), *, unseen: bool = False) -> dict[
 
 
 def voided(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Return the void lines of these fees as ``batch/line``."""
-    sql = "SELECT fee_id, batch_id, line_no FROM line WHERE institution = :i AND state = 'void' AND fee_id"
+    """Return the void lines about these fees' items as ``batch/line``."""
+    sql = (
+        "SELECT item_fee, batch_id, line_no FROM line WHERE institution = :i AND state = 'void' AND item_fee"
+    )
     found: dict[str, list[str]] = {}
     for row in in_list(tx, sql, fee_ids):
-        found.setdefault(row["fee_id"], []).append(f"{row['batch_id']}/{row['line_no']}")
+        found.setdefault(row["item_fee"], []).append(f"{row['batch_id']}/{row['line_no']}")
     return found
 
 

@@ -8,11 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
-from alma_hook.ledger import exceptions, fees, holds
+from alma_hook.ledger import exceptions, fees, holds, reversals
 from alma_hook.ledger.store import Row, Tx, in_list, instant
-
-#: The key of a payment that is known by Alma's word only.
-_LOST = "alma:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +74,11 @@ def withdraw_absent(tx: Tx, present: set[tuple[str, str]]) -> list[str]:
 
 
 def files(tx: Tx, *states: str) -> list[Row]:
-    """Return the files in these states without their bytes, by name."""
+    """Return the files in these states without their bytes, in the order in which they were written."""
     names = ", ".join(f"'{state}'" for state in states)
     return tx.rows(
         "SELECT name, sha256, state, lines, lines_new, lines_refused, found_at, run_id, kind, written_at FROM payment_file "
-        f"WHERE institution = :i AND state IN ({names}) ORDER BY found_at, name"
+        f"WHERE institution = :i AND state IN ({names}) ORDER BY written_at, found_at, name"
     )
 
 
@@ -132,8 +129,8 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     tx.run("UPDATE institution SET last_payment = last_payment + :n WHERE institution = :i", n=len(found))
     tx.many(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state) VALUES (:i, :payment_key, :no, :external_id, "
-        ":fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new')",
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to) VALUES (:i, :payment_key, :no, :external_id, "
+        ":fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id)",
         [
             {
                 "no": number,
@@ -164,12 +161,12 @@ def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -
     tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at) "
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at, posted_to) "
         "SELECT :i, :key, i.last_payment, :external, :fee, COALESCE((SELECT l.emplid FROM line l "
         "WHERE l.institution = :i AND l.fee_id = :fee AND l.state = 'sent' AND l.kind = 'charge' "
         "ORDER BY l.batch_id DESC, l.line_no DESC LIMIT 1), ''), CAST(:value AS BIGINT), :paid_on, 'Alma', '', 0, :now, "
-        ":run, 'posted', CAST(:value AS BIGINT), :now FROM institution i WHERE i.institution = :i",
-        key=f"{_LOST}{external_id}",
+        ":run, 'posted', CAST(:value AS BIGINT), :now, CAST(:fee AS TEXT) FROM institution i WHERE i.institution = :i",
+        key=f"{reversals.LOST}{external_id}",
         external=external_id,
         fee=fee_id,
         value=value,
@@ -195,7 +192,7 @@ def adopt(
         row["external_id"]
         for row in in_list(
             tx,
-            f"SELECT external_id FROM payment WHERE institution = :i AND payment_key LIKE '{_LOST}%' AND external_id",
+            f"SELECT external_id FROM payment WHERE institution = :i AND payment_key LIKE '{reversals.LOST}%' AND external_id",
             [payment.external_id for payment in found],
         )
     }
@@ -221,13 +218,19 @@ def to_post(tx: Tx) -> list[Row]:
     """Return every payment still to be posted, with the fee's account and the EMPLID it was charged to.
 
     ``account`` is null where no fee of ours is meant, ``charged_emplid`` where it was never charged.
+    What PeopleSoft took back is not to be posted: ``stands`` is what it has left of the payment.
     """
+    emplid = (
+        "(SELECT l.emplid FROM line l WHERE l.institution = p.institution AND l.fee_id = {} AND l.state = 'sent' "
+        "AND l.kind = 'charge' ORDER BY l.batch_id DESC, l.line_no DESC LIMIT 1)"
+    )
     return tx.rows(
-        "SELECT p.*, f.user_id AS account, (SELECT l.emplid FROM line l WHERE l.institution = p.institution "
-        "AND l.fee_id = p.fee_id AND l.state = 'sent' AND l.kind = 'charge' "
-        "ORDER BY l.batch_id DESC, l.line_no DESC LIMIT 1) AS charged_emplid "
-        "FROM payment p LEFT JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
-        "WHERE p.institution = :i AND p.state IN ('new', 'posting', 'unknown') ORDER BY f.user_id, p.payment_no"
+        f"SELECT p.*, f.user_id AS account, COALESCE({emplid.format('p.fee_id')}, {emplid.format('c.item_fee')}) "
+        "AS charged_emplid FROM payment_now p "
+        "LEFT JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
+        "LEFT JOIN carry c ON c.institution = p.institution AND c.to_fee = p.fee_id "
+        "WHERE p.institution = :i AND (p.state IN ('posting', 'unknown') OR (p.state = 'new' AND p.stands > 0)) "
+        "ORDER BY f.user_id, p.payment_no"
     )
 
 
@@ -238,7 +241,10 @@ def mark_posting(tx: Tx, payment: Row, amount: int) -> Row:
     """
     marked = tx.run(
         "UPDATE payment SET state = 'posting', trying = :amount, marked_at = :now, attempts = attempts + 1 "
-        "WHERE institution = :i AND payment_key = :key AND state = :state AND attempts = :attempts",
+        "WHERE institution = :i AND payment_key = :key AND state = :state AND attempts = :attempts "
+        # A person may have said meanwhile that it belongs to another fee.
+        "AND posted_to = :fee",
+        fee=payment["fee_id"],
         amount=amount,
         now=tx.now,
         key=payment["payment_key"],
@@ -300,9 +306,9 @@ def settle_posting(
 def explained_by_credits(tx: Tx) -> list[Row]:
     """Return the listed payments, not wholly posted, of fees whose credits since then make up for them."""
     return tx.rows(
-        "SELECT p.* FROM payment p JOIN unposted u ON u.institution = p.institution AND u.fee_id = p.fee_id "
+        "SELECT p.* FROM payment_now p JOIN unposted u ON u.institution = p.institution AND u.fee_id = p.fee_id "
         "JOIN fee_expected e ON e.institution = p.institution AND e.fee_id = p.fee_id "
-        "WHERE p.institution = :i AND p.amount > p.posted AND p.state IN ('new', 'posted') "
+        "WHERE p.institution = :i AND p.stands > p.posted AND p.state IN ('new', 'posted') "
         # While Alma still asks for money the payment may be posted yet: a waiver explains nothing then.
         "AND e.expected <= 0 AND u.credited_since >= u.unposted AND EXISTS (SELECT 1 FROM exception_item x "
         "WHERE x.institution = p.institution AND x.payment_key = p.payment_key AND x.closed_at IS NULL "
@@ -310,8 +316,10 @@ def explained_by_credits(tx: Tx) -> list[Row]:
     )
 
 
-def resolve(tx: Tx, exception_id: str, by: str, reason: str) -> None:
+def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | None = None) -> None:
     """Settle what a person has dealt with: a payment is then not tried again.
+
+    ``replaced_by``: the fee that was made anew in Alma for a payment taken back, see ``reversals.settle``.
 
     Raises ``Fatal`` for an exception on a fee: it goes by itself when the numbers meet, and would come
     back if they don't; for a held batch, which has answers of its own; and for a posting whose outcome
@@ -323,6 +331,11 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str) -> None:
     )
     if row is None:
         raise Fatal(f"There is no open exception {exception_id}.")
+    taken_back = row["kind"] == reversals.TAKEN_BACK
+    if replaced_by is not None and not taken_back:
+        raise Fatal(f"Only `{reversals.TAKEN_BACK}` is settled by a fee made anew; this is `{row['kind']}`.")
+    if taken_back:
+        reversals.settle(tx, row, by, reason, replaced_by)
     if row["subject"].startswith("fee "):
         raise Fatal(
             "An exception on a fee goes by itself when the numbers meet again. Change what is wrong in Alma or in the "
@@ -333,7 +346,8 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str) -> None:
     if row["subject"].startswith("batch "):
         raise Fatal("A batch is settled by what is said of it: mark-delivered or mark-not-delivered.")
     payment = tx.row(
-        "SELECT * FROM payment WHERE institution = :i AND payment_key = :key AND state IN ('new', 'posting', 'unknown')",
+        "SELECT * FROM payment_now WHERE institution = :i AND payment_key = :key "
+        "AND state IN ('new', 'posting', 'unknown')",
         key=row["payment_key"],
     )
     if payment is not None and row["subject"] == f"payment {payment['payment_no']}":
@@ -347,7 +361,7 @@ def posted_by_fee(tx: Tx) -> dict[str, dict[str, int]]:
     """Return what this run's readings should show: per fee, our key and cents of each posted payment."""
     found: dict[str, dict[str, int]] = {}
     for row in tx.rows(
-        "SELECT p.fee_id, p.external_id, p.posted FROM payment p "
+        "SELECT p.fee_id, p.external_id, p.posted FROM payment_now p "
         "JOIN reading r ON r.institution = p.institution AND r.fee_id = p.fee_id "
         "WHERE p.institution = :i AND r.run_id = :run AND p.state = 'posted'",
         run=tx.run_id,
@@ -370,7 +384,7 @@ def canary_passed(tx: Tx) -> bool:
 def all_posted(tx: Tx) -> list[Row]:
     """Return every payment that was posted, the first one first, with its fee's account."""
     return tx.rows(
-        "SELECT p.*, f.user_id AS account FROM payment p "
+        "SELECT p.*, f.user_id AS account FROM payment_now p "
         "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
         "WHERE p.institution = :i AND p.state = 'posted' ORDER BY p.marked_at, p.payment_no"
     )
@@ -379,7 +393,7 @@ def all_posted(tx: Tx) -> list[Row]:
 def latest_posted(tx: Tx, count: int) -> list[Row]:
     """Return the payments posted last, with their fees' accounts."""
     return tx.rows(
-        "SELECT p.*, f.user_id AS account FROM payment p "
+        "SELECT p.*, f.user_id AS account FROM payment_now p "
         "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
         "WHERE p.institution = :i AND p.state = 'posted' ORDER BY p.marked_at DESC, p.payment_no DESC LIMIT :n",
         n=count,
@@ -397,6 +411,8 @@ def payments_of_fee(tx: Tx, fee_id: str) -> list[dict[str, Any]]:
     return [
         dict(row)
         for row in tx.rows(
-            "SELECT * FROM payment WHERE institution = :i AND fee_id = :fee ORDER BY payment_no", fee=fee_id
+            "SELECT * FROM payment_now WHERE institution = :i AND (fee_id = :fee OR reported_fee_id = :fee) "
+            "ORDER BY payment_no",
+            fee=fee_id,
         )
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alma_hook.ledger import batches, payments
+from alma_hook.ledger import batches, payments, reversals
 from alma_hook.ledger.store import Tx
 from alma_hook.money import amount
 
@@ -29,9 +29,19 @@ def of_fee(tx: Tx, fee_id: str) -> list[tuple[str, str]]:
     for payment in payments.payments_of_fee(tx, fee_id):
         where = f"{payment['file_name']} line {payment['line_no']}"
         what = f"payment {payment['payment_no']} of {amount(int(payment['amount']))}, paid {payment['paid_on']}, {where}"
+        if payment["fee_id"] != payment["reported_fee_id"]:
+            what += f", on fee {payment['reported_fee_id']} for fee {payment['fee_id']}"
         done = f"{payment['state']}, {amount(int(payment['posted']))} in Alma as {payment['external_id']}"
         life.append((payment["taken_at"], f"{what}: {done}"))
         life += _events(tx, f"payment {payment['payment_no']}")
+    for carry in reversals.carries_of_fee(tx, fee_id):
+        life.append(
+            (
+                carry["carried_at"],
+                f"fee {carry['to_fee']} made anew for fee {carry['from_fee']}: {amount(int(carry['amount']))} of the item of "
+                f"fee {carry['item_fee']} in PeopleSoft stand for it, by {carry['carried_by']}: {carry['reason']}",
+            )
+        )
     life += _events(tx, f"fee {fee_id}")
     item = tx.row("SELECT * FROM item WHERE institution = :i AND fee_id = :fee", fee=fee_id)
     if item is not None:

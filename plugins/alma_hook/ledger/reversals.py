@@ -1,0 +1,490 @@
+"""Payments that PeopleSoft took back, and fees that staff made anew in Alma for what was taken back.
+
+Nothing follows from a payment that is missing or lower in one file. In a second file running it stands
+as taken back: what of it is not in Alma is not posted any more, what is there is listed for a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alma_hook.errors import BadFile, Fatal, Fault
+from alma_hook.ledger import exceptions, fees
+from alma_hook.ledger.exceptions import Listed
+from alma_hook.ledger.store import Row, Tx, in_list
+from alma_hook.money import amount as text_of
+
+TAKEN_BACK = "payment taken back in PeopleSoft"
+#: The key of a payment that is known by Alma's word only: no file of PeopleSoft's has ever told of it.
+LOST = "alma:"
+_STANDS = "('standing', 'settled')"
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a file of payments says of known ones. ``cents`` by key, nought where it is taken back as a whole.
+
+    ``lacking`` is told by a cumulative file only: then a known payment that is not in ``cents`` was taken
+    back, unless it is ``unclear``: a line that can't be read may be it.
+    """
+
+    cents: Mapping[str, int]
+    lacking: bool
+    unclear: frozenset[str] = frozenset()
+
+    def of(self, key: str) -> int | None:
+        """What the file says of a payment: cents, or ``None`` where it says nothing."""
+        if key in self.cents:
+            return self.cents[key]
+        return 0 if self.lacking and key not in self.unclear and not key.startswith(LOST) else None
+
+
+def newest(tx: Tx, file: Row) -> bool:
+    """Whether no newer file of payments was taken in; of two of one second the later name is the newer."""
+    return not tx.one(
+        "SELECT COUNT(*) FROM payment_file WHERE institution = :i AND kind = 'payments' AND state IN ('taken', 'archived') "
+        "AND (written_at > :at OR (written_at = :at AND name > :name))",
+        at=file["written_at"],
+        name=file["name"],
+    )
+
+
+def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> None:
+    """Note what the newest file shows lower, or not at all, and what is back.
+
+    Raises ``BadFile`` when more than ``limit`` payments are lower or missing for the first time: that is a
+    file cut short, or payments that PeopleSoft has applied anew.
+    """
+    before: dict[str, list[Row]] = {}
+    for row in tx.rows("SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn'"):
+        before.setdefault(row["payment_key"], []).append(row)
+    known = "SELECT payment_key, payment_no, amount FROM payment WHERE institution = :i"
+    payments = tx.rows(known) if shown.lacking else in_list(tx, f"{known} AND payment_key", list(shown.cents))
+    found: list[tuple[Row, int]] = []
+    for payment in payments:
+        cents = shown.of(payment["payment_key"])
+        if cents is None:
+            continue
+        of_payment = before.get(payment["payment_key"], [])
+        stood = sum(int(row["amount"]) for row in of_payment if row["state"] != "seen_once")
+        more = max(0, int(payment["amount"]) - cents) - stood
+        seen = next((row for row in of_payment if row["state"] == "seen_once"), None)
+        if more < 0:
+            _give_back(tx, [row for row in of_payment if row["state"] != "seen_once"], -more)
+        if seen is not None and more <= 0:
+            _change(tx, seen, "withdrawn", 0, f"the payment is back in {file['name']}")
+        elif seen is not None and _later(file, seen):
+            _change(
+                tx, seen, "standing", min(more, int(seen["amount"])), f"in {file['name']} too", file["name"]
+            )
+            more -= int(seen["amount"])
+        if more > 0 and (seen is None or _later(file, seen)):
+            found.append((payment, more))
+    if len(found) > limit:
+        raise BadFile(
+            "A file of PeopleSoft's payments can't be taken in.", [_too_many(file, shown, found, limit)]
+        )
+    _add(tx, file, found)
+
+
+def seen_once(tx: Tx, payment_key: str) -> bool:
+    """Whether one file has shown the payment lower, and no second one."""
+    sql = "SELECT 1 FROM reversal WHERE institution = :i AND payment_key = :key AND state = 'seen_once'"
+    return tx.one(sql, key=payment_key) is not None
+
+
+def _too_many(file: Row, shown: Shown, found: Sequence[tuple[Row, int]], limit: int) -> Fault:
+    missing = sum(payment["payment_key"] not in shown.cents for payment, _ in found)
+    return Fault(
+        str(file["name"]),
+        f"lacks {missing} payments that were taken in before and shows {len(found) - missing} with less, "
+        f"{text_of(sum(cents for _, cents in found))} in all: more than sis_to_alma.reversal_limit, {limit}. Is it cut "
+        "short, begins it with a later day, or were payments applied anew? If PeopleSoft truly took them back, raise the "
+        "limit for one run",
+    )
+
+
+def _later(file: Row, seen: Row) -> bool:
+    return (str(file["written_at"]), str(file["name"])) > (seen["first_written_at"], seen["first_file"])
+
+
+def _add(tx: Tx, file: Row, found: Iterable[tuple[Row, int]]) -> None:
+    for payment, cents in found:
+        before = int(
+            tx.one(
+                "SELECT COUNT(*) FROM reversal WHERE institution = :i AND payment_key = :key",
+                key=payment["payment_key"],
+            )
+        )
+        tx.run(
+            "INSERT INTO reversal (institution, reversal_id, payment_key, amount, state, first_file, first_written_at, "
+            "found_at, changed_at) VALUES (:i, :id, :key, :amount, 'seen_once', :file, :at, :now, :now)",
+            id=f"{payment['payment_no']}-{before + 1:02d}",
+            key=payment["payment_key"],
+            amount=cents,
+            file=file["name"],
+            at=file["written_at"],
+            now=tx.now,
+        )
+        tx.event(
+            f"payment {payment['payment_no']}",
+            "seen taken back",
+            f"{text_of(cents)}, first in {file['name']}",
+        )
+
+
+def _change(tx: Tx, row: Row, state: str, cents: int, why: str, second_file: str | None = None) -> None:
+    tx.run(
+        # A withdrawn one keeps the amount that it had.
+        "UPDATE reversal SET state = :state, amount = CASE WHEN :amount > 0 THEN :amount ELSE amount END, "
+        "second_file = COALESCE(:file, second_file), covered = 0, covered_by = NULL, changed_at = :now "
+        "WHERE institution = :i AND reversal_id = :id",
+        state=state,
+        amount=cents,
+        file=second_file,
+        now=tx.now,
+        id=row["reversal_id"],
+    )
+    number = _number(row)
+    what = {"standing": "taken back", "settled": "taken back"}.get(state, "back again")
+    tx.event(f"payment {number}", what, f"{text_of(cents or int(row['amount']))}, {why}")
+    payment = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
+    if payment is not None and payment["fee_id"] is not None:
+        fees.touch(tx, [payment["fee_id"]])
+
+
+def _number(row: Row) -> int:
+    return int(str(row["reversal_id"]).partition("-")[0])
+
+
+def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
+    """Take reversals back, the newest first; what a person has settled by then is listed."""
+    for row in sorted(rows, key=lambda row: str(row["reversal_id"]), reverse=True):
+        part = min(cents, int(row["amount"]) - int(row["settled"]))
+        if part > 0:
+            if row["covered_by"] is not None:
+                _release(tx, row)
+            left = int(row["amount"]) - part
+            _change(tx, row, row["state"] if left else "withdrawn", left, f"{text_of(part)} of it is back")
+            cents -= part
+    if rows and cents > 0:
+        number = _number(rows[0])
+        payment = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
+        assert payment is not None
+        exceptions.open_all(
+            tx,
+            [
+                Listed(
+                    "payment is back after it was settled as taken back",
+                    f"payment back {number}",
+                    cents,
+                    f"payment {number}: {text_of(cents)} that was taken back is in PeopleSoft's output again",
+                    fee_id=payment["fee_id"],
+                    payment_key=payment["payment_key"],
+                )
+            ],
+        )
+    # What was not posted is to be posted again, or to be given back: it was taken off the list as taken back.
+    for number in {_number(row) for row in rows}:
+        payment = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
+        if payment is not None and payment["state"] == "posted" and payment["stands"] > payment["posted"]:
+            rest = int(payment["stands"]) - int(payment["posted"])
+            exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
+
+
+def _release(tx: Tx, row: Row) -> None:
+    """Let a payment that stood in for this one be posted again."""
+    tx.run(
+        "UPDATE payment SET state = 'new' WHERE institution = :i AND payment_key = :key AND state = 'settled'",
+        key=row["covered_by"],
+    )
+    number = tx.one(
+        "SELECT payment_no FROM payment WHERE institution = :i AND payment_key = :key", key=row["covered_by"]
+    )
+    tx.event(f"payment {number}", "to be posted again", f"payment {_number(row)} is back")
+
+
+def excess(paid: int, posted: int, rows: Sequence[Row]) -> list[int]:
+    """Return what of each of a payment's reversals is in Alma and not dealt with, in cents.
+
+    ``rows``: those that stand, oldest first. What was never posted is consumed first.
+    """
+    unposted = paid - posted
+    found = []
+    for row in rows:
+        consumed = min(unposted, int(row["amount"]))
+        unposted -= consumed
+        found.append(max(0, int(row["amount"]) - consumed - int(row["covered"]) - int(row["settled"])))
+    return found
+
+
+def judge(tx: Tx) -> int:
+    """List what stands as taken back and is in Alma, and take off the list what is not; return how many are listed.
+
+    A payment of the same fee and student that waits to be posted stands in for it: it is what the student
+    paid instead. Payments whose outcome is unclear wait until it is known.
+    """
+    listed: list[Listed] = []
+    for payment, rows in _standing(tx):
+        for row in rows:
+            _see_cover(tx, row)
+        number, stands = payment["payment_no"], int(payment["stands"])
+        if (payment["state"] == "new" and stands <= 0) or (
+            payment["state"] == "posted" and stands <= int(payment["posted"])
+        ):
+            exceptions.close_subject(tx, f"payment {number}", "PeopleSoft took it back")
+        for row, cents in zip(
+            rows, excess(int(payment["amount"]), int(payment["posted"]), rows), strict=True
+        ):
+            left = cents - _cover(tx, payment, row, cents) if cents and row["covered_by"] is None else cents
+            if left > 0:
+                listed.append(
+                    Listed(
+                        TAKEN_BACK,
+                        f"reversal {row['reversal_id']}",
+                        left,
+                        f"payment {number} of {text_of(int(payment['amount']))}: {text_of(int(row['amount']))} taken back, "
+                        f"by {row['first_file']} and {row['second_file']}; {text_of(left)} of it is in Alma",
+                        fee_id=payment["fee_id"],
+                        payment_key=payment["payment_key"],
+                    )
+                )
+    exceptions.close_others(tx, exceptions.open_subjects(tx, [TAKEN_BACK]), listed)
+    exceptions.open_all(tx, listed)
+    return len(listed)
+
+
+def _standing(tx: Tx, payment_key: str | None = None) -> list[tuple[Row, list[dict[str, Any]]]]:
+    """Return each payment with reversals that stand, and those, oldest first."""
+    of = "AND v.payment_key = :key " if payment_key is not None else ""
+    values = {} if payment_key is None else {"key": payment_key}
+    rows = tx.rows(
+        f"SELECT v.* FROM reversal v WHERE v.institution = :i AND v.state IN {_STANDS} {of}ORDER BY v.reversal_id",
+        **values,
+    )
+    of_payment: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        of_payment.setdefault(str(row["payment_key"]), []).append(dict(row))
+    payments = in_list(
+        tx, "SELECT * FROM payment_now WHERE institution = :i AND payment_key", list(of_payment)
+    )
+    return [
+        (payment, of_payment[payment["payment_key"]])
+        for payment in sorted(payments, key=lambda payment: int(payment["payment_no"]))
+    ]
+
+
+def _see_cover(tx: Tx, row: dict[str, Any]) -> None:
+    """Bring a cover up to what PeopleSoft still has of the payment that stands in."""
+    if row["covered_by"] is None:
+        return
+    stands = tx.one(
+        "SELECT stands FROM payment_now WHERE institution = :i AND payment_key = :key", key=row["covered_by"]
+    )
+    room = int(row["amount"]) - int(row["settled"])
+    row["covered"] = min(int(stands or 0), room)
+    tx.run(
+        "UPDATE reversal SET covered = :covered WHERE institution = :i AND reversal_id = :id",
+        covered=row["covered"],
+        id=row["reversal_id"],
+    )
+
+
+def _cover(tx: Tx, payment: Row, row: Row, cents: int) -> int:
+    """Let a waiting payment of at most ``cents`` stand in, the largest; return how much it is."""
+    other = tx.row(
+        "SELECT * FROM payment_now WHERE institution = :i AND fee_id = :fee AND emplid = :emplid AND state = 'new' "
+        "AND stands > 0 AND stands <= :cents AND payment_key <> :key ORDER BY stands DESC, payment_no",
+        fee=payment["fee_id"],
+        emplid=payment["emplid"],
+        cents=cents,
+        key=payment["payment_key"],
+    )
+    if other is None:
+        return 0
+    tx.run(
+        "UPDATE payment SET state = 'settled' WHERE institution = :i AND payment_key = :key AND state = 'new'",
+        key=other["payment_key"],
+    )
+    tx.run(
+        "UPDATE reversal SET covered = :cents, covered_by = :key, changed_at = :now "
+        "WHERE institution = :i AND reversal_id = :id",
+        cents=other["stands"],
+        key=other["payment_key"],
+        now=tx.now,
+        id=row["reversal_id"],
+    )
+    why = f"stands in for payment {payment['payment_no']}, which PeopleSoft took back"
+    tx.event(f"payment {other['payment_no']}", "settled", why)
+    exceptions.close_subject(tx, f"payment {other['payment_no']}", why)
+    fees.touch(tx, [payment["fee_id"]])
+    return int(other["stands"])
+
+
+def waiting_emplids(tx: Tx) -> frozenset[str]:
+    """Return the students whose taken-back payments nobody has dealt with: their new fees wait."""
+    rows = tx.rows(
+        "SELECT p.emplid FROM exception_item x JOIN payment p ON p.institution = x.institution "
+        "AND p.payment_key = x.payment_key WHERE x.institution = :i AND x.kind = :kind AND x.closed_at IS NULL",
+        kind=TAKEN_BACK,
+    )
+    return frozenset(row["emplid"] for row in rows)
+
+
+# -- settling ------------------------------------------------------------------------------------------
+
+
+def settle(tx: Tx, listed: Row, by: str, reason: str, replaced_by: str | None) -> None:
+    """Record that a person has dealt with what was taken back, in one of two ways.
+
+    Without ``replaced_by`` PeopleSoft's item is made good there, or Alma's payment stands for another
+    reason. With it the library has made the fee anew in Alma under that id: PeopleSoft's item, on which
+    the money is owed again, then stands for the new fee. Raises ``Fatal`` with every reason against it.
+    """
+    reversal_id = str(listed["subject"]).removeprefix("reversal ")
+    ((payment, rows),) = _standing(tx, listed["payment_key"])
+    amounts = dict(
+        zip([row["reversal_id"] for row in rows], excess(int(payment["amount"]), int(payment["posted"]), rows), strict=True)
+    )  # fmt: skip
+    cents = amounts.get(reversal_id, 0)
+    if cents != int(listed["amount"]):
+        raise Fatal(
+            "What was taken back has changed since it was listed; look at `exceptions` after the next run."
+        )
+    touched = [payment["fee_id"]]
+    if replaced_by is not None:
+        _carry(tx, payment, reversal_id, cents, replaced_by, by, reason)
+        touched.append(replaced_by)
+    tx.run(
+        "UPDATE reversal SET state = 'settled', settled = settled + :cents, changed_at = :now "
+        "WHERE institution = :i AND reversal_id = :id",
+        cents=cents,
+        now=tx.now,
+        id=reversal_id,
+    )
+    fees.touch(tx, touched)
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, touched)), "payment taken back")
+    tx.event(f"payment {payment['payment_no']}", "taken back: settled", f"{text_of(cents)}; {reason}")
+
+
+def _carry(tx: Tx, payment: Row, reversal_id: str, cents: int, to_fee: str, by: str, reason: str) -> None:
+    faults = _against(tx, payment, cents, to_fee)
+    if faults:
+        raise Fatal(
+            "\n".join([f"Fee {to_fee} can't stand for what was taken back:", *(f"  {f}" for f in faults)])
+        )
+    from_fee = payment["fee_id"]
+    item_fee = (
+        tx.one("SELECT item_fee FROM carry WHERE institution = :i AND to_fee = :fee", fee=from_fee)
+        or from_fee
+    )
+    tx.run(
+        "INSERT INTO carry VALUES (:i, :to, :from, :item, :cents, :reversal, :now, :by, :reason)",
+        to=to_fee,
+        item=item_fee,
+        cents=cents,
+        reversal=reversal_id,
+        now=tx.now,
+        by=by,
+        reason=reason,
+        **{"from": from_fee},
+    )
+    exceptions.close_subject(tx, f"fee {to_fee}", f"it was made anew for fee {from_fee}", by)
+    route(tx)
+
+
+def _against(tx: Tx, payment: Row, cents: int, to_fee: str) -> list[str]:
+    """Return why a fee can't be the one that was made anew."""
+    fee = tx.row(
+        "SELECT r.*, f.user_id, o.user_id AS other_user FROM reading r "
+        "JOIN fee f ON f.institution = r.institution AND f.fee_id = r.fee_id "
+        "LEFT JOIN fee o ON o.institution = r.institution AND o.fee_id = :old "
+        "WHERE r.institution = :i AND r.fee_id = :fee",
+        fee=to_fee,
+        old=payment["fee_id"],
+    )
+    if fee is None or fee["status"] == "MISSING":
+        return ["no run has seen it in Alma; let alma_to_sis read the account, or look at the id"]
+    faults = []
+    if to_fee == payment["fee_id"]:
+        faults.append("it is the fee that the payment was posted to; it needs an id of its own")
+    if fee["user_id"] != fee["other_user"]:
+        faults.append("it belongs to another account")
+    if fee["type"] == "CREDIT":
+        faults.append("it is a CREDIT fee")
+    line = tx.row(
+        "SELECT batch_id FROM line WHERE institution = :i AND fee_id = :fee AND state IN ('pending', 'sent', 'void')",
+        fee=to_fee,
+    )
+    if line is not None:
+        faults.append(
+            f"PeopleSoft was charged for it already, or is about to be (batch {line['batch_id']}); let the business office "
+            "take the older item back, and settle without --replaced-by"
+        )
+    if tx.one("SELECT COUNT(*) FROM carry WHERE institution = :i AND to_fee = :fee", fee=to_fee):
+        faults.append("it stands for another taken-back payment already; make one fee for each")
+    if int(fee["original"]) > cents:
+        faults.append(f"it is of {text_of(int(fee['original']))}, more than the {text_of(cents)} taken back")
+    return faults
+
+
+def route(tx: Tx) -> None:
+    """Give payments that wait, on an item that stands for newer fees, to the one they fit.
+
+    In the order in which the fees were made: the first that is open by so much, else the first that is
+    open, else the newest.
+    """
+    fees_of: dict[str, list[str]] = {}
+    for row in tx.rows(
+        "SELECT item_fee, to_fee FROM carry WHERE institution = :i ORDER BY carried_at, to_fee"
+    ):
+        fees_of.setdefault(row["item_fee"], [row["item_fee"]]).append(row["to_fee"])
+    if not fees_of:
+        return
+    waiting = in_list(
+        tx,
+        "SELECT * FROM payment_now WHERE institution = :i AND state = 'new' AND stands > 0 AND reported_fee_id",
+        list(fees_of),
+    )
+    involved = sorted({fee_id for row in waiting for fee_id in fees_of[row["reported_fee_id"]]})
+    expected = {
+        row["fee_id"]: int(row["expected"])
+        for row in in_list(
+            tx, "SELECT fee_id, expected FROM fee_expected WHERE institution = :i AND fee_id", involved
+        )
+    }
+    for row in sorted(waiting, key=lambda row: int(row["payment_no"])):
+        places = fees_of[row["reported_fee_id"]]
+        cents = int(row["stands"])
+        to = next((p for p in places if expected.get(p, 0) >= cents), None)
+        to = to or next((p for p in places if expected.get(p, 0) > 0), places[-1])
+        expected[to] = expected.get(to, 0) - cents
+        if to != row["fee_id"]:
+            tx.run(
+                "UPDATE payment SET posted_to = :fee WHERE institution = :i AND payment_key = :key AND state = 'new'",
+                fee=to,
+                key=row["payment_key"],
+            )
+            exceptions.close_subject(tx, f"payment {row['payment_no']}", f"it is for fee {to} now")
+            fees.touch(tx, [row["fee_id"], to])
+            tx.event(f"payment {row['payment_no']}", "belongs to another fee", f"fee {to}")
+
+
+def carried_lines(tx: Tx) -> dict[str, Row]:
+    """Return, by fee made anew, the newest charge of the item that stands for it: lines about the fee copy it."""
+    rows = tx.rows(
+        "SELECT c.to_fee, l.* FROM carry c JOIN line l ON l.institution = c.institution AND l.fee_id = c.item_fee "
+        "WHERE c.institution = :i AND l.state = 'sent' AND l.kind = 'charge' ORDER BY l.batch_id, l.line_no"
+    )
+    # The last of a fee's is the newest.
+    return {row["to_fee"]: row for row in rows}
+
+
+def carries_of_fee(tx: Tx, fee_id: str) -> list[Row]:
+    """Return what stands for this fee, and what its item stands for."""
+    return tx.rows(
+        "SELECT * FROM carry WHERE institution = :i AND (to_fee = :fee OR from_fee = :fee) ORDER BY carried_at",
+        fee=fee_id,
+    )
