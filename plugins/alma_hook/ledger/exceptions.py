@@ -108,13 +108,13 @@ def close_kind(tx: Tx, kind: str, subjects: Sequence[str], resolution: str) -> N
             close(tx, row["exception_id"], "system", resolution)
 
 
-def close_subject(tx: Tx, subject: str, resolution: str) -> None:
+def close_subject(tx: Tx, subject: str, resolution: str, by: str = "system") -> None:
     """Close all that is listed on one subject."""
     for row in tx.rows(
         "SELECT exception_id FROM exception_item WHERE institution = :i AND closed_at IS NULL AND subject = :s",
         s=subject,
     ):
-        close(tx, row["exception_id"], "system", resolution)
+        close(tx, row["exception_id"], by, resolution)
 
 
 def close(tx: Tx, exception_id: str, by: str, resolution: str) -> None:
