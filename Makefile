@@ -30,10 +30,10 @@ up: $(READY) ## the same, left running with Airflow's pages to look at; Ctrl-C e
 	$(BIN)/python -m simulator up $(STORY) $(ARGS)
 
 test: $(READY) ## all tests (ARGS="-k money -x" to choose)
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supported
-	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## ruff, mypy, and the fences between the modules
 	$(BIN)/ruff check .
