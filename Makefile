@@ -32,10 +32,10 @@ up: $(READY) ## the same, left running with Airflow's pages to look at; Ctrl-C e
 	$(BIN)/python -m simulator up $(STORY) $(ARGS)
 
 test: $(READY) ## all tests (ARGS="-k money -x" to choose)
-	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supported
-	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile $(ARGS)
+	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 simulate: $(READY) ## random lives with deaths and faults on all cores (SEEDS=20000 FIRST=0; ONLY=3,5.17 of one)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(if $(ONLY),--only $(ONLY)) $(ARGS)
