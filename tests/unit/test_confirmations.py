@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alma_hook import __main__ as command_line
-from alma_hook import charges, confirmations
+from alma_hook import confirmations
 from alma_hook.charges import PlanCounts
 from alma_hook.confirmations import judge
 from alma_hook.errors import Fatal, Retriable
@@ -247,11 +247,7 @@ def test_a_reading_from_before_a_void_is_not_planned_from(small: Bridge) -> None
     as_task(lambda ledger, lease: small.retrieve("all_users", ledger, lease, True))
     as_task(lambda ledger, lease: small.read(ledger, lease, True))
     void(small, "000001", rejected=True)
-    counts = as_task(
-        lambda ledger, lease: charges.plan(
-            ledger, lease, small.campus, small.layout, small.folder.target, True
-        )
-    )
+    counts = as_task(small.plan)
 
     assert (counts.charges, counts.stale) == (0, 1)
     assert tell(small).charges == 1
