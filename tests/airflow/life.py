@@ -73,11 +73,6 @@ class Life:
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}"
         return int(self.airflow.api("GET", path)["try_number"])
 
-    def span(self, dag_id: str, run_id: str) -> tuple[str, str]:
-        """When a run's first task began and when its last one ended."""
-        run = self.airflow.api("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
-        return run["start_date"], run["end_date"]
-
     def deaths(self, *moments: Moment, strike: Callable[[Moment], object] | None = None) -> Deaths:
         """Let tasks die at these moments, one after the other; each death notes what was open then."""
         found = Deaths(self.airflow, self.campus.faults, strike=strike, look=lambda _: self.open())
