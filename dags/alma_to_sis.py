@@ -12,12 +12,13 @@ PeopleSoft must be told, write the SFS files (charges and credits apart), delive
 | `open_fees`, `all_users` | Alma is down or the day's calls are spent. Nothing was sent; clear it. |
 | `read_fees` | Alma is down or the day's calls are spent. What was read is kept; clear it and it goes on from there. |
 | `plan_batches` | A guard stopped sending: its message says which. Nothing was sent. |
+| `held_batches`, `ask_for_approval` | A run of `release_batch` could not be started. Clear it; the batch stays held and was not sent. |
 | `write_sfs_files` | A batch does not fit the layout any more: its message names fee, field and width. |
 | `upload_sfs_files` | SFTP failed (clear it, it goes on), or it can't be told whether a file arrived: follow the message. |
 | `report` | The ledger can't be reached. Clear it; it only reports. |
 
-A batch beyond the limits of `[brake]` is set aside and the run goes on: `plan_batches`, `upload_sfs_files` and `report` warn
-of it. `python -m alma_hook held` shows it, `release` or `refuse` answers it.
+A batch beyond the limits of `[brake]` is set aside and the run goes on. `ask_for_approval` starts a run of `release_batch`
+for it, in which a person answers; it is skipped where nothing is set aside.
 
 Every task may be cleared and run again at any time: what PeopleSoft already has is never sent twice.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`, and `alma_export_sftp` for the SIS profile.
@@ -30,6 +31,7 @@ from pathlib import Path
 from airflow.sdk import DAG, Param
 
 from alma_hook import campus, operators
+from alma_hook.operators.approval import HeldBatches, ask_for_approval
 from alma_hook.schedule import TASK_DEFAULTS, every
 
 SETTINGS_FILE = campus.find(Path(__file__).parent)
@@ -71,6 +73,8 @@ with DAG(
     plan = operators.PlanBatches(task_id="plan_batches")
     write = operators.WriteSfsFiles(task_id="write_sfs_files")
     upload = operators.UploadSfsFiles(task_id="upload_sfs_files")
+    held = HeldBatches(task_id="held_batches")
     report = operators.Report(task_id="report")
 
     choose >> retrievals >> read >> plan >> write >> upload >> report
+    plan >> held >> ask_for_approval(held)

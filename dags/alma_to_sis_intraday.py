@@ -7,7 +7,7 @@ in Alma since then reaches PeopleSoft the same day. Runs only when `alma_to_sis.
 | task | when it is red |
 |---|---|
 | `open_fees`, `read_fees` | Alma is down or the day's calls are spent. What was read is kept; clear it. |
-| `plan_batches`, `write_sfs_files`, `upload_sfs_files`, `report` | As in `alma_to_sis`. |
+| `plan_batches`, `held_batches`, `ask_for_approval`, `write_sfs_files`, `upload_sfs_files`, `report` | As in `alma_to_sis`. |
 
 Every task may be cleared and run again at any time.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`.
@@ -20,6 +20,7 @@ from pathlib import Path
 from airflow.sdk import DAG, Param
 
 from alma_hook import campus, operators
+from alma_hook.operators.approval import HeldBatches, ask_for_approval
 from alma_hook.schedule import TASK_DEFAULTS, every
 
 SETTINGS_FILE = campus.find(Path(__file__).parent)
@@ -42,11 +43,14 @@ with DAG(
         ),
     },
 ):
+    plan = operators.PlanBatches(task_id="plan_batches")
+    held = HeldBatches(task_id="held_batches")
     (
         operators.OpenFees(task_id="open_fees")
         >> operators.ReadFees(task_id="read_fees")
-        >> operators.PlanBatches(task_id="plan_batches")
+        >> plan
         >> operators.WriteSfsFiles(task_id="write_sfs_files")
         >> operators.UploadSfsFiles(task_id="upload_sfs_files")
         >> operators.Report(task_id="report")
     )
+    plan >> held >> ask_for_approval(held)

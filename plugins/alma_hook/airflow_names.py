@@ -9,15 +9,22 @@ from alma_hook.errors import Fault, SettingsError
 
 try:
     from airflow.sdk import conf
-    from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException
+    from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
 except ImportError:  # Airflow 3.1
     from airflow.configuration import conf  # type: ignore[assignment]
     from airflow.exceptions import (  # type: ignore[attr-defined,no-redef]
         AirflowFailException,
         AirflowNotFoundException,
+        AirflowSkipException,
     )
 
-__all__ = ["AirflowFailException", "AirflowNotFoundException", "conf", "connection_of"]
+__all__ = [
+    "AirflowFailException",
+    "AirflowNotFoundException",
+    "AirflowSkipException",
+    "conf",
+    "connection_of",
+]
 
 
 def connection_of(conn_id: str, get: Callable[[str], Any] | None = None) -> Any:

@@ -255,6 +255,8 @@ class Brake(_Section):
     max_line: Cents = 200_000
     max_drop: int = Field(default=50, ge=1, le=100)
     approval_hours: int = Field(default=24, ge=1)
+    answer_hours: int = Field(default=72, ge=1)
+    approvers: tuple[Text, ...] = ()
 
 
 class TermRow(_Section):

@@ -75,7 +75,7 @@ def digest(tx: Tx, batch_id: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def release(tx: Tx, batch_id: str, seen: str, by: str) -> None:
+def release(tx: Tx, batch_id: str, seen: str, by: str, reason: str = "") -> None:
     """Approve a held batch's lines by a person's name; ``seen`` is the digest of what was looked at.
 
     Nothing leaves by it. The next run gives the batch up, reads its fees anew, and a line that still
@@ -89,7 +89,7 @@ def release(tx: Tx, batch_id: str, seen: str, by: str) -> None:
             f"The digest is not that of batch {batch_id}: it is not what was looked at. Look again with "
             "`python -m alma_hook held`. Nothing was released."
         )
-    _answer(tx, batch_id, "released", by, seen=seen)
+    _answer(tx, batch_id, "released", by, seen=seen, reason=reason or None)
     batches.move(tx, batch_id, "held", "released")
     tx.run("UPDATE report_taken SET accepted = 1 WHERE institution = :i AND run_id = :run", run=row["run_id"])
 
@@ -106,6 +106,15 @@ def refuse(tx: Tx, batch_id: str, by: str, reason: str) -> None:
     accounts = fees.accounts_of_fees(tx, [row["fee_id"] for row in batches.lines(tx, batch_id)])
     batches.drop(tx, batch_id, "held")
     fees.add_accounts(tx, True, sorted(accounts), "refused")
+
+
+def answer_of(tx: Tx, batch_id: str) -> tuple[str, str] | None:
+    """Return how a batch that was held was answered, and by whom; ``None`` while it was not."""
+    row = tx.row(
+        "SELECT answer, answered_by FROM batch_hold WHERE institution = :i AND batch_id = :b AND answer IS NOT NULL",
+        b=batch_id,
+    )
+    return None if row is None else (str(row["answer"]), str(row["answered_by"]))
 
 
 def approved(tx: Tx, hours: int) -> frozenset[Facts]:
@@ -187,6 +196,6 @@ def _answer(
         digest=seen,
         b=batch_id,
     )
-    detail = f"digest {seen}" if seen else str(reason)
+    detail = "; ".join(part for part in (f"digest {seen}" if seen else "", reason) if part)
     tx.event(f"batch {batch_id}", f"{answer} by {by}", detail)
     exceptions.close_subject(tx, f"batch {batch_id}", f"{answer}: {detail}", by)

@@ -91,7 +91,7 @@ class CampusOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Run the task's work with its campus and ledger."""
-        with _failing_for_good(), opened(self.settings_file, context) as run:
+        with failing_for_good(), opened(self.settings_file, context) as run:
             return self.work(run)
 
     @abstractmethod
@@ -118,7 +118,8 @@ class CampusOperator(BaseOperator):
 
 
 @contextmanager
-def _failing_for_good() -> Iterator[None]:
+def failing_for_good() -> Iterator[None]:
+    """Let a ``Fatal`` error fail the task at once, since trying again can't help."""
     from alma_hook.airflow_names import AirflowFailException
 
     try:

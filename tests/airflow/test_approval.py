@@ -1,0 +1,176 @@
+"""A batch beyond the brake's limits, and the person who answers for it in Airflow's pages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulator.airflow_home import AirflowHome
+from simulator.demo import ROOT, connections, settings_text
+from simulator.serve import running
+from tests.airflow.life import Life
+
+pytestmark = pytest.mark.airflow
+
+OUT, RELEASE = "alma_to_sis", "release_batch"
+WAITING = ("awaiting_input", "deferred")
+# A test can't wait for hours: where the file is, the time to answer is over at once.
+POLICY = """
+import datetime, pathlib
+
+def task_policy(task):
+    if task.task_id == "await_answer" and pathlib.Path({marker!r}).exists():
+        task.response_timeout = datetime.timedelta(seconds=2)
+    task.retry_delay = datetime.timedelta(seconds=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def hurry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this file is, the time to answer is over at once."""
+    return tmp_path_factory.mktemp("hurry") / "now"
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory, hurry: Path) -> Iterator[Life]:
+    """A campus whose brake lets no batch of more than 20 lines through."""
+    work = tmp_path_factory.mktemp("approval")
+    file = work / "campus.toml"
+    with running(work / "campus", students=60, fees=40) as (campus, facts):
+        campus.limits.per_second = 1000
+        settings = settings_text(facts, "default") + "[brake]\nmax_lines = 20\n"
+        file.write_text(settings)
+        ledger = f"sqlite:///{work / 'ledger.db'}"
+        airflow = AirflowHome(
+            work / "airflow",
+            dags=ROOT / "dags",
+            env={"ALMA_HOOK_CAMPUS": str(file)},
+            connections=connections(facts, {"conn_type": "sqlite", "host": ledger[10:]}),
+            policy=POLICY.format(marker=str(hurry)),
+        )
+        made = Life(campus, airflow, ledger, settings, file)
+        made.open_ledger()
+        airflow.prepare()
+        try:
+            airflow.start(triggerer=True)
+            yield made
+        finally:
+            airflow.stop()
+
+
+def asked(life: Life, batch_id: str) -> str:
+    """Wait until a person is asked about a batch; return the run in which."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        runs = life.airflow.api("GET", f"/api/v2/dags/{RELEASE}/dagRuns?limit=100")["dag_runs"]
+        for run in runs:
+            run_id = str(run["dag_run_id"])
+            if run_id.startswith(f"batch_{batch_id}_"):
+                states = life.airflow.task_states(RELEASE, run_id)
+                if states["await_answer"] in WAITING:
+                    return run_id
+        time.sleep(0.2)
+    raise TimeoutError(f"nobody was asked about batch {batch_id}")
+
+
+def held(life: Life) -> list[str]:
+    return [
+        row["batch_id"]
+        for row in life.rows("SELECT batch_id FROM batch WHERE institution = :i AND state = 'held'")
+    ]
+
+
+def answers(life: Life) -> dict[str, tuple[str, str, str | None]]:
+    rows = life.rows("SELECT * FROM batch_hold WHERE institution = :i AND answer IS NOT NULL")
+    return {row["batch_id"]: (row["answer"], row["answered_by"], row["answer_reason"]) for row in rows}
+
+
+def test_what_a_person_releases_is_sent_and_waiting_blocks_nothing(life: Life) -> None:
+    _, state = life.run(OUT)
+    assert (state, held(life), life.inbound()) == ("success", ["000001"], {})
+    run_id = asked(life, "000001")
+
+    # Another run meanwhile is not blocked, and asks nobody a second time.
+    assert life.run(OUT)[1] == "success"
+    assert len(life.airflow.api("GET", f"/api/v2/dags/{RELEASE}/dagRuns")["dag_runs"]) == 1
+    path = f"/api/v2/dags/{RELEASE}/dagRuns/{run_id}/taskInstances/await_answer/-1/hitlDetails"
+    shown = life.airflow.api("GET", path)
+    text = shown["subject"] + shown["body"]
+    lines = life.rows("SELECT * FROM line WHERE institution = :i")
+    assert f"{len(lines)} lines" in text
+    assert "brake.max_lines is 20" in text
+    of_patrons = {student.primary_id for student in life.campus.students} | {line["emplid"] for line in lines}
+    of_patrons |= {name for student in life.campus.students for name in (student.first_name, student.last_name)}
+    assert [word for word in of_patrons if word and word in text.split()] == []
+
+    life.airflow.answer(RELEASE, run_id, "await_answer", "Release", {"reason": "a new fine policy"})
+    assert life.wait(RELEASE, run_id) == "success"
+
+    assert answers(life) == {"000001": ("released", "admin", "a new fine policy")}
+    assert list(life.inbound()) == ["alma_charges_000002.dat"]
+    assert life.broken() == []
+
+
+def test_a_task_marked_as_success_releases_nothing_and_a_refusal_leaves_the_fees_to_the_next_run(
+    life: Life,
+) -> None:
+    life.days_work(fees=25)
+    assert life.run(OUT)[1] == "success"
+    (batch_id,) = held(life)
+    run_id = asked(life, batch_id)
+    path = f"/api/v2/dags/{RELEASE}/dagRuns/{run_id}/taskInstances/await_answer"
+    life.airflow.api("PATCH", path, {"new_state": "success"})
+
+    assert life.wait(RELEASE, run_id) == "failed"
+    assert "Nobody has answered" in life.airflow.task_log(RELEASE, run_id, "record_answer")
+    assert (held(life), life.inbound()) == ([batch_id], {})
+
+    life.airflow.api(
+        "POST",
+        f"/api/v2/dags/{RELEASE}/clearTaskInstances",
+        {
+            "dag_run_id": run_id, "task_ids": ["await_answer"], "include_downstream": True, "dry_run": False,
+            "only_failed": False, "reset_dag_runs": True,
+        },
+    )  # fmt: skip
+    asked(life, batch_id)
+    life.airflow.answer(RELEASE, run_id, "await_answer", "Refuse", {"reason": "ask circulation first"})
+    assert life.wait(RELEASE, run_id) == "success"
+    assert answers(life)[batch_id] == ("refused", "admin", "ask circulation first")
+    assert life.inbound() == {}
+    # Its fees are worked out anew, and held again under another number.
+    assert life.run(OUT)[1] == "success"
+    (again,) = held(life)
+    assert again > batch_id
+
+
+def test_time_that_runs_out_counts_as_a_refusal(life: Life, hurry: Path) -> None:
+    (before,) = held(life)
+    run_id = asked(life, before)
+    life.by_hand("refuse", before, "--reason", "to begin anew")
+    hurry.touch()
+    try:
+        assert life.run(OUT)[1] == "success"
+        (batch_id,) = held(life)
+        deadline = time.monotonic() + 90
+        while batch_id not in answers(life) and time.monotonic() < deadline:
+            time.sleep(0.5)
+    finally:
+        hurry.unlink()
+
+    assert answers(life)[batch_id] == ("refused", "nobody, the time ran out", "refused in Airflow's pages")
+    assert life.inbound() == {}
+    # The run that still asked for the batch answered by hand changes nothing any more.
+    life.airflow.answer(RELEASE, run_id, "await_answer", "Release", {"reason": ""})
+    assert life.wait(RELEASE, run_id) == "success"
+    assert life.inbound() == {}
+    assert (
+        life.rows(
+            "SELECT 1 AS one FROM line WHERE institution = :i AND state = 'sent' AND batch_id > :b",
+            b="000002",
+        )
+        == []
+    )
