@@ -77,6 +77,8 @@ MEANINGS = {
     "brake.max_line": "Larger lines are held by themselves; the others go on.",
     "brake.max_drop": "Percent. A report with suddenly that many fewer open fees than the last one holds all of its run. "
     "`100` does without.",
+    "brake.answer_hours": "So long `release_batch` waits for a person's answer; then the batch counts as refused.",
+    "brake.approvers": "Airflow's names of the users who may answer in its pages; none: whoever may edit its DAG runs.",
     "brake.approval_hours": "So long a released line may leave without being held again. It must last until the next run "
     "has read its fees.",
     "item_types": "Alma fee type -> PeopleSoft item type. A fee type without one is listed, not charged.",
