@@ -20,8 +20,9 @@ from pathlib import Path
 from airflow.sdk import DAG, Param
 
 from alma_hook import campus, operators
+from alma_hook.operators import alerting
 from alma_hook.operators.approval import HeldBatches, ask_for_approval
-from alma_hook.schedule import TASK_DEFAULTS, every
+from alma_hook.schedule import every
 
 SETTINGS_FILE = campus.find(Path(__file__).parent)
 CAMPUS = campus.load(SETTINGS_FILE)
@@ -33,7 +34,8 @@ with DAG(
     max_active_runs=1,
     doc_md=__doc__,
     tags=["alma", "peoplesoft", "fees"],
-    default_args={**TASK_DEFAULTS, "settings_file": str(SETTINGS_FILE)},
+    default_args=alerting.defaults(SETTINGS_FILE),
+    on_failure_callback=alerting.when_run_fails(SETTINGS_FILE),
     params={
         "dry_run": Param(
             False,

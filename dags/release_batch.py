@@ -26,8 +26,7 @@ from pathlib import Path
 from airflow.sdk import DAG, Param
 
 from alma_hook import campus, operators
-from alma_hook.operators import approval
-from alma_hook.schedule import TASK_DEFAULTS
+from alma_hook.operators import alerting, approval
 
 SETTINGS_FILE = campus.find(Path(__file__).parent)
 CAMPUS = campus.load(SETTINGS_FILE)
@@ -39,7 +38,8 @@ with DAG(
     is_paused_upon_creation=False,
     doc_md=__doc__,
     tags=["alma", "peoplesoft", "fees"],
-    default_args={**TASK_DEFAULTS, "settings_file": str(SETTINGS_FILE)},
+    default_args=alerting.defaults(SETTINGS_FILE),
+    on_failure_callback=alerting.when_run_fails(SETTINGS_FILE),
     params={
         "batch": Param(
             type="string",

@@ -344,6 +344,32 @@ class SisToAlma(_Section):
         return items
 
 
+class Alerts(_Section):
+    """Who is told of what, by which of Airflow's notifiers. Without one nobody is."""
+
+    notifier: (
+        Annotated[
+            str,
+            AfterValidator(
+                Shape(
+                    r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+",
+                    "the dotted path of a notifier, such as airflow.providers.smtp.notifications.smtp.SmtpNotifier",
+                )
+            ),
+        ]
+        | None
+    ) = None
+    arguments: Mapping[str, Any] = {}
+    schedule: Cron = "*/30 * * * *"
+    repeat_hours: int = Field(default=24, ge=1)
+    late_minutes: int = Field(default=120, ge=5)
+    exception_days: int = Field(default=7, ge=0)
+    collected_hours: int = Field(default=24, ge=1)
+    delivered_hours: int | None = Field(default=None, ge=1)
+    payment_file_hours: int | None = Field(default=None, ge=1)
+    export_file_hours: int | None = Field(default=None, ge=1)
+
+
 class Campus(_Section):
     """All settings of one institution. ``live`` false: nothing is uploaded, nothing is posted."""
 
@@ -356,6 +382,7 @@ class Campus(_Section):
     emplid: Emplid = Emplid()
     sfs: Sfs
     brake: Brake = Brake()
+    alerts: Alerts = Alerts()
     # Without a row no fee would ever be charged.
     item_types: Mapping[Text, ItemType] = Field(min_length=1)
     descriptions: Mapping[Text, Text] = {}

@@ -103,7 +103,9 @@ def test_what_a_person_releases_is_sent_and_waiting_blocks_nothing(life: Life) -
     assert f"{len(lines)} lines" in text
     assert "brake.max_lines is 20" in text
     of_patrons = {student.primary_id for student in life.campus.students} | {line["emplid"] for line in lines}
-    of_patrons |= {name for student in life.campus.students for name in (student.first_name, student.last_name)}
+    of_patrons |= {
+        name for student in life.campus.students for name in (student.first_name, student.last_name)
+    }
     assert [word for word in of_patrons if word and word in text.split()] == []
 
     life.airflow.answer(RELEASE, run_id, "await_answer", "Release", {"reason": "a new fine policy"})

@@ -193,10 +193,13 @@ class Report(CampusOperator):
 
     def work(self, run: Run) -> dict[str, Any]:
         """Log the balances line, what PeopleSoft has not shown yet, the held batches and the exceptions."""
-        from alma_hook.ledger import exceptions, fees
+        from alma_hook.ledger import alerts, exceptions, fees
         from alma_hook.ledger import items as far_items
         from alma_hook.money import amount
 
+        if run.live:
+            with run.ledger.write() as tx:
+                alerts.finish_run(tx, str(run.context["ti"].dag_id))
         with run.ledger.read() as tx:
             line, listed, items = fees.balances(tx), exceptions.counts(tx), exceptions.open_items(tx)
             unseen = far_items.summary(tx)

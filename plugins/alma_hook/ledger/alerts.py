@@ -1,0 +1,93 @@
+"""What people were told of, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import timedelta
+
+from alma_hook.ledger.store import Tx, instant, moment
+
+FINISHED = "run finished"
+
+
+def due(tx: Tx, cause: str, subject: str, repeat_hours: int) -> bool:
+    """Whether people are to be told: for the first time, once more after these hours, or since it is back."""
+    row = tx.row(
+        "SELECT * FROM alert WHERE institution = :i AND cause = :c AND subject = :s AND over_at IS NULL",
+        c=cause,
+        s=subject,
+    )
+    return row is None or row["sent_at"] <= instant(moment(tx.now) - timedelta(hours=repeat_hours))
+
+
+def told(tx: Tx, cause: str, subject: str) -> None:
+    """Note that people were told."""
+    tx.run(
+        "INSERT INTO alert VALUES (:i, :c, :s, :now, :now, 1, NULL) ON CONFLICT (institution, cause, subject) DO UPDATE SET "
+        "first_at = CASE WHEN alert.over_at IS NULL THEN alert.first_at ELSE excluded.first_at END, "
+        "sent_at = excluded.sent_at, times = alert.times + 1, over_at = NULL",
+        c=cause,
+        s=subject,
+        now=tx.now,
+    )
+
+
+def over(tx: Tx, causes: Collection[str], lasting: Collection[tuple[str, str]]) -> None:
+    """Note what of these causes lasts no longer: told again, should it come back."""
+    for row in tx.rows("SELECT cause, subject FROM alert WHERE institution = :i AND over_at IS NULL"):
+        if row["cause"] in causes and (row["cause"], row["subject"]) not in lasting:
+            tx.run(
+                "UPDATE alert SET over_at = :now WHERE institution = :i AND cause = :c AND subject = :s",
+                now=tx.now,
+                c=row["cause"],
+                s=row["subject"],
+            )
+
+
+def told_of_run(tx: Tx, run: str, since: str) -> bool:
+    """Whether people were told of a task of this run since an instant."""
+    rows = tx.rows("SELECT subject FROM alert WHERE institution = :i AND sent_at >= :since", since=since)
+    return any(str(row["subject"]).startswith(f"{run}/") for row in rows)
+
+
+def finish_run(tx: Tx, dag_id: str) -> None:
+    """Note that a live run of a DAG came to its end."""
+    tx.event(f"dag {dag_id}", FINISHED)
+
+
+def last_finished(tx: Tx, dag_id: str) -> str | None:
+    """When a live run of a DAG last came to its end."""
+    sql = "SELECT MAX(at) FROM event WHERE institution = :i AND subject = :s AND what = :what"
+    found = tx.one(sql, s=f"dag {dag_id}", what=FINISHED)
+    return None if found is None else str(found)
+
+
+def last_payment_file(tx: Tx) -> str | None:
+    """When PeopleSoft's last payment file was found."""
+    return _last(tx, "SELECT MAX(found_at) FROM payment_file WHERE institution = :i AND kind = 'payments'")
+
+
+def last_export(tx: Tx) -> str | None:
+    """When the last export of Alma's SIS profile was taken in by a live run."""
+    return _last(tx, "SELECT MAX(taken_at) FROM export_file WHERE institution = :i AND live = 1")
+
+
+def last_delivery(tx: Tx) -> str | None:
+    """When the last batch was delivered."""
+    return _last(tx, "SELECT MAX(delivered_at) FROM batch WHERE institution = :i AND state = 'delivered'")
+
+
+def delivered_between(tx: Tx, first: str, last: str) -> list[str]:
+    """Return the names of the files that were delivered between two instants."""
+    rows = tx.rows(
+        "SELECT file_name FROM batch WHERE institution = :i AND state = 'delivered' AND delivered_at >= :first "
+        "AND delivered_at <= :last ORDER BY batch_id",
+        first=first,
+        last=last,
+    )
+    return [str(row["file_name"]) for row in rows]
+
+
+def _last(tx: Tx, sql: str) -> str | None:
+    found = tx.one(sql)
+    return None if found is None else str(found)

@@ -1,0 +1,223 @@
+"""Telling people: of a task that failed, of a run that died, and of what the ledger shows to be late, missing or old.
+
+Through any of Airflow's notifiers, as `[alerts]` names it. A message holds what an error of ours, the ledger
+and the DAG's own table say, and no patron data; of errors that are not ours it holds the kind alone.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from alma_hook import campus as settings
+from alma_hook.errors import AlmaHookError
+from alma_hook.operators.base import CampusOperator, Run
+from alma_hook.schedule import TASK_DEFAULTS
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from alma_hook.campus import Campus
+
+FAILED, STOPPED, SPENT, DIED = "task failed", "sending stopped", "API reserve reached", "task killed"
+_CAUSES = {"SendingStopped": STOPPED, "QuotaSpent": SPENT}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What people are sent. ``cause`` and ``subject`` tell one message from another."""
+
+    cause: str
+    subject: str
+    lines: tuple[str, ...]
+
+    def headline(self, campus: Campus) -> str:
+        """Return the message in one line."""
+        return f"[{campus.institution}] {self.cause}: {self.subject}"
+
+
+def defaults(settings_file: Path) -> dict[str, Any]:
+    """Return what the tasks of a campus's DAGs have in common."""
+    return {
+        **TASK_DEFAULTS,
+        "settings_file": str(settings_file),
+        "on_failure_callback": when_task_fails(settings_file),
+    }
+
+
+def send(campus: Campus, message: Message, context: Mapping[str, Any]) -> None:
+    """Send a message by the campus's notifier; without one, log it. Raises what the notifier raises."""
+    headline, text = message.headline(campus), "\n".join(message.lines)
+    path = campus.alerts.notifier
+    if path is None:
+        _log.warning("%s\n%s\n(nobody is told: alerts.notifier is not set)", headline, text)
+        return
+    from importlib import import_module
+
+    words = {"{subject}": headline, "{text}": text, "{html}": f"<pre>{html.escape(text)}</pre>"}
+    module, _, name = path.rpartition(".")
+    notifier = getattr(import_module(module), name)(**_filled(campus.alerts.arguments, words))
+    # Not called, which would take our text for a template of Jinja's.
+    notifier.notify(context)
+
+
+def _filled(value: Any, words: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        for word, text in words.items():
+            value = value.replace(word, text)
+        return value
+    if isinstance(value, Mapping):
+        return {name: _filled(each, words) for name, each in value.items()}
+    return [_filled(each, words) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def when_task_fails(settings_file: Path) -> Callable[[Context], None]:
+    """Return the callback of a task that failed for the last time; it runs in the task's own process."""
+
+    def told(context: Context) -> None:
+        ti = context["ti"]
+        error = context.get("exception")
+        cause, said = _of_error(error)
+        place = f"{ti.dag_id}/{ti.run_id}/{ti.task_id}"
+        lines = (
+            f"DAG {ti.dag_id}, task {ti.task_id}, run {ti.run_id}, attempt {ti.try_number}",
+            "",
+            said,
+            "",
+            f"What it means: {runbook(str(context['dag'].doc_md or ''), ti.task_id)}",
+            f"Log: {getattr(ti, 'log_url', None) or _page(ti.dag_id, ti.run_id, ti.task_id)}",
+        )
+        _tell(settings_file, Message(cause, place, lines), context)
+
+    return told
+
+
+def when_run_fails(settings_file: Path) -> Callable[[Context], None]:
+    """Return the callback of a run that failed; it runs in the DAG processor when the run is over.
+
+    A task that was killed at its last try calls nobody itself, so this one speaks where no task has.
+    """
+
+    def told(context: Context) -> None:
+        run = context["dag_run"]
+        place = f"{run.dag_id}/{run.run_id}"
+        lines = (
+            f"DAG {run.dag_id}, run {run.run_id}",
+            "",
+            "A task was killed, or could not be run: Airflow knows no error of it. Mostly the worker lacked memory or was "
+            "stopped. What it had begun stands in the ledger.",
+            "",
+            "What to do: clear the red task; it goes on where it stopped, and sends nothing twice.",
+            f"Run: {_page(run.dag_id, run.run_id)}",
+        )
+        _tell(settings_file, Message(DIED, f"{place}/", lines), context, unless_since=run.start_date)
+
+    return told
+
+
+def _tell(
+    settings_file: Path, message: Message, context: Mapping[str, Any], unless_since: Any = None
+) -> None:
+    """Send and note it. That the ledger is down keeps nobody from being told; that a message fails is logged."""
+    from alma_hook.connections import open_ledger
+    from alma_hook.ledger import alerts, instant
+
+    campus = settings.load(settings_file)
+    run = message.subject.rpartition("/")[0]
+    try:
+        with closing(open_ledger(campus, run_id=run, actor="alerts")) as ledger:
+            if unless_since is not None:
+                with ledger.read() as tx:
+                    if alerts.told_of_run(tx, run, instant(unless_since)):
+                        return
+            send(campus, message, context)
+            with ledger.write() as tx:
+                alerts.told(tx, message.cause, message.subject)
+    except AlmaHookError as error:
+        _log.warning("The ledger can't be asked who was told (%s).", type(error).__name__)
+        send(campus, message, context)
+
+
+def _of_error(error: object) -> tuple[str, str]:
+    """Return the cause, and what may be told of an error: ours in full, of others the kind alone."""
+    if isinstance(error, AlmaHookError):
+        return _CAUSES.get(type(error).__name__, FAILED), f"{type(error).__name__}: {error}"
+    text = str(error)
+    kind = text.partition(":")[0]
+    # One of ours that can't be mended by trying again comes as Airflow's own error, by the name it had.
+    if type(error).__name__ == "AirflowFailException" and kind.isidentifier():
+        return _CAUSES.get(kind, FAILED), text
+    return FAILED, f"{type(error).__name__}; the log says more."
+
+
+def runbook(doc_md: str, task_id: str) -> str:
+    """Return what a DAG's own table says of a red task."""
+    for line in doc_md.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 3 and f"`{task_id}`" in [name.strip() for name in cells[1].split(",")]:
+            return cells[2]
+    return "see docs/operations.md"
+
+
+def _page(dag_id: str, run_id: str = "", task_id: str = "") -> str:
+    from urllib.parse import quote
+
+    from alma_hook.airflow_names import conf
+
+    base = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
+    path = f"/dags/{quote(dag_id)}"
+    path += f"/runs/{quote(run_id, safe='')}" if run_id else ""
+    return base + path + (f"/tasks/{quote(task_id)}" if task_id else "")
+
+
+class WatchFees(CampusOperator):
+    """Tell people what is late, missing, waiting or old: each thing once, and again each day while it lasts."""
+
+    def work(self, run: Run) -> dict[str, int]:
+        """Look, tell, note. A campus that is not live is only watched by hand."""
+        from alma_hook import watch
+        from alma_hook.ledger import alerts
+
+        if (run.context.get("params") or {}).get("test_message"):
+            text = "This is a test. Whoever reads it will be told when something is wrong."
+            send(run.campus, Message("test", "watch_fees", (text,)), run.context)
+            return {"told": 1}
+        if not run.campus.live:
+            self.say("The settings say live = false: nothing is watched.")
+            return {}
+        lying = self._lying(run)
+        with run.ledger.read() as tx:
+            found = watch.conditions(tx, run.campus, lying)
+            due = [
+                each
+                for each in found
+                if alerts.due(tx, each.cause, each.subject, run.campus.alerts.repeat_hours)
+            ]
+        with run.ledger.write() as tx:
+            alerts.over(tx, watch.CAUSES, [(each.cause, each.subject) for each in found])
+        for each in due:
+            lines = (each.text, "", f"What to do: {each.do}", f"DAG {each.dag_id}: {_page(each.dag_id)}")
+            send(run.campus, Message(each.cause, each.subject, lines), run.context)
+            # One by one: what was told before a message fails is not told again.
+            with run.ledger.write() as tx:
+                alerts.told(tx, each.cause, each.subject)
+        for each in found:
+            self.log.warning("%s: %s: %s", each.cause, each.subject, each.text)
+        return {"found": len(found), "told": len(due)}
+
+    def _lying(self, run: Run) -> frozenset[str]:
+        """Return the names in PeopleSoft's folder; of a drop box that shows nothing, none."""
+        from alma_hook import sftp, watch
+
+        with run.ledger.read() as tx:
+            old = watch.sent_since(tx, run.campus)
+        if not old or run.campus.sfs.read_back == "none":
+            return frozenset()
+        with sftp.connect(run.campus.connections.sfs) as folder:
+            return frozenset(file.name for file in folder.files(run.campus.sfs.directory, "*"))
