@@ -77,6 +77,17 @@ MEANINGS = {
     "brake.max_line": "Larger lines are held by themselves; the others go on.",
     "brake.max_drop": "Percent. A report with suddenly that many fewer open fees than the last one holds all of its run. "
     "`100` does without.",
+    "alerts.notifier": "Dotted path of an Airflow notifier that tells people; without one only logs do. See "
+    "[alerts](operations.md#alerts).",
+    "alerts.arguments": "What it is made with. `{subject}`, `{text}` and `{html}` stand for the message.",
+    "alerts.schedule": "When `watch_fees` looks.",
+    "alerts.repeat_hours": "What lasts is told again after so many hours.",
+    "alerts.late_minutes": "A DAG is late when no live run has ended so long after one was due.",
+    "alerts.exception_days": "Exceptions this old are told, by kind.",
+    "alerts.collected_hours": "A delivered file that still lies there after so many hours is told.",
+    "alerts.delivered_hours": "That nothing was delivered for so many hours is told; none: it is not.",
+    "alerts.payment_file_hours": "That no payment file came for so many hours is told; none: it is not.",
+    "alerts.export_file_hours": "That no export of Alma's SIS profile came for so many hours is told; none: it is not.",
     "brake.answer_hours": "So long `release_batch` waits for a person's answer; then the batch counts as refused.",
     "brake.approvers": "Airflow's names of the users who may answer in its pages; none: whoever may edit its DAG runs.",
     "brake.approval_hours": "So long a released line may leave without being held again. It must last until the next run "

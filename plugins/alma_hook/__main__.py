@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from alma_hook import __version__, campus, confirmations
+from alma_hook import __version__, campus, confirmations, watch
 from alma_hook.errors import AlmaHookError, Fatal, Fault, SettingsError
 from alma_hook.ledger import (
     Ledger,
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         ("exceptions", _exceptions, "list what does not fit, oldest first"),
         ("resolve", _resolve, "settle one exception that a person has dealt with"),
         ("explain", _explain, "tell one fee's life, in order"),
+        ("check", _check, "say what is late, missing, waiting or old; exit status 1 if anything is"),
         ("held", _held, "show the batches that wait for approval"),
         ("release", _release, "approve a held batch as `held` shows it"),
         ("refuse", _refuse, "give a held batch up"),
@@ -209,6 +210,18 @@ def _explain(options: argparse.Namespace) -> None:
         raise Fatal(f"The ledger knows no fee {options.fee_id}.")
     for at, text in life:
         print(f"{at[:19]}  {text}")
+
+
+def _check(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        found = watch.conditions(tx, _settings(options), ())
+    for each in found:
+        print(f"{each.cause}: {each.text} {each.do}")
+    if found:
+        raise SystemExit(1)
+    print("nothing is late, missing, waiting or old")
 
 
 def _held(options: argparse.Namespace) -> None:

@@ -53,6 +53,7 @@ def _late(tx: Tx, campus: Campus) -> list[Alert]:
         "alma_to_sis": campus.alma_to_sis.schedule,
         "alma_to_sis_intraday": campus.alma_to_sis.intraday_schedule,
         "sis_to_alma": campus.sis_to_alma.schedule,
+        "watch_fees": campus.alerts.schedule,
     }
     found = []
     for dag_id, cron in schedules.items():
@@ -136,7 +137,7 @@ def _missing(tx: Tx, campus: Campus) -> list[Alert]:
     a = campus.alerts
     checks = (
         (NO_PAYMENTS, a.payment_file_hours, alerts.last_payment_file(tx), "sis_to_alma",
-         "PeopleSoft's query has left no payment file", "Ask the business office whether the query ran, and where its output is."),
+         "PeopleSoft's query has left no payment file", "Ask the business office whether the query ran."),
         (NO_EXPORT, a.export_file_hours, alerts.last_export(tx), "alma_to_sis",
          "Alma's SIS profile has left no export", "Look at the profile's job in Alma. Until then run by another method."),
         (NOTHING_SENT, a.delivered_hours, alerts.last_delivery(tx), "alma_to_sis",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import logging
+import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alma_hook import campus as settings
+from alma_hook import errors
 from alma_hook.errors import AlmaHookError
 from alma_hook.operators.base import CampusOperator, Run
 from alma_hook.schedule import TASK_DEFAULTS
@@ -23,9 +25,12 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from alma_hook.campus import Campus
+    from alma_hook.ledger import Ledger
 
 FAILED, STOPPED, SPENT, DIED = "task failed", "sending stopped", "API reserve reached", "task killed"
 _CAUSES = {"SendingStopped": STOPPED, "QuotaSpent": SPENT}
+#: Seconds; a DAG processor gives a callback 50 before it ends it.
+_TASK_SPEAKS_WITHIN = 20.0
 _log = logging.getLogger(__name__)
 
 
@@ -130,18 +135,33 @@ def _tell(
 
     campus = settings.load(settings_file)
     run = message.subject.rpartition("/")[0]
+    sent = False
     try:
         with closing(open_ledger(campus, run_id=run, actor="alerts")) as ledger:
-            if unless_since is not None:
-                with ledger.read() as tx:
-                    if alerts.told_of_run(tx, run, instant(unless_since)):
-                        return
+            if unless_since is not None and _spoken(ledger, run, instant(unless_since)):
+                return
             send(campus, message, context)
+            sent = True
             with ledger.write() as tx:
                 alerts.told(tx, message.cause, message.subject)
     except AlmaHookError as error:
-        _log.warning("The ledger can't be asked who was told (%s).", type(error).__name__)
-        send(campus, message, context)
+        _log.warning("The ledger can't be asked, or told, who was told (%s).", type(error).__name__)
+        if not sent:
+            send(campus, message, context)
+
+
+def _spoken(ledger: Ledger, run: str, since: str) -> bool:
+    """Whether a task of the run tells people itself. It does so after Airflow has noted its failure, hence the wait."""
+    from alma_hook.ledger import alerts
+
+    deadline = time.monotonic() + _TASK_SPEAKS_WITHIN
+    while True:
+        with ledger.read() as tx:
+            if alerts.told_of_run(tx, run, since):
+                return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
 
 
 def _of_error(error: object) -> tuple[str, str]:
@@ -151,7 +171,7 @@ def _of_error(error: object) -> tuple[str, str]:
     text = str(error)
     kind = text.partition(":")[0]
     # One of ours that can't be mended by trying again comes as Airflow's own error, by the name it had.
-    if type(error).__name__ == "AirflowFailException" and kind.isidentifier():
+    if type(error).__name__ == "AirflowFailException" and hasattr(errors, kind):
         return _CAUSES.get(kind, FAILED), text
     return FAILED, f"{type(error).__name__}; the log says more."
 
@@ -209,6 +229,8 @@ class WatchFees(CampusOperator):
                 alerts.told(tx, each.cause, each.subject)
         for each in found:
             self.log.warning("%s: %s: %s", each.cause, each.subject, each.text)
+        with run.ledger.write() as tx:
+            alerts.finish_run(tx, str(run.context["ti"].dag_id))
         return {"found": len(found), "told": len(due)}
 
     def _lying(self, run: Run) -> frozenset[str]:

@@ -1,0 +1,165 @@
+"""People are told by a real mail server of what fails, of what is killed, and of what waits: once, and no patron's data."""
+
+from __future__ import annotations
+
+import email
+import time
+from collections.abc import Iterator
+from email import policy
+from typing import Any
+
+import pytest
+from aiosmtpd.controller import Controller
+
+from simulator.airflow_home import AirflowHome, _free_port
+from simulator.demo import ROOT, connections, settings_text
+from simulator.serve import running
+from tests.airflow.life import Life
+
+pytestmark = pytest.mark.airflow
+
+OUT, WATCH = "alma_to_sis", "watch_fees"
+SETTINGS = """
+[alerts]
+notifier = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
+arguments = { to = "ops@campus.invalid", from_email = "airflow@campus.invalid", subject = "{subject}", html_content = "{html}" }
+[brake]
+max_lines = 20
+"""
+# A task gives up at once. Where the file is, a reading task kills itself as a lack of memory would.
+POLICY = """
+import os, pathlib, signal
+
+def task_policy(task):
+    task.retries = 0
+
+def task_instance_mutation_hook(ti):
+    ti.max_tries = 0
+"""
+
+
+class Mailbox:
+    """A mail server on loopback, and what it was given."""
+
+    def __init__(self) -> None:
+        self.mails: list[tuple[str, str]] = []
+        self.controller = Controller(self, hostname="127.0.0.1", port=_free_port(0))
+
+    async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802 aiosmtpd's name
+        mail = email.message_from_bytes(envelope.content, policy=policy.default)
+        body = mail.get_body(("html", "plain"))
+        self.mails.append((str(mail["subject"]), str(body.get_content() if body else "")))
+        return "250 OK"
+
+    def wait(self, count: int, timeout: float = 60) -> list[tuple[str, str]]:
+        """Wait for so many mails and hand them out."""
+        deadline = time.monotonic() + timeout
+        while len(self.mails) < count and time.monotonic() < deadline:
+            time.sleep(0.1)
+        found, self.mails = self.mails, []
+        return found
+
+
+@pytest.fixture(scope="module")
+def mailbox() -> Iterator[Mailbox]:
+    box = Mailbox()
+    box.controller.start()
+    yield box
+    box.controller.stop()
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory, mailbox: Mailbox) -> Iterator[Life]:
+    work = tmp_path_factory.mktemp("alerts")
+    file = work / "campus.toml"
+    with running(work / "campus", students=40, fees=30) as (campus, facts):
+        campus.limits.per_second = 1000
+        settings = settings_text(facts, "default") + SETTINGS
+        file.write_text(settings)
+        ledger = f"sqlite:///{work / 'ledger.db'}"
+        smtp = {
+            "conn_type": "smtp",
+            "host": "127.0.0.1",
+            "port": mailbox.controller.port,
+            "extra": {"disable_ssl": True, "disable_tls": True},
+        }
+        airflow = AirflowHome(
+            work / "airflow",
+            dags=ROOT / "dags",
+            env={
+                "ALMA_HOOK_CAMPUS": str(file),
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
+                "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+            },
+            connections={
+                **connections(facts, {"conn_type": "sqlite", "host": ledger[10:]}),
+                "smtp_default": smtp,
+            },
+            policy=POLICY,
+        )
+        made = Life(campus, airflow, ledger, settings, file)
+        with airflow:
+            yield made
+
+
+def of_patrons(life: Life) -> set[str]:
+    students = life.campus.students
+    words = {word for s in students for word in (s.primary_id, s.first_name, s.last_name) if word}
+    words.discard("000001")  # one has the batch's number for an id
+    return words | {life.airflow._connections["alma_default"]["password"]}
+
+
+def test_a_task_that_fails_and_a_ledger_that_is_missing_are_told_once(life: Life, mailbox: Mailbox) -> None:
+    run_id = life.start(OUT)
+    assert life.wait(OUT, run_id) == "failed"
+    # With no ledger nobody can note who was told, so the run tells it too.
+    (subject, body), (again, _) = sorted(mailbox.wait(2))
+    assert again.endswith(f"task killed: {OUT}/{run_id}/")
+    assert subject == f"[{life.campus.alma.institution}] task failed: {OUT}/{run_id}/analytics_report"
+    assert "python -m alma_hook migrate" in body
+    assert f"{life.airflow.url}/dags/{OUT}/runs/" in body
+
+    ledger = life.by_hand("migrate")
+    assert "up to date" in ledger
+    run_id = life.start(OUT)
+    assert life.wait(OUT, run_id) == "failed"
+    # The run's own message comes only where no task has spoken.
+    time.sleep(5)
+    [(subject, body)] = mailbox.wait(1)
+    assert subject.endswith(f"{OUT}/{run_id}/plan_batches")
+    assert "python -m alma_hook open" in body
+
+
+def test_a_killed_task_is_told_by_its_run(life: Life, mailbox: Mailbox) -> None:
+    life.open_ledger()
+    life.campus.faults.add_http("delay_before", method="GET", seconds=20)
+    run_id = life.start(OUT)
+    deadline = time.monotonic() + 60
+    while (
+        life.airflow.task_states(OUT, run_id).get("analytics_report") != "running"
+        and time.monotonic() < deadline
+    ):
+        time.sleep(0.1)
+    life.airflow.kill_task("analytics_report")
+    assert life.wait(OUT, run_id) == "failed"
+    life.campus.faults.clear()
+    [(subject, body)] = mailbox.wait(1)
+    assert subject == f"[{life.campus.alma.institution}] task killed: {OUT}/{run_id}/"
+    assert "clear the red task" in body
+
+
+def test_what_waits_is_told_once_a_day(life: Life, mailbox: Mailbox) -> None:
+    assert life.run(OUT)[1] == "success"
+    assert life.run(WATCH)[1] == "success"
+    [(subject, body)] = mailbox.wait(1)
+    assert subject == f"[{life.campus.alma.institution}] held for approval: batch 000001"
+    assert "brake.max_lines is 20" in body
+    assert "release_batch" in body
+    assert life.run(WATCH)[1] == "success"
+    assert mailbox.wait(1, timeout=3) == []
+
+    with life.ledger(write=True) as tx:
+        tx.run("UPDATE alert SET sent_at = '2026-01-01T00:00:00.000000Z' WHERE institution = :i")
+    assert life.run(WATCH)[1] == "success"
+    assert [subject for subject, _ in mailbox.wait(1)] == [subject]
+    assert [word for word in of_patrons(life) if word in body.split()] == []
