@@ -8,6 +8,7 @@ PeopleSoft must be told, write the SFS files (charges and credits apart), delive
 |---|---|
 | `choose_retrieval` | Airflow could not run it. Clear it. |
 | `analytics_report` | The report can't be read, lacks a column, or is too old. Nothing was sent; clear it once Alma's report is right. |
+| `wait_for_export` | Alma's export did not come in `alma_to_sis.export_wait_minutes`. Nothing was sent. Look at the profile's job; clear it, or run by another method. |
 | `sis_profile` | An export is cut short or is no users file. The others were taken in; have it exported again and clear. |
 | `open_fees`, `all_users` | Alma is down or the day's calls are spent. Nothing was sent; clear it. |
 | `read_fees` | Alma is down or the day's calls are spent. What was read is kept; clear it and it goes on from there. |
@@ -65,9 +66,10 @@ with DAG(
     },
 ):
     choose = operators.ChooseRetrieval(task_id="choose_retrieval", default=CAMPUS.alma_to_sis.method)
-    retrievals = [
+    wait = operators.WaitForExport(task_id="wait_for_export", minutes=CAMPUS.alma_to_sis.export_wait_minutes)
+    profile = operators.SisProfile(task_id="sis_profile")
+    others = [
         operators.AnalyticsReport(task_id="analytics_report"),
-        operators.SisProfile(task_id="sis_profile"),
         operators.OpenFees(task_id="open_fees"),
         operators.AllUsers(task_id="all_users"),
     ]
@@ -78,5 +80,7 @@ with DAG(
     held = HeldBatches(task_id="held_batches")
     report = operators.Report(task_id="report")
 
-    choose >> retrievals >> read >> plan >> write >> upload >> report
+    choose >> wait >> profile
+    choose >> others
+    [profile, *others] >> read >> plan >> write >> upload >> report
     plan >> held >> ask_for_approval(held)

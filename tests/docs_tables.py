@@ -40,6 +40,8 @@ MEANINGS = {
     "alma_to_sis.export_directory": "Where the SIS profile's files lie. Without it `sis_profile` asks the API for the "
     "modified users.",
     "alma_to_sis.export_pattern": "Which files there are exports; patterns separated by commas.",
+    "alma_to_sis.export_wait_minutes": "So long a scheduled run by `sis_profile` waits for an export written since its interval "
+    "began, then it is red; none: it takes what is there. Only where Alma exports as often as the DAG runs.",
     "alma_to_sis.look_back_hours": "With `sis_profile` by API: how far back of the interval's end users count as "
     "modified.",
     "alma_to_sis.fee_transactions": "`open_fees` reads only accounts that Alma names as paid or waived in the last "

@@ -185,6 +185,7 @@ class AlmaToSis(_Section):
     export_directory: Directory | None = None
     export_pattern: Text = "*.xml,*.zip,*.tar.gz"
     look_back_hours: int = Field(default=24, ge=1)
+    export_wait_minutes: int | None = Field(default=None, ge=5)
     fee_transactions: bool = False
     sweep_weekday: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun", "never"] = "sun"
     reserve_calls: int = Field(default=2_000, ge=0)

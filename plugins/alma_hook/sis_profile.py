@@ -70,6 +70,19 @@ def take_in(
         return ExportCounts(files, modified, fees.add_open_accounts(tx, live, "open fees"))
 
 
+def has_come(folder: RemoteFolder, campus: Campus, since: datetime, until: datetime) -> bool:
+    """Whether an export was written between two instants and is complete: one that is still growing is not."""
+    directory = str(campus.alma_to_sis.export_directory)
+    for file in folder.files(directory, campus.alma_to_sis.export_pattern):
+        if since.timestamp() < file.modified <= until.timestamp():
+            try:
+                user_ids(file.name, folder.read(f"{directory}/{file.name}"))
+            except BadFile:
+                continue
+            return True
+    return False
+
+
 def user_ids(name: str, content: bytes) -> list[str]:
     """Return the primary ids in an export, each once, in the file's order.
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,9 +79,12 @@ class Worker:
             }
             if task.task_id == "choose_retrieval":
                 chosen = task.choose_branch(context)  # execute() would ask the scheduler to skip the others
-                skipped = RETRIEVALS - {chosen}
+                method = "sis_profile" if chosen == "wait_for_export" else chosen
+                skipped = RETRIEVALS - {method, chosen}
                 returned[task.task_id] = chosen
-            else:
+            elif task.task_id == "wait_for_export":
+                assert task.poke(context)
+            elif task.task_id != "ask_for_approval":  # which is Airflow's own, and asks the scheduler
                 returned[task.task_id] = task.execute(context)
             if task.task_id == upto:
                 break
@@ -217,10 +221,41 @@ def test_every_retrieval_method_finds_a_changed_fee(method: str, worker: Worker)
 
     returned = worker.run("alma_to_sis", method=method)
 
-    assert returned["choose_retrieval"] == method
+    assert returned["choose_retrieval"] == ("wait_for_export" if method == "sis_profile" else method)
     assert returned["plan_batches"]["credits"] == 4
     far.load_inbound()
     assert set(far.books().unequal) <= set(far.oddities.all)
+
+
+def test_a_late_export_is_waited_for_until_it_is_whole(worker: Worker) -> None:
+    text = worker.settings.read_text()
+    worker.settings.write_text(text.replace("[sfs]", "export_wait_minutes = 60\n[sfs]", 1))
+    folder = worker.far.path(worker.far.folders.sis_export)
+    end = datetime.now(UTC) - timedelta(minutes=5)
+
+    def there(run_type: str = "scheduled", *, ago: timedelta = timedelta(0)) -> bool:
+        task = DagBag(str(DAGS)).dags["alma_to_sis"].get_task("wait_for_export")
+        context: Any = {
+            "dag_run": SimpleNamespace(run_type=run_type),
+            "data_interval_start": end - timedelta(hours=12) - ago,
+            "data_interval_end": end - ago,
+        }
+        return bool(task.poke(context))
+
+    worker.far.write_sis_export()
+    (old,) = folder.iterdir()
+    before = (end - timedelta(hours=13)).timestamp()
+    os.utime(old, (before, before))
+    assert not there()
+    assert there("manual")
+    assert there("backfill")
+    assert there(ago=timedelta(hours=24))
+    whole = old.read_bytes()
+    growing = folder / "USERS_late.xml"
+    growing.write_bytes(whole[:-20])
+    assert not there()
+    growing.write_bytes(whole)
+    assert there()
 
 
 def test_the_intraday_dag_finds_a_waived_fee(worker: Worker) -> None:

@@ -15,6 +15,7 @@ from alma_hook.operators.out import (
     ReadFees,
     SisProfile,
     UploadSfsFiles,
+    WaitForExport,
     WriteSfsFiles,
 )
 
@@ -34,5 +35,6 @@ __all__ = [
     "SisProfile",
     "TakeInPayments",
     "UploadSfsFiles",
+    "WaitForExport",
     "WriteSfsFiles",
 ]

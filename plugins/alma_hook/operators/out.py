@@ -7,10 +7,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import BaseSensorOperator
+
+from alma_hook import campus as settings
 from alma_hook.errors import SendingStopped
-from alma_hook.operators.base import AS_IN_SETTINGS, CampusOperator, Run, alma_of, archive_of, warn_of_held
+from alma_hook.operators.base import (
+    AS_IN_SETTINGS,
+    CampusOperator,
+    Run,
+    alma_of,
+    archive_of,
+    failing_for_good,
+)
 
 try:
     from airflow.sdk import BaseBranchOperator
@@ -23,6 +34,9 @@ if TYPE_CHECKING:
     from alma_hook.alma_answers import Fee
 
 
+WAIT_FOR_EXPORT = "wait_for_export"
+
+
 class ChooseRetrieval(BaseBranchOperator):
     """Choose how fees are found: what the trigger form says, else what the settings say."""
 
@@ -33,7 +47,8 @@ class ChooseRetrieval(BaseBranchOperator):
     def choose_branch(self, context: Context) -> str:
         """Return the task id of the method."""
         chosen = (context.get("params") or {}).get("method", AS_IN_SETTINGS)
-        return self.default if chosen == AS_IN_SETTINGS else str(chosen)
+        method = self.default if chosen == AS_IN_SETTINGS else str(chosen)
+        return WAIT_FOR_EXPORT if method == "sis_profile" else method
 
 
 class AnalyticsReport(CampusOperator):
@@ -51,6 +66,46 @@ class AnalyticsReport(CampusOperator):
             counts.rows, counts.fees, counts.updated or "unknown time", counts.accounts,
         )  # fmt: skip
         return asdict(counts)
+
+
+class WaitForExport(BaseSensorOperator):
+    """Wait for the export that Alma's SIS profile should have left since the last run; what comes late is awaited.
+
+    Between two looks it takes no worker. A run started by hand or for a past interval waits for nothing, and
+    neither does a campus that has set no ``export_wait_minutes``.
+    """
+
+    def __init__(self, *, settings_file: str, minutes: int | None, **kwargs: Any) -> None:
+        timeout = timedelta(minutes=minutes or 5)
+        super().__init__(mode="reschedule", poke_interval=60, timeout=timeout, **kwargs)
+        self.settings_file = settings_file
+        self.minutes = minutes
+
+    def poke(self, context: Context) -> bool:
+        """Look whether a complete export of this interval, or a later one, is there."""
+        from alma_hook import sftp, sis_profile
+
+        with failing_for_good():
+            campus = settings.load(Path(self.settings_file))
+        start, end = context.get("data_interval_start"), context.get("data_interval_end")
+        scheduled = str(context["dag_run"].run_type).endswith("scheduled")
+        if (
+            self.minutes is None
+            or campus.alma_to_sis.export_directory is None
+            or not scheduled
+            or start is None
+        ):
+            self.log.info("Nothing is waited for.")
+            return True
+        if end is not None and datetime.now(UTC) > end + timedelta(minutes=self.minutes):
+            self.log.info("The interval is long past: whatever has come is taken.")
+            return True
+        with failing_for_good(), sftp.connect(campus.connections.alma_export) as folder:
+            come = sis_profile.has_come(folder, campus, start, datetime.now(UTC))
+        self.log.info(
+            "An export written since %s is %s", start.isoformat(), "there" if come else "not there yet"
+        )
+        return come
 
 
 class SisProfile(CampusOperator):
@@ -220,7 +275,6 @@ class UploadSfsFiles(CampusOperator):
         if not run.live:
             self.say("Rehearsal: nothing is uploaded. The files stand in the ledger, table batch_file.")
             return {}
-        warn_of_held(self, run)
         with run.ledger.read() as tx:
             if not batches.in_states(tx, *batches.UNFINISHED[1:]) and not batches.unnoted(tx):
                 self.say("Nothing to upload.")
