@@ -187,6 +187,19 @@ def test_the_text_of_a_dag_names_no_task_that_is_not_there(bag: DagBag) -> None:
         assert named <= set(dag.task_ids), dag.dag_id
 
 
+def test_the_page_of_a_task_says_what_it_does_and_what_a_red_one_means(bag: DagBag) -> None:
+    for dag in bag.dags.values():
+        rows = {
+            line.split("|")[1]: line.split("|")[2].strip()
+            for line in str(dag.doc_md).splitlines()
+            if line.startswith("| `")
+        }
+        for task in dag.tasks:
+            if task.task_id != "ask_for_approval":  # Airflow's own, with a page of its own
+                (red,) = [text for names, text in rows.items() if f"`{task.task_id}`" in names]
+                assert f"**When it is red:** {red}" in str(task.doc_md), task.task_id
+
+
 def test_what_airflow_shows_of_a_dag(bag: DagBag) -> None:
     for dag in bag.dags.values():
         assert dag.tags

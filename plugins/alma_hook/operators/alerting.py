@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from alma_hook import campus as settings
 from alma_hook import errors
 from alma_hook.errors import AlmaHookError
-from alma_hook.operators.base import CampusOperator, Run
+from alma_hook.operators.base import CampusOperator, Run, runbook
 from alma_hook.schedule import TASK_DEFAULTS
 
 if TYPE_CHECKING:
@@ -174,15 +174,6 @@ def _of_error(error: object) -> tuple[str, str]:
     if type(error).__name__ == "AirflowFailException" and hasattr(errors, kind):
         return _CAUSES.get(kind, FAILED), text
     return FAILED, f"{type(error).__name__}; the log says more."
-
-
-def runbook(doc_md: str, task_id: str) -> str:
-    """Return what a DAG's own table says of a red task."""
-    for line in doc_md.splitlines():
-        cells = [cell.strip() for cell in line.split("|")]
-        if len(cells) > 3 and f"`{task_id}`" in [name.strip() for name in cells[1].split(",")]:
-            return cells[2]
-    return "see docs/operations.md"
 
 
 def _page(dag_id: str, run_id: str = "", task_id: str = "") -> str:

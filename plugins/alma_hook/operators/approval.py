@@ -15,7 +15,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import Param
 
 from alma_hook.errors import Fatal, SendingStopped
-from alma_hook.operators.base import CampusOperator, Run, failing_for_good, opened, warn_of_held
+from alma_hook.operators.base import CampusOperator, Run, explained, failing_for_good, opened, warn_of_held
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +96,7 @@ class AwaitAnswer(HITLOperator):
     def __init__(self, *, settings_file: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.settings_file = settings_file
+        explained(self)
 
     def execute(self, context: Context) -> Any:
         """Read the batch, then wait. Skipped when it is answered already, by the command line."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from inspect import getdoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +79,22 @@ class Run:
         return layouts.load(self.campus.sfs.layout, self.campus.folder)
 
 
+def runbook(doc_md: str, task_id: str) -> str:
+    """Return what a DAG's own table says of a red task."""
+    for line in doc_md.splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 3 and f"`{task_id}`" in [name.strip() for name in cells[1].split(",")]:
+            return cells[2]
+    return "see docs/operations.md"
+
+
+def explained(task: Any) -> None:
+    """Give a task its page in Airflow: what it does, and what its DAG's table says of it when it is red."""
+    if task.doc_md is None:
+        red = runbook(str(task.dag.doc_md or "") if task.has_dag() else "", task.task_id)
+        task.doc_md = f"{getdoc(type(task))}\n\n**When it is red:** {red}\n\nIt may be cleared and run again at any time."
+
+
 class CampusOperator(BaseOperator):
     """A task of one campus. ``settings_file`` is its TOML file.
 
@@ -88,6 +105,7 @@ class CampusOperator(BaseOperator):
     def __init__(self, *, settings_file: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.settings_file = settings_file
+        explained(self)
 
     def execute(self, context: Context) -> Any:
         """Run the task's work with its campus and ledger."""

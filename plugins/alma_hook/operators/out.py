@@ -20,6 +20,7 @@ from alma_hook.operators.base import (
     Run,
     alma_of,
     archive_of,
+    explained,
     failing_for_good,
 )
 
@@ -43,6 +44,7 @@ class ChooseRetrieval(BaseBranchOperator):
     def __init__(self, *, default: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.default = default
+        explained(self)
 
     def choose_branch(self, context: Context) -> str:
         """Return the task id of the method."""
@@ -80,6 +82,7 @@ class WaitForExport(BaseSensorOperator):
         super().__init__(mode="reschedule", poke_interval=60, timeout=timeout, **kwargs)
         self.settings_file = settings_file
         self.minutes = minutes
+        explained(self)
 
     def poke(self, context: Context) -> bool:
         """Look whether a complete export of this interval, or a later one, is there."""
