@@ -15,7 +15,7 @@ from functools import cached_property
 
 from alma_hook.ledger import Row
 from alma_hook.ledger.items import DIFFERS
-from alma_hook.ledger.reversals import TAKEN_BACK
+from alma_hook.ledger.reversals import BACK, TAKEN_BACK
 from simulator.alma_records import Fee
 from simulator.money import cents_of
 from simulator.sfs_layout import parse
@@ -237,8 +237,8 @@ def payments(world: World, said: Said) -> list[str]:
 def _back_after_settling(said: Said) -> Counter[int]:
     """What PeopleSoft has again of payments, by number, after a person had settled that it was taken back."""
     back: Counter[int] = Counter()
-    for row in said.listed:
-        if row["kind"] == "payment is back after it was settled as taken back":
+    for row in said.open:
+        if row["kind"] == BACK:
             back[int(row["subject"].removeprefix("payment back "))] += row["amount"]
     return back
 
@@ -309,7 +309,7 @@ def taken_back(world: World, said: Said) -> list[str]:
         if reversal["second_file"] is None:
             continue
         row = next(p for p in said.payments if p["payment_key"] == reversal["payment_key"])
-        shown = [_shows(world, content, row) for content in dict(world.left).values()]
+        shown = [_shows(world, content, row) for _, content in set(world.left)]
         if sum(cents < row["amount"] for cents in shown) < 2:
             found.append(f"payment {row['payment_no']} of {row['amount']}: shown {shown}, taken back")
     return found

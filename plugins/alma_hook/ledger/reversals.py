@@ -17,6 +17,7 @@ from alma_hook.ledger.store import Row, Tx, in_list
 from alma_hook.money import amount as text_of
 
 TAKEN_BACK = "payment taken back in PeopleSoft"
+BACK = "payment is back after it was settled as taken back"
 #: The key of a payment that is known by Alma's word only: no file of PeopleSoft's has ever told of it.
 LOST = "alma:"
 _STANDS = "('standing', 'settled')"
@@ -71,6 +72,8 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> None:
         stood = sum(int(row["amount"]) for row in of_payment if row["state"] != "seen_once")
         more = max(0, int(payment["amount"]) - cents) - stood
         seen = next((row for row in of_payment if row["state"] == "seen_once"), None)
+        if more >= 0 and of_payment:
+            exceptions.close_subject(tx, f"payment back {payment['payment_no']}", "it is gone again")
         if more < 0:
             _give_back(tx, [row for row in of_payment if row["state"] != "seen_once"], -more)
         if seen is not None and more <= 0:
@@ -177,7 +180,7 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
             tx,
             [
                 Listed(
-                    "payment is back after it was settled as taken back",
+                    BACK,
                     f"payment back {number}",
                     cents,
                     f"payment {number}: {text_of(cents)} that was taken back is in PeopleSoft's output again",
@@ -227,6 +230,7 @@ def judge(tx: Tx) -> int:
     paid instead. Payments whose outcome is unclear wait until it is known.
     """
     listed: list[Listed] = []
+    overpaid = set(exceptions.open_subjects(tx, [exceptions.OVERPAID]))
     for payment, rows in _standing(tx):
         for row in rows:
             _see_cover(tx, row)
@@ -235,6 +239,9 @@ def judge(tx: Tx) -> int:
             payment["state"] == "posted" and stands <= int(payment["posted"])
         ):
             exceptions.close_subject(tx, f"payment {number}", "PeopleSoft took it back")
+        elif f"payment {number}" in overpaid:
+            rest = stands - int(payment["posted"])
+            exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
         for row, cents in zip(
             rows, excess(int(payment["amount"]), int(payment["posted"]), rows), strict=True
         ):
