@@ -110,6 +110,11 @@ class PeopleSoftModel:
             file_name, None, "credits" if credits else "charges", group_id, posted, total, tuple(rejects)
         )
 
+    def enter(self, detail: Detail) -> None:
+        """The office posts one line by hand, whatever the load would say of its EMPLID or item type."""
+        with self.lock:
+            self._post("by hand", detail, self._is_credit(detail))
+
     def _is_credit(self, detail: Detail) -> bool:
         return detail.reversal or detail.item_type in self.credit_item_types
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from alma_hook import confirmations
-from alma_hook.errors import AlmaHookError, Fatal, Retriable
+from alma_hook.errors import AlmaHookError, BadFile, Fatal, Retriable
 from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, holds, items, moment, payments
 from alma_hook.ledger.reversals import TAKEN_BACK
 from alma_hook.repair import repair
@@ -55,6 +55,8 @@ class People:
         self.world = world
         #: Files of which they said that PeopleSoft never got them.
         self.given_up: set[str] = set()
+        #: Lines that the office entered by hand: file and number.
+        self.entered: set[tuple[str, int]] = set()
         #: Lines that they have released: reference and cents, a credit's below nought.
         self.approved: set[tuple[str, int]] = set()
         self.settled: list[Settled] = []
@@ -114,7 +116,7 @@ class People:
         for row in sorted(rows, key=lambda row: (row["kind"], row["batch_id"], row["line_no"]), reverse=True):
             name, number = row["file_name"], int(row["line_no"])
             missing = number in loaded[name] if name in loaded else name in self.world.lost_files
-            if missing and self._void(row):
+            if missing and (name, number) not in self.entered and self._void(row):
                 self.world.steps.append(("void", name, number))
                 done += 1
         return done
@@ -128,9 +130,17 @@ class People:
                     ledger, lease, row["batch_id"], int(row["line_no"]), "as the docs say",
                     rejected=not by_the_list, settings=settings,
                 )  # fmt: skip
-        except AlmaHookError:
+        except AlmaHookError as error:
+            if row["kind"] == "charge" and any(why in str(error) for why in ("was paid", "credits were sent")):
+                self._enter(row["file_name"], int(row["line_no"]))
             return False
         return True
+
+    def _enter(self, name: str, number: int) -> None:
+        """What can't be made void any more is entered by hand in PeopleSoft."""
+        self.world.far.peoplesoft.enter(self.world.line_of(name, number))
+        self.entered.add((name, number))
+        self.world.tally.operations["line entered by hand"] += 1
 
     def answer(self) -> str | None:
         """Release what the brake has held as it is, or refuse it."""
@@ -248,6 +258,8 @@ class People:
                 counts = repair(ledger, out, back, bridge.campus, bridge.folder, bridge.folder, bridge.api)
         except Retriable:
             return None
+        except BadFile as error:
+            return self._mend_archive(error)
         self.lost_at = None
         self.repairs += 1
         self.settled = []
@@ -260,6 +272,17 @@ class People:
         }
         world.steps[:] = [step for step in world.steps if step[0] == "file" or step in noted]
         return f"the ledger is repaired: {counts.added} batches, {counts.payments} payments"
+
+    def _mend_archive(self, error: BadFile) -> str:
+        """Remove what is cut short of a file that PeopleSoft never got; there is no other."""
+        came = {name for _, name, _ in self.world.steps}
+        archive = self.world.far.path(self.world.far.folders.archive)
+        for fault in error.faults:
+            name = fault.where.removesuffix(".manifest.csv")
+            assert name not in came, f"the archive has lost {name}, which was sent"
+            for file in archive.glob(f"{name}*"):
+                file.unlink()
+        return "what is cut short in the archive is removed"
 
 
 def signed(line: Row) -> int:

@@ -18,7 +18,6 @@ from alma_hook.ledger.items import DIFFERS
 from alma_hook.ledger.reversals import BACK, TAKEN_BACK
 from simulator.alma_records import Fee
 from simulator.money import cents_of
-from simulator.sfs_layout import parse
 from tests.simulation.world import World, by_api, own_paid, own_payments
 
 _DOUBLE = "payments in Alma differ from those posted"
@@ -126,15 +125,13 @@ def files(world: World, _said: Said) -> list[str]:
 
 def contents(world: World) -> dict[str, list[tuple[str, int]]]:
     """The lines of every file that PeopleSoft had whole, loaded or lost: reference and cents, a credit's below nought."""
-    sfs = world.far.peoplesoft
-    folder = world.far.path(world.far.folders.loaded)
-    told = {load.file_name: (folder / load.file_name).read_bytes() for load in sfs.loads if load.error is None}
+    loaded = {load.file_name for load in world.far.peoplesoft.loads if load.error is None}
     return {
         name: [
             (detail.reference, -detail.amount_cents if detail.reversal else detail.amount_cents)
-            for detail in parse(sfs.layout, content).details
+            for detail in world.lines_of(name)
         ]
-        for name, content in (told | world.lost_files).items()
+        for name in sorted(loaded | world.lost_files.keys())
     }
 
 

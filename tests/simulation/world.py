@@ -29,6 +29,7 @@ from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
 from simulator.clock import Clock
 from simulator.limits import Limits
+from simulator.sfs_layout import Detail, parse
 from tests.bridge import Bridge, LocalFolder
 from tests.simulation import accidents
 from tests.simulation.database import database, scratch
@@ -517,6 +518,17 @@ class World:
             os.utime(self.far.path(path), (at, at))
         if "PAYMENTS" in name:
             self.left.append((name, content))
+
+    def lines_of(self, name: str) -> tuple[Detail, ...]:
+        """The lines of a file that PeopleSoft had whole, loaded or lost."""
+        content = self.lost_files.get(name)
+        if content is None:
+            content = (self.far.path(self.far.folders.loaded) / name).read_bytes()
+        return parse(self.far.peoplesoft.layout, content).details
+
+    def line_of(self, name: str, number: int) -> Detail:
+        """One of them; they count from 1."""
+        return self.lines_of(name)[number - 1]
 
     def part(self, whole: int) -> int:
         """All of it, or a part."""

@@ -154,10 +154,11 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
 def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -> bool:
     """Bring in a payment that Alma shows with our key and the ledger has lost; ``False``: it has it.
 
-    What identifies it in PeopleSoft is told again by its line, see ``adopt``.
+    What identifies it in PeopleSoft is told again by its line, see ``adopt``; or was before, then it is posted now.
     """
-    if known_external_ids(tx, [external_id]):
-        return False
+    known = tx.row("SELECT * FROM payment_now WHERE institution = :i AND external_id = :id", id=external_id)
+    if known is not None:
+        return known["state"] in ("new", "posting", "unknown") and _found_posted(tx, known, value)
     tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
@@ -178,6 +179,16 @@ def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -
     tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
     fees.touch(tx, [fee_id])
     tx.event(f"fee {fee_id}", "payment found in Alma", external_id)
+    return True
+
+
+def _found_posted(tx: Tx, payment: Row, value: int) -> bool:
+    settle_posting(tx, payment, "posted", posted=value)
+    rest = int(payment["stands"]) - value
+    listed = [exceptions.of_payment(payment, exceptions.OVERPAID, rest)] if rest > 0 else []
+    exceptions.close_others(tx, [f"payment {payment['payment_no']}"], listed)
+    exceptions.open_all(tx, listed)
+    tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
     return True
 
 
