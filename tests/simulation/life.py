@@ -19,7 +19,7 @@ from simulator.alma_records import Fee, User
 from simulator.campus import FEE_TYPES, UNMAPPED_TYPE
 from simulator.money import text_of
 from simulator.peoplesoft_records import Item
-from tests.simulation.world import DAYS, METHODS, Event, World
+from tests.simulation.world import DAYS, METHODS, Event, World, own_payments
 
 Act = Callable[[World], str | None]
 #: campus: at any moment. day: on some days. run: every day or nearly.
@@ -346,7 +346,11 @@ def payment_taken_back(world: World) -> str | None:
     whole, partly = nature.cumulative, nature.output == "all" and nature.payment_ids
     if not paid or not (whole or partly) or nature.short_ids:
         return None
-    number = world.rng.choice(paid)
+    posted = {(fee.id, cents) for fee in world.far.alma.fees.values() for _, cents in own_payments(fee)}
+    prefix, payments = world.far.reference_prefix, world.far.peoplesoft.payments
+    there = [n for n in paid if (payments[n].reference.removeprefix(prefix), payments[n].amount_cents) in posted]
+    # Mostly one that Alma has already.
+    number = world.rng.choice(there if there and world.rng.random() < 0.7 else paid)
     payment = world.far.peoplesoft.payments[number]
     cents = payment.amount_cents if whole else 0
     if partly and payment.amount_cents > 1 and (not whole or world.rng.random() < 0.4):
@@ -403,7 +407,7 @@ def emplid_known(world: World) -> str | None:
     return "PeopleSoft knows its students again"
 
 
-@happens("file lost by PeopleSoft", weight=0.3)
+@happens("file lost by PeopleSoft", weight=0.6)
 def file_lost(world: World) -> str | None:
     """Deleted before it was loaded."""
     folder = world.far.path(world.far.folders.inbound)
@@ -583,7 +587,7 @@ def held_answered(world: World) -> str | None:
     return world.people.answer()
 
 
-@happens("payment taken back settled", "run", 0.4)
+@happens("payment taken back settled", "run", 0.8)
 def taken_back_settled(world: World) -> str | None:
     return world.people.settle()
 

@@ -48,7 +48,7 @@ class Said:
                 {
                     row["fee_id"]: row
                     for row in tx.rows(
-                        "SELECT p.*, r.problem FROM fee_position p LEFT JOIN reading r "
+                        "SELECT p.*, r.problem, r.type FROM fee_position p LEFT JOIN reading r "
                         "ON r.institution = p.institution AND r.fee_id = p.fee_id WHERE p.institution = :i"
                     )
                 },
@@ -86,7 +86,7 @@ class Said:
         another primary id meanwhile, until it is active again.
         """
         known = self.positions.get(fee.id)
-        lost = known is None or known["problem"] == _GONE
+        lost = known is None or known["problem"] == _GONE or (known["problem"] is not None and not known["type"])
         return fee.user.purged or (lost and fee.status != "ACTIVE")
 
 
@@ -243,10 +243,12 @@ def _back_after_settling(said: Said) -> Counter[int]:
 def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]) -> str | None:
     entries = said.on_payment(row)
     open_cents = [entry["amount"] for entry in entries if entry["closed_at"] is None]
-    gone = said.out_of_sight(world.far.alma.fees[row["fee_id"]])
+    fee = world.far.alma.fees[row["fee_id"]]
+    gone = said.out_of_sight(fee)
     if row["state"] in ("posting", "unknown"):
-        # It stays so only where Alma can't be asked any more.
-        return None if gone and open_cents == [max(row["stands"], 0) or row["amount"]] else "nobody finds out"
+        # It stays so only where Alma can't be asked any more, or can't tell.
+        listed = open_cents == [max(row["stands"], 0) or row["amount"]]
+        return None if listed and (gone or _can_not_tell(said, fee)) else "nobody finds out"
     posted = row["posted"] if row["state"] == "posted" else 0
     if there != [(row["fee_id"], posted)] * bool(posted):
         too_late = row["external_id"] in world.applied_too_late
@@ -266,6 +268,14 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
     return _wrong_with_what_was_taken_back(world, said, row, max(0, posted - row["stands"]))
 
 
+def _can_not_tell(said: Said, fee: Fee) -> bool:
+    """Whether a fee bears a payment that may be ours without its key: none was ever read back with it."""
+    proved = any(row["state"] == "posted" for row in said.payments)
+    of_fee = [row for row in said.payments if row["fee_id"] == fee.id and row["state"] in ("posting", "unknown")]
+    others = {t.amount_cents for t in fee.transactions if t.kind == "PAYMENT"}
+    return not proved and any(row["trying"] in others for row in of_fee)
+
+
 def _wrong_with_what_was_taken_back(world: World, said: Said, row: Row, excess: int) -> str | None:
     """What lies in Alma and no more in PeopleSoft is listed, was settled, or another payment stands in for it."""
     key = row["payment_key"]
@@ -279,7 +289,8 @@ def _wrong_with_what_was_taken_back(world: World, said: Said, row: Row, excess: 
                 return f"payment {other['payment_no']} stands in for it and does not"
             covered += reversal["covered"]
     # What was settled and is back since is listed as that.
-    if excess != listed + settled - _back_after_settling(said)[row["payment_no"]] + covered:
+    back = _back_after_settling(said)[row["payment_no"]]
+    if max(0, excess - back) != listed + settled - back + covered:
         return f"{excess} were taken back: {listed} listed, {settled} settled, {covered} covered"
     return None
 
@@ -380,7 +391,7 @@ def _wrong_with_item(world: World, said: Said, members: Sequence[Fee], stopped: 
     if root.type == "CREDIT" and world.nature.credits == "ignore":
         if told:
             wrong.append("a line for a CREDIT fee")
-    elif stopped:
+    elif stopped or any(_can_not_tell(said, fee) for fee in members):
         pass
     elif any(said.out_of_sight(fee) for fee in members):
         if expected and not on_list:
@@ -406,7 +417,12 @@ def finished(world: World, said: Said) -> list[str]:
     waiting = {
         row["user_id"]
         for row in said.positions.values()
-        if row["in_flight"] and (world.nature.short_ids or row["problem"] == _GONE)
+        if row["in_flight"]
+        and (
+            world.nature.short_ids
+            or row["problem"] == _GONE
+            or _can_not_tell(said, world.far.alma.fees[row["fee_id"]])
+        )
     }
     found = []
     for row in said.unfinished:

@@ -605,6 +605,8 @@ class World:
             self.people.decide()
             self.people.look_after_lines()
             said += f"{self.people.answer() or ''}"
+            if 2 <= number <= 5 and self.rng.random() < 0.5:
+                said += f"{self.people.settle() or ''}"
             self.far.refresh_analytics()
             out = self.run(self.new_run("out", method="all_users"))
             if self.people.repairs and "SendingStopped" in out:
