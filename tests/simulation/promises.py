@@ -257,9 +257,10 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
         lost = world.people.repairs and gone and open_cents
         if not late and not lost:
             return "not what was posted, and not listed"
-    rest = row["stands"] - posted
+    rest = row["stands"] + _back_after_settling(said)[row["payment_no"]] - posted
     if rest > 0 and row["state"] != "settled":
-        if not entries:
+        last = entries[-1] if entries else None
+        if last is None or last["resolution"] == "PeopleSoft took it back":
             return f"{rest} never listed"
         if any(cents != rest for cents in open_cents):
             return f"listed with {open_cents}, and {rest} are not in Alma"
@@ -326,7 +327,7 @@ def taken_back(world: World, said: Said) -> list[str]:
 def _shows(world: World, content: bytes, row: Row) -> int:
     """What a file shows of a payment, in cents."""
     reference = world.far.reference_prefix + row["reported_fee_id"]
-    cents = 0
+    cents = place = 0
     for line in csv.DictReader(io.StringIO(content.decode())):
         try:
             value = cents_of(line["Paid Amount"])
@@ -336,7 +337,11 @@ def _shows(world: World, content: bytes, row: Row) -> int:
         if world.nature.payment_ids:
             same = same and line["Payment ID"].lstrip("0") == row["payment_key"].split(":")[1]
         else:
-            same = same and value == row["amount"]
+            month, day, year = line["Date Paid"].split("/")
+            same = same and value == row["amount"] and f"{year}-{month}-{day}" == row["paid_on"]
+            place += same
+            # Of equal ones this is the one with that number.
+            same = same and place == int(row["payment_key"].split(":")[2])
         cents = max(cents, value if same else 0)
     return cents
 
@@ -401,7 +406,8 @@ def _wrong_with_item(world: World, said: Said, members: Sequence[Fee], stopped: 
         if balance - expected != sum(entry["amount"] for entry in entries):
             listed = [(entry["kind"], entry["amount"]) for entry in entries]
             wrong.append(f"due {balance - expected}, listed {listed}")
-        owed = max(0, told - paid - written_off)
+        # What was paid too much, and is given back, pays nothing of a fee made anew.
+        owed = max(0, told - (_paid_for_good(world, reference) if carried else paid) - written_off)
         if balance != owed and not on_list:
             wrong.append(f"PeopleSoft asks for {owed}, and nothing is listed")
     if not wrong:
@@ -410,6 +416,19 @@ def _wrong_with_item(world: World, said: Said, members: Sequence[Fee], stopped: 
         f"fee {' and '.join(fee.id for fee in members)} ({members[-1].status}): Alma {balance}, told {told}, paid {paid}, "
         f"of which in Alma {own}, carried {carried}, written off {written_off}: {'; '.join(wrong)}"
     ]
+
+
+def _paid_for_good(world: World, reference: str) -> int:
+    """What PeopleSoft has of the payments on an item that are in Alma."""
+    sfs, prefix = world.far.peoplesoft, world.far.reference_prefix
+    ledger = world.bridge.ledger("look")
+    with ledger.read() as tx:
+        rows = tx.rows(
+            "SELECT stands, posted FROM payment_now WHERE institution = :i AND reported_fee_id = :fee",
+            fee=reference.removeprefix(prefix),
+        )
+    assert sum(row["stands"] for row in rows) <= sum(p.amount_cents for p in sfs.payments.values())
+    return sum(min(row["stands"], row["posted"]) for row in rows)
 
 
 def finished(world: World, said: Said) -> list[str]:

@@ -529,6 +529,26 @@ def test_back_for_one_file_after_it_was_settled_is_not_listed_any_more_when_it_i
     assert states(both) == ["settled"]
 
 
+def test_what_was_paid_too_much_is_listed_again_when_all_is_back_after_it_was_settled(both: Bridge) -> None:
+    (fee,) = charged(both, 1000)
+    payment = pay(both, fee, 1500)
+    night(both)
+    both.far.peoplesoft.bounce(payment.payment_id)
+    night(both)
+    night(both)
+    assert [cents for _, cents, _ in listed(both)] == [1000]
+    assert listed(both, OVERPAID) == []
+    resolve(both, listed(both)[0][0])
+    night(both)
+    assert both.exceptions() == {}
+    payment.amount_cents, payment.bounced_cents = 1500, 0
+    for _ in range(2):
+        night(both)
+
+        assert [cents for _, cents, _ in listed(both, BACK)] == [1000]
+        assert [cents for _, cents, _ in listed(both, OVERPAID)] == [500]
+
+
 def test_a_fee_made_anew_takes_the_old_ones_place(both: Bridge) -> None:
     old, exception_id = bounced(both)
     new = both.far.alma.add_fee(both.far.students[0], 1000)

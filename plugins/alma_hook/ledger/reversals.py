@@ -192,8 +192,8 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
     # What was not posted is to be posted again, or to be given back: it was taken off the list as taken back.
     for number in {_number(row) for row in rows}:
         payment = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
-        if payment is not None and payment["state"] == "posted" and payment["stands"] > payment["posted"]:
-            rest = int(payment["stands"]) - int(payment["posted"])
+        if payment is not None and payment["state"] == "posted" and payment["received"] > payment["posted"]:
+            rest = int(payment["received"]) - int(payment["posted"])
             exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
 
 
@@ -236,11 +236,11 @@ def judge(tx: Tx) -> int:
             _see_cover(tx, row)
         number, stands = payment["payment_no"], int(payment["stands"])
         if (payment["state"] == "new" and stands <= 0) or (
-            payment["state"] == "posted" and stands <= int(payment["posted"])
+            payment["state"] == "posted" and int(payment["received"]) <= int(payment["posted"])
         ):
             exceptions.close_subject(tx, f"payment {number}", "PeopleSoft took it back")
         elif f"payment {number}" in overpaid:
-            rest = stands - int(payment["posted"])
+            rest = int(payment["received"]) - int(payment["posted"])
             exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
         for row, cents in zip(
             rows, excess(int(payment["amount"]), int(payment["posted"]), rows), strict=True
