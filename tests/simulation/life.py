@@ -56,10 +56,16 @@ def happens(
     return declare
 
 
-def script(seed: int, switched_on: frozenset[str] = frozenset()) -> list[Event]:
+def script(
+    seed: int, switched_on: frozenset[str] = frozenset(), switched_off: frozenset[str] = frozenset()
+) -> list[Event]:
     """The events of a life, in their order: some on each day, at odd times."""
     rng = random.Random(f"{seed} script")
-    on = [kind for kind in KINDS.values() if kind.off is None or kind.name in switched_on]
+    on = [
+        kind
+        for kind in KINDS.values()
+        if (kind.off is None or kind.name in switched_on) and kind.name not in switched_off
+    ]
     weights = {kind.name: kind.weight for kind in on}
     campus = [kind.name for kind in on if kind.pace == "campus"]
     days = [kind.name for kind in on if kind.pace == "day"]
@@ -348,7 +354,9 @@ def payment_taken_back(world: World) -> str | None:
         return None
     posted = {(fee.id, cents) for fee in world.far.alma.fees.values() for _, cents in own_payments(fee)}
     prefix, payments = world.far.reference_prefix, world.far.peoplesoft.payments
-    there = [n for n in paid if (payments[n].reference.removeprefix(prefix), payments[n].amount_cents) in posted]
+    there = [
+        n for n in paid if (payments[n].reference.removeprefix(prefix), payments[n].amount_cents) in posted
+    ]
     # Mostly one that Alma has already.
     number = world.rng.choice(there if there and world.rng.random() < 0.7 else paid)
     payment = world.far.peoplesoft.payments[number]

@@ -131,7 +131,9 @@ class People:
                     rejected=not by_the_list, settings=settings,
                 )  # fmt: skip
         except AlmaHookError as error:
-            if row["kind"] == "charge" and any(why in str(error) for why in ("was paid", "credits were sent")):
+            if row["kind"] == "charge" and any(
+                why in str(error) for why in ("was paid", "credits were sent")
+            ):
                 self._enter(row["file_name"], int(row["line_no"]))
             return False
         return True
@@ -203,9 +205,7 @@ class People:
 
     def _remember(self) -> Memory:
         mark = self.world.bridge.marks[0].read()
-        return Memory(
-            self.world.bridge.database.copy(), mark, tuple(self.settled), tuple(self.world.steps)
-        )
+        return Memory(self.world.bridge.database.copy(), mark, tuple(self.settled), tuple(self.world.steps))
 
     def _recall(self, memory: Memory) -> None:
         self.world.bridge.database.put_back(memory.ledger)

@@ -86,7 +86,9 @@ class Said:
         another primary id meanwhile, until it is active again.
         """
         known = self.positions.get(fee.id)
-        lost = known is None or known["problem"] == _GONE or (known["problem"] is not None and not known["type"])
+        lost = (
+            known is None or known["problem"] == _GONE or (known["problem"] is not None and not known["type"])
+        )
         return fee.user.purged or (lost and fee.status != "ACTIVE")
 
 
@@ -272,7 +274,9 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
 def _can_not_tell(said: Said, fee: Fee) -> bool:
     """Whether a fee bears a payment that may be ours without its key: none was ever read back with it."""
     proved = any(row["state"] == "posted" for row in said.payments)
-    of_fee = [row for row in said.payments if row["fee_id"] == fee.id and row["state"] in ("posting", "unknown")]
+    of_fee = [
+        row for row in said.payments if row["fee_id"] == fee.id and row["state"] in ("posting", "unknown")
+    ]
     others = {t.amount_cents for t in fee.transactions if t.kind == "PAYMENT"}
     return not proved and any(row["trying"] in others for row in of_fee)
 
@@ -407,7 +411,7 @@ def _wrong_with_item(world: World, said: Said, members: Sequence[Fee], stopped: 
             listed = [(entry["kind"], entry["amount"]) for entry in entries]
             wrong.append(f"due {balance - expected}, listed {listed}")
         # What was paid too much, and is given back, pays nothing of a fee made anew.
-        owed = max(0, told - (_paid_for_good(world, reference) if carried else paid) - written_off)
+        owed = max(0, told - (_paid_for_good(said, root.id) if carried else paid) - written_off)
         if balance != owed and not on_list:
             wrong.append(f"PeopleSoft asks for {owed}, and nothing is listed")
     if not wrong:
@@ -418,17 +422,11 @@ def _wrong_with_item(world: World, said: Said, members: Sequence[Fee], stopped: 
     ]
 
 
-def _paid_for_good(world: World, reference: str) -> int:
-    """What PeopleSoft has of the payments on an item that are in Alma."""
-    sfs, prefix = world.far.peoplesoft, world.far.reference_prefix
-    ledger = world.bridge.ledger("look")
-    with ledger.read() as tx:
-        rows = tx.rows(
-            "SELECT stands, posted FROM payment_now WHERE institution = :i AND reported_fee_id = :fee",
-            fee=reference.removeprefix(prefix),
-        )
-    assert sum(row["stands"] for row in rows) <= sum(p.amount_cents for p in sfs.payments.values())
-    return sum(min(row["stands"], row["posted"]) for row in rows)
+def _paid_for_good(said: Said, item_fee: str) -> int:
+    """What PeopleSoft has of the payments on an item that are in Alma, or that stand in for one there."""
+    of_item = {row["payment_key"]: row for row in said.payments if row["reported_fee_id"] == item_fee}
+    posted = sum(max(0, min(row["stands"], row["posted"])) for row in of_item.values())
+    return posted + sum(row["covered"] for row in said.reversals if row["payment_key"] in of_item)
 
 
 def finished(world: World, said: Said) -> list[str]:

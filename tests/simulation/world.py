@@ -634,7 +634,9 @@ class World:
         for name, content, at in self.drawer:
             self.leave(name, content, at)
         self.drawer = []
-        path = self.far.write_query_output(cumulative=self.nature.output != "new only", bounced=self.nature.bounced)
+        path = self.far.write_query_output(
+            cumulative=self.nature.output != "new only", bounced=self.nature.bounced
+        )
         self.left.append((path, self.far.path(path).read_bytes()))
         if self.nature.items:
             self.far.write_query_output(kind="applied")

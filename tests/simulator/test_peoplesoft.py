@@ -138,7 +138,10 @@ def test_one_payment_over_several_items(sfs: PeopleSoftModel, default_file: File
     assert sfs.books().by_reference == {"ALMA1": 0, "ALMA2": 0}
     rows = _rows(sfs.query_output())
     assert [row["Payment ID"] for row in rows] == [first.payment_id] * 2
-    assert [(row["Reference Number"], row["Paid Amount"]) for row in rows] == [("ALMA1", "10.00"), ("ALMA2", "5.00")]
+    assert [(row["Reference Number"], row["Paid Amount"]) for row in rows] == [
+        ("ALMA1", "10.00"),
+        ("ALMA2", "5.00"),
+    ]
 
 
 def test_a_bounced_payment_opens_the_item_and_leaves_the_query(

@@ -494,7 +494,9 @@ def test_what_the_empty_ledger_took_in_before_the_repair_counts_as_posted_where_
     make_bridge: MakeBridge,
 ) -> None:
     bridge = make_bridge(
-        students=3, fees=7, settings=lambda text: text.replace("[sis_to_alma]", "[sis_to_alma]\ncumulative = true")
+        students=3,
+        fees=7,
+        settings=lambda text: text.replace("[sis_to_alma]", "[sis_to_alma]\ncumulative = true"),
     )
     bridge.alma_to_sis()
     bridge.far.load_inbound()

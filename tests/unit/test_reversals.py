@@ -505,7 +505,9 @@ def test_settled_by_a_person_it_is_not_listed_again(both: Bridge) -> None:
     assert both.balances()["unexplained"] == 0
 
 
-def test_back_for_one_file_after_it_was_settled_is_not_listed_any_more_when_it_is_gone_again(both: Bridge) -> None:
+def test_back_for_one_file_after_it_was_settled_is_not_listed_any_more_when_it_is_gone_again(
+    both: Bridge,
+) -> None:
     fee = charged(both, 1000)[0]
     payment = pay(both, fee)
     night(both)
