@@ -184,6 +184,12 @@ def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -
 
 def _found_posted(tx: Tx, payment: Row, value: int) -> bool:
     settle_posting(tx, payment, "posted", posted=value)
+    # PeopleSoft had that much once; what it has taken back since, the next files tell.
+    tx.run(
+        "UPDATE payment SET amount = :value WHERE institution = :i AND payment_key = :key AND amount < :value",
+        value=value,
+        key=payment["payment_key"],
+    )
     rest = int(payment["stands"]) - value
     listed = [exceptions.of_payment(payment, exceptions.OVERPAID, rest)] if rest > 0 else []
     exceptions.close_others(tx, [f"payment {payment['payment_no']}"], listed)
@@ -197,7 +203,8 @@ def adopt(
 ) -> tuple[list[Payment], list[Row]]:
     """Give restored payments what their lines tell of them; return the new ones, and the restored overpaid ones.
 
-    Line and restored payment have the same external id, as it follows from what identifies the payment.
+    Line and restored payment have the same external id, as it follows from what identifies the payment. A line
+    of less than Alma has is one of which a part was taken back since; the next files tell.
     """
     lost = {
         row["external_id"]
@@ -210,8 +217,8 @@ def adopt(
     for payment in found:
         if payment.external_id in lost:
             tx.run(
-                "UPDATE payment SET payment_key = :key, emplid = :emplid, amount = :amount, paid_on = :paid_on, "
-                "file_name = :file, file_sha256 = :sha, line_no = :line WHERE institution = :i AND external_id = :external",
+                "UPDATE payment SET payment_key = :key, emplid = :emplid, paid_on = :paid_on, "
+                "amount = CASE WHEN posted > :amount THEN posted ELSE CAST(:amount AS BIGINT) END, file_name = :file, file_sha256 = :sha, line_no = :line WHERE institution = :i AND external_id = :external",
                 key=payment.payment_key,
                 emplid=payment.emplid,
                 amount=payment.amount,
