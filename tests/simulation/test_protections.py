@@ -154,21 +154,21 @@ def float_cents(patch: Patch) -> None:
 
 #: What is taken out, and the first life that shows it.
 CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
-    ((no_read_back,), 0),
-    ((no_quiet_period,), 0),
-    ((no_deadline,), 0),
-    ((no_temporary_name,), 0),
+    ((no_read_back,), 5),
+    ((no_quiet_period,), 142),
+    ((no_deadline,), 82),
+    ((no_temporary_name,), 4),
     ((payments_of_the_ledger,), 0),
-    ((missing_is_nought,), 0),
+    ((missing_is_nought,), 1),
     ((stale_readings,), 0),
     ((no_fence,), 0),
     ((stale_readings, no_fence), 0),
-    ((no_guard_against_an_older_ledger,), 0),
-    ((no_marks,), 0),
-    ((float_cents,), 0),
+    ((no_guard_against_an_older_ledger,), 2),
+    ((no_marks,), 12),
+    ((float_cents,), 1),
     ((no_waiting_of_credits,), 0),
     ((one_file_is_enough,), 0),
-    ((no_brake,), 0),
+    ((no_brake,), 2),
 ]
 
 
