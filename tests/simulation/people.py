@@ -260,17 +260,19 @@ class People:
             return None
         except BadFile as error:
             return self._mend_archive(error)
-        self.lost_at = None
         self.repairs += 1
-        self.settled = []
-        archive = world.far.path(world.far.folders.archive)
-        noted = {
-            ("void", file.name.removesuffix(".state"), int(line[5:]))
-            for file in archive.glob("*.state")
-            for line in file.read_text().splitlines()
-            if line.startswith("void ")
-        }
-        world.steps[:] = [step for step in world.steps if step[0] == "file" or step in noted]
+        if self.lost_at is not None:
+            # What people had said, and the archive has no note of, is lost with the ledger.
+            self.lost_at = None
+            self.settled = []
+            archive = world.far.path(world.far.folders.archive)
+            noted = {
+                ("void", file.name.removesuffix(".state"), int(line[5:]))
+                for file in archive.glob("*.state")
+                for line in file.read_text().splitlines()
+                if line.startswith("void ")
+            }
+            world.steps[:] = [step for step in world.steps if step[0] == "file" or step in noted]
         return f"the ledger is repaired: {counts.added} batches, {counts.payments} payments"
 
     def _mend_archive(self, error: BadFile) -> str:
