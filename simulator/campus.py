@@ -210,13 +210,13 @@ class Campus:
         with self.peoplesoft.lock:
             credits = self.peoplesoft.credit_item_types
             held = [
-                payment
-                for payment in self.peoplesoft.payments.values()
+                number
+                for number, payment in self.peoplesoft.payments.items()
                 if payment.amount_cents > 0 and payment.item_type not in credits
             ]
             taken = self.rng.sample(held, min(count, len(held)))
-            for payment in taken:
-                self.peoplesoft.bounce(payment.payment_id)
+            for number in taken:
+                self.peoplesoft.bounce(number)
             return len(taken)
 
     def desk_payments(self, count: int) -> int:

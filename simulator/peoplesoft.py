@@ -110,6 +110,11 @@ class PeopleSoftModel:
             file_name, None, "credits" if credits else "charges", group_id, posted, total, tuple(rejects)
         )
 
+    def enter(self, detail: Detail) -> None:
+        """The office posts one line by hand, whatever the load would say of its EMPLID or item type."""
+        with self.lock:
+            self._post("by hand", detail, self._is_credit(detail))
+
     def _is_credit(self, detail: Detail) -> bool:
         return detail.reversal or detail.item_type in self.credit_item_types
 
@@ -234,8 +239,9 @@ class PeopleSoftModel:
         """A student pays. ``target``: item number, reference, or EMPLID; ``cents`` None: all that is open.
 
         On an item, what is too much stays unapplied on the account. On an EMPLID the oldest items come
-        first, a payment each (or, ``one_payment``, one payment over several items), and what is left
-        stays on the last. Raises KeyError for an unknown target, ValueError for nothing to pay with.
+        first, a payment each (or, ``one_payment``, all under one id, a record and a row of output an item),
+        and what is left stays on the last. Raises KeyError for an unknown target, ValueError for nothing to
+        pay with.
         """
         with self.lock:
             item = self.items.get(target)
@@ -248,23 +254,21 @@ class PeopleSoftModel:
             left = sum(max(0, each.balance_cents) for each in payable) if cents is None else cents
             if left <= 0:
                 raise ValueError("nothing to pay")
-            if one_payment:
-                payment = self._new_payment(
-                    payable[0].emplid, left, payable[0].reference, payable[0].item_type
-                )
-                self._apply(payment, payable)
-                return [payment]
-            made = []
+            made: list[Payment] = []
             for place, each in enumerate(payable):
                 part = left if place == len(payable) - 1 else min(left, each.balance_cents)
                 if part > 0:
-                    made.append(self._new_payment(each.emplid, part, each.reference, each.item_type))
+                    of = made[0].payment_id if one_payment and made else None
+                    made.append(self._new_payment(each.emplid, part, each.reference, each.item_type, of))
                     self._apply(made[-1], [each])
                 left -= part
             return made
 
     def bounce(self, payment_id: str, cents: int | None = None) -> Payment:
-        """Take a payment back (all, or ``cents`` of it): its items are open again by that much."""
+        """Take a payment back (all, or ``cents`` of it): its items are open again by that much.
+
+        ``payment_id``: its key in ``payments``, the id but for further parts of one payment.
+        """
         with self.lock:
             payment = self.payments[payment_id]
             taken = payment.amount_cents if cents is None else cents
@@ -298,12 +302,14 @@ class PeopleSoftModel:
             for payment in payments:
                 self._apply(payment, items[::-1])
 
-    def _new_payment(self, emplid: str, cents: int, reference: str, item_type: str) -> Payment:
+    def _new_payment(
+        self, emplid: str, cents: int, reference: str, item_type: str, of: str | None = None
+    ) -> Payment:
+        """A payment; ``of``: its part on another item of the payment with that id."""
         self._payment_number += 1
-        payment = Payment(
-            f"{self._payment_number:012d}", emplid, cents, reference, item_type, self.clock.now()
-        )
-        self.payments[payment.payment_id] = payment
+        own = f"{self._payment_number:012d}"
+        payment = Payment(of or own, emplid, cents, reference, item_type, self.clock.now())
+        self.payments[own] = payment
         return payment
 
     def _apply(self, payment: Payment, items: list[Item]) -> None:

@@ -38,6 +38,7 @@ class Database:
         self.url = url or f"sqlite:///{self.file}"
         self._engine: Engine | None = None
         self._empty: bytes | None = None
+        self._unopened: bytes | None = None
 
     def engine(self, _url: str) -> Engine:
         """The real engine for the ledger's address, the same for every ``Ledger``."""
@@ -63,6 +64,8 @@ class Database:
             self._remove()
         made = ledger()
         made.migrate()
+        if self.file is not None:
+            self._unopened = self.copy()
         with made.write() as tx:
             institutions.open_clean(tx, "the bursar")
         if self.file is not None:
@@ -80,6 +83,12 @@ class Database:
         self._remove()
         assert self.file is not None
         self.file.write_bytes(content)
+
+    def lose(self, *, opened: bool) -> None:
+        """Put a ledger that knows nothing in its place."""
+        content = self._empty if opened else self._unopened
+        assert content is not None
+        self.put_back(content)
 
     def _remove(self) -> None:
         assert self.file is not None

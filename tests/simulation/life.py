@@ -19,7 +19,7 @@ from simulator.alma_records import Fee, User
 from simulator.campus import FEE_TYPES, UNMAPPED_TYPE
 from simulator.money import text_of
 from simulator.peoplesoft_records import Item
-from tests.simulation.world import DAYS, METHODS, Event, World
+from tests.simulation.world import DAYS, METHODS, Event, World, own_payments
 
 Act = Callable[[World], str | None]
 #: campus: at any moment. day: on some days. run: every day or nearly.
@@ -56,10 +56,16 @@ def happens(
     return declare
 
 
-def script(seed: int, switched_on: frozenset[str] = frozenset()) -> list[Event]:
+def script(
+    seed: int, switched_on: frozenset[str] = frozenset(), switched_off: frozenset[str] = frozenset()
+) -> list[Event]:
     """The events of a life, in their order: some on each day, at odd times."""
     rng = random.Random(f"{seed} script")
-    on = [kind for kind in KINDS.values() if kind.off is None or kind.name in switched_on]
+    on = [
+        kind
+        for kind in KINDS.values()
+        if (kind.off is None or kind.name in switched_on) and kind.name not in switched_off
+    ]
     weights = {kind.name: kind.weight for kind in on}
     campus = [kind.name for kind in on if kind.pace == "campus"]
     days = [kind.name for kind in on if kind.pace == "day"]
@@ -102,11 +108,6 @@ def _users(world: World) -> list[User]:
     return [user for user in world.far.alma.users if user.user_group != "STAFF"]
 
 
-def _part(world: World, whole: int) -> int:
-    """All of it, or a part."""
-    return whole if whole == 1 or world.rng.random() < 0.5 else world.rng.randrange(1, whole)
-
-
 @happens("fee made", weight=5)
 def fee_made(world: World) -> str | None:
     users = _users(world)
@@ -137,7 +138,7 @@ def waived(world: World) -> str | None:
     if not fees:
         return None
     fee = world.rng.choice(fees)
-    cents = _part(world, fee.balance_cents)
+    cents = world.part(fee.balance_cents)
     world.far.alma.waive_at_desk(fee.id, cents)
     return f"{money(cents)} of {told(fee)} are waived"
 
@@ -148,7 +149,7 @@ def paid_at_the_desk(world: World) -> str | None:
     if not fees:
         return None
     fee = world.rng.choice(fees)
-    cents = _part(world, fee.balance_cents)
+    cents = world.part(fee.balance_cents)
     world.far.alma.pay_at_desk(fee.id, cents)
     return f"{money(cents)} of {told(fee)} are paid at the desk"
 
@@ -343,18 +344,32 @@ def payments_applied_anew(world: World) -> str | None:
     return "a student's payments are applied anew"
 
 
-@happens("payment taken back", weight=0.7, off="payments that PeopleSoft takes back are not noticed yet")
+@happens("payment taken back", weight=1.5)
 def payment_taken_back(world: World) -> str | None:
-    paid = [payment for payment in world.far.peoplesoft.payments.values() if payment.amount_cents > 0]
-    if not paid:
+    """All of it, where the output lists all payments; a part where a payment keeps its id."""
+    paid = [number for number, payment in world.far.peoplesoft.payments.items() if payment.amount_cents > 0]
+    nature = world.nature
+    whole, partly = nature.cumulative, nature.output == "all" and nature.payment_ids
+    if not paid or not (whole or partly) or nature.short_ids:
         return None
-    payment = world.rng.choice(paid)
-    cents = _part(world, payment.amount_cents)
-    world.far.peoplesoft.bounce(payment.payment_id, cents)
+    posted = {(fee.id, cents) for fee in world.far.alma.fees.values() for _, cents in own_payments(fee)}
+    prefix, payments = world.far.reference_prefix, world.far.peoplesoft.payments
+    there = [
+        n for n in paid if (payments[n].reference.removeprefix(prefix), payments[n].amount_cents) in posted
+    ]
+    # Mostly one that Alma has already.
+    number = world.rng.choice(there if there and world.rng.random() < 0.7 else paid)
+    payment = world.far.peoplesoft.payments[number]
+    cents = payment.amount_cents if whole else 0
+    if partly and payment.amount_cents > 1 and (not whole or world.rng.random() < 0.4):
+        cents = world.rng.randrange(1, payment.amount_cents)
+    if not cents:
+        return None
+    world.far.peoplesoft.bounce(number, cents)
     return f"{money(cents)} paid on fee …{payment.reference[-5:]} are taken back"
 
 
-@happens("one payment on several items", weight=0.3, off="the query names one reference a payment")
+@happens("one payment on several items", weight=0.3)
 def one_payment_on_several_items(world: World) -> str | None:
     items = world.far.peoplesoft.open_items()
     if not items:
@@ -363,10 +378,11 @@ def one_payment_on_several_items(world: World) -> str | None:
     return "a student pays all his items with one payment"
 
 
-@happens(
-    "group reversed by hand", weight=0.3, off="what was delivered counts as loaded until it is confirmed"
-)
+@happens("group reversed by hand", weight=0.2)
 def group_reversed(world: World) -> str | None:
+    """Which only a list of items shows."""
+    if not world.nature.items:
+        return None
     groups = [
         load.group_id for load in world.far.peoplesoft.loads if load.kind == "charges" and load.group_id
     ]
@@ -376,22 +392,48 @@ def group_reversed(world: World) -> str | None:
     return f"a group of {lines} lines is reversed by hand" if lines else None
 
 
-@happens(
-    "EMPLID refused by PeopleSoft",
-    weight=0.3,
-    off="what was delivered counts as loaded until it is confirmed",
-)
+@happens("EMPLID refused by PeopleSoft", weight=0.3)
 def emplid_refused(world: World) -> str | None:
     """Its lines are left out from here on."""
     known = sorted(world.far.peoplesoft.emplids or ())
     if not known:
         return None
     assert world.far.peoplesoft.emplids is not None
-    world.far.peoplesoft.emplids.discard(world.rng.choice(known))
+    refused = world.rng.choice(known)
+    world.far.peoplesoft.emplids.discard(refused)
+    world.refused_emplids.add(refused)
     return "PeopleSoft knows one student no more"
 
 
-@happens("lines merged by PeopleSoft", "day", 0.2, off="a payment on a merged item can't be told to a fee")
+@happens("EMPLID known again", weight=0.3)
+def emplid_known(world: World) -> str | None:
+    if not world.refused_emplids:
+        return None
+    assert world.far.peoplesoft.emplids is not None
+    world.far.peoplesoft.emplids |= world.refused_emplids
+    world.refused_emplids.clear()
+    return "PeopleSoft knows its students again"
+
+
+@happens("file lost by PeopleSoft", weight=0.6)
+def file_lost(world: World) -> str | None:
+    """Deleted before it was loaded."""
+    folder = world.far.path(world.far.folders.inbound)
+    names = sorted(file.name for file in folder.glob("*.dat") if file.name not in world.torn)
+    if not names:
+        return None
+    name = world.rng.choice(names)
+    world.lost_files[name] = (folder / name).read_bytes()
+    (folder / name).unlink()
+    return f"PeopleSoft loses {name}"
+
+
+@happens(
+    "lines merged by PeopleSoft",
+    "day",
+    0.2,
+    off="a reference has to make an item of its own (include/peoplesoft): a payment on an item of several fees names one",
+)
 def lines_merged(world: World) -> str | None:
     """Lines of one student, item type and term fall on one item from here on."""
     world.far.peoplesoft.reference_separates_items = False
@@ -403,29 +445,64 @@ def lines_merged(world: World) -> str | None:
 
 @happens("query output", "run", 0.65)
 def query_output(world: World) -> str:
-    """The query is run: its file comes at once or late, whole or first cut short."""
+    """The query is run: its file comes at once or late, whole, first cut short, or while payments are applied anew."""
     since = None
     if world.nature.output == "days":
         since = world.clock.now().date() - timedelta(days=world.rng.randrange(1, 4))
     path = world.far.path(
-        world.far.write_query_output(cumulative=world.nature.output != "new only", since=since)
+        world.far.write_query_output(
+            cumulative=world.nature.output != "new only", since=since, bounced=world.nature.bounced
+        )
     )
+    written = path.stat().st_mtime
     name, content = path.name, path.read_bytes()
     world.outputs.append((name, content))
-    fate = world.rng.choices(["whole", "late", "cut in a line", "cut at a line's end"], [7, 2, 1, 1])[0]
+    fates = ["whole", "late", "cut in a line", "cut at a line's end", "applied anew"]
+    fate = world.rng.choices(fates, [7, 2, 1, 1, 1.5 * world.nature.cumulative])[0]
     lines = content.splitlines(keepends=True)
+    # Some copies keep a file's time.
+    at = written if world.rng.random() < 0.5 else None
     if fate == "late":
         path.unlink()
-        world.drawer.append((name, content))
+        world.drawer.append((name, content, at))
     elif fate == "cut in a line" and lines[1:]:
-        world.leave(name, content[: -world.rng.randrange(3, len(lines[-1]) + 1)])
-        world.drawer.append((name, content))
+        world.leave(name, content[: -world.rng.randrange(3, len(lines[-1]) + 1)], written)
+        world.drawer.append((name, content, at))
     elif fate == "cut at a line's end" and lines[1:]:
-        world.leave(name, b"".join(lines[: world.rng.randrange(1, len(lines))]))
-        world.drawer.append((name, content))
+        world.leave(name, b"".join(lines[: world.rng.randrange(1, len(lines))]), written)
+        world.drawer.append((name, content, at))
+    elif fate == "applied anew" and lines[1:]:
+        kept = [line for line in lines[1:] if world.rng.random() < 0.5]
+        world.leave(name, b"".join([lines[0], *kept]), written)
+        world.drawer.append((name, content, at))
     else:
         fate = "whole"
+        world.left.append((name, content))
     return f"PeopleSoft's query: {len(lines) - 1} payments, {fate}"
+
+
+@happens("list of items", "run", 0.6)
+def list_of_items(world: World) -> str | None:
+    """Newest first; at once or late, whole or first cut short."""
+    if not world.nature.items:
+        return None
+    path = world.far.path(world.far.write_query_output(kind="applied"))
+    written = path.stat().st_mtime
+    head, *lines = path.read_bytes().splitlines(keepends=True)
+    whole = b"".join([head, *reversed(lines)])
+    fate = world.rng.choices(["whole", "late", "cut in a line", "cut at a line's end"], [7, 1, 1, 1])[0]
+    path.unlink()
+    if fate == "cut in a line" and lines:
+        world.leave(path.name, whole[: -world.rng.randrange(3, len(lines[0]) + 1)], written)
+    elif fate == "cut at a line's end" and lines:
+        cut = lines[::-1][: world.rng.randrange(len(lines))]
+        world.leave(path.name, b"".join([head, *cut]), written)
+    elif fate != "late":
+        fate = "whole"
+        world.leave(path.name, whole, written)
+    if fate != "whole":
+        world.drawer.append((path.name, whole, written))
+    return f"PeopleSoft's list of {len(lines)} items, {fate}"
 
 
 @happens("late file comes", "run", 0.4)
@@ -433,8 +510,8 @@ def late_file_comes(world: World) -> str | None:
     """In any order; a file that was cut short is replaced by the whole one."""
     if not world.drawer:
         return None
-    name, content = world.drawer.pop(world.rng.randrange(len(world.drawer)))
-    world.leave(name, content)
+    name, content, at = world.drawer.pop(world.rng.randrange(len(world.drawer)))
+    world.leave(name, content, at)
     return f"{name} comes late"
 
 
@@ -444,7 +521,7 @@ def file_sent_again(world: World) -> str | None:
         return None
     name, content = world.rng.choice(world.outputs)
     if world.rng.random() < 0.5:
-        name = f"AGAIN_{name}"
+        name = name.replace("PAYMENTS", "PAYMENTS_AGAIN")
     world.leave(name, content)
     return f"{name} is sent again"
 
@@ -502,8 +579,25 @@ def task_cleared(world: World) -> str | None:
 
 @happens("batches in doubt decided", "day", 1.5)
 def batches_decided(world: World) -> str | None:
-    decided = world.decide()
+    decided = world.people.decide()
     return f"a person decides {decided} batches" if decided else None
+
+
+@happens("lines made void", "run", 0.4)
+def lines_made_void(world: World) -> str | None:
+    """The office tells of lines that it rejected; a file that is gone was never loaded."""
+    done = world.people.look_after_lines()
+    return f"a person makes {done} lines void" if done else None
+
+
+@happens("held batches answered", "run", 0.5)
+def held_answered(world: World) -> str | None:
+    return world.people.answer()
+
+
+@happens("payment taken back settled", "run", 0.8)
+def taken_back_settled(world: World) -> str | None:
+    return world.people.settle()
 
 
 @happens("payment settled by a person", "day", 0.5)
@@ -540,20 +634,22 @@ def settings_edited(world: World) -> str:
     return f"terms and item types are edited: {len(item_types)} types have one"
 
 
-@happens("older ledger put back", "day", 0.5, off="not every older copy is noticed yet")
+@happens("older ledger put back", "day", 0.7)
 def older_ledger(world: World) -> str | None:
-    """Somebody restores yesterday's copy; the right one comes back when the runs have long stopped for it."""
-    base = world.bridge.database
-    if base.file is None:
-        return None
-    if world.newest_ledger is None and world.older_ledgers:
-        world.newest_ledger = base.copy()
-        base.put_back(world.rng.choice(world.older_ledgers))
-        return "an older copy of the ledger is put in its place"
-    if world.newest_ledger is None:
-        world.older_ledgers.append(base.copy())
-        return "the ledger is copied"
-    return None
+    """Somebody copies the ledger, or restores a copy."""
+    return world.people.copy_or_put_back()
+
+
+@happens("ledger lost", "day", 0.3)
+def ledger_lost(world: World) -> str | None:
+    # Where Alma cuts our keys nothing is posted after the first, and its key tells nobody.
+    return None if world.nature.short_ids else world.people.lose()
+
+
+@happens("right ledger again", "run", 0.4)
+def right_ledger(world: World) -> str | None:
+    """The newest one is put back, or a lost one is rebuilt, when the runs have stopped for it."""
+    return world.people.put_right()
 
 
 World.acts = {name: kind.act for name, kind in KINDS.items()}

@@ -27,11 +27,19 @@ class Played:
 
 
 def play(
-    seed: int, only: Only = ALL, *, switched_on: frozenset[str] = frozenset(), url: str | None = None
+    seed: int,
+    only: Only = ALL,
+    *,
+    switched_on: frozenset[str] = frozenset(),
+    switched_off: frozenset[str] = frozenset(),
+    url: str | None = None,
 ) -> Played:
-    """Live a seed's life and look at what it left. ``switched_on``: kinds of events that are off otherwise."""
+    """Live a seed's life and look at what it left.
+
+    ``switched_on``: kinds of events that are off otherwise, ``switched_off``: that are on.
+    """
     world = World(seed, only, url)
-    events = life.script(seed, switched_on)
+    events = life.script(seed, switched_on, switched_off)
     with world.living():
         try:
             for event in events:

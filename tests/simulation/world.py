@@ -8,10 +8,11 @@ the outside does wrong. All of it follows from the seed.
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,24 +23,37 @@ from unittest.mock import patch
 from alma_hook import fees
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import AlmaHookError, Fatal, OutcomeUnknown, Retriable
-from alma_hook.ledger import Lease, Ledger, Tx, batches, moment, store
+from alma_hook.errors import AlmaHookError, OutcomeUnknown, Retriable
+from alma_hook.ledger import Lease, Ledger, Tx, store
 from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
 from simulator.clock import Clock
 from simulator.limits import Limits
+from simulator.sfs_layout import Detail, parse
 from tests.bridge import Bridge, LocalFolder
 from tests.simulation import accidents
 from tests.simulation.database import database, scratch
+from tests.simulation.people import People
 
 DAYS = 10
 METHODS = ("analytics_report", "analytics_report", "open_fees", "all_users", "sis_profile", "sis_profile")
-#: So long a batch in doubt has rested before a person says that it never arrived.
-REST = timedelta(hours=4)
-ROUNDS = 8
+ROUNDS = 16
 _BUSY = (
     "The ledger's database can't be reached or is busy (OperationalError). Nothing of this step was written."
 )
+
+
+ITEMS = """
+[sis_to_alma.items]
+pattern = "LIBRARY_APPLIED_*.csv"
+complete = true
+confirm_days = 1
+[sis_to_alma.items.columns]
+emplid = "Emplid"
+reference = "Reference Nbr"
+amount = "Item Amt"
+balance = "Item Balance"
+"""
 
 
 class Death(BaseException):
@@ -103,11 +117,19 @@ class Nature:
     output: str
     takes_at_once: bool
     short_ids: bool
+    items: bool
+    credit_wait_days: int | None
+    brake: tuple[int, int, int] | None
+    cumulative: bool
+    bounced: str
+    reversal_limit: int
+    credits: str
 
     @classmethod
     def of(cls, rng: random.Random) -> Nature:
         """Draw one."""
         payment_ids = rng.random() < 0.7
+        output = rng.choice(["all", "all", "all", "days", "new only"] if payment_ids else ["all", "days"])
         return cls(
             mode=rng.choice(["rename", "rename", "direct"]),
             read_back=rng.choice(["hash", "hash", "hash", "size", "none"]),
@@ -116,10 +138,23 @@ class Nature:
             emplid=rng.choice(["primary_id", "primary_id", "identifier:UNIV_ID"]),
             by_api=rng.random() < 0.3,
             fee_transactions=rng.random() < 0.4,
-            output=rng.choice(["all", "all", "days", "new only"] if payment_ids else ["all", "days"]),
+            output=output,
             takes_at_once=rng.random() < 0.25,
             short_ids=rng.random() < 0.02,
+            items=rng.random() < 0.4,
+            credit_wait_days=rng.choice([None, None, 0, 2]),
+            # Lines, total and largest line of a batch that leaves unasked.
+            brake=rng.choice([None, None, (4, 10**7, 10**6), (2000, 15_000, 6_000), (0, 10**7, 10**6)]),
+            cumulative=output == "all" and rng.random() < 0.7,
+            bounced=rng.choice(["omit", "omit", "zero"]),
+            reversal_limit=rng.choice([1, 3, 20]),
+            credits=rng.choice(["list", "list", "ignore"]),
         )
+
+    @property
+    def waits_for_its_charge(self) -> bool:
+        """Whether no credit reaches PeopleSoft before its charge was seen there."""
+        return self.items and self.credit_wait_days is None
 
     def settings(self, text: str, begin: datetime) -> str:
         """The campus's settings."""
@@ -128,12 +163,23 @@ class Nature:
             text = text.replace('export_directory = "/alma/sis_export"\n', "")
         if self.fee_transactions:
             text = text.replace("[sfs]", "fee_transactions = true\n[sfs]")
+        if self.credit_wait_days is not None:
+            text = text.replace("[sfs]", f"[sfs]\ncredit_wait_days = {self.credit_wait_days}")
+        text = text.replace("[sfs]", f'credits = "{self.credits}"\n[sfs]')
+        if self.brake is not None:
+            lines, total, line = (f"{n}" if n < 5000 else f'"{n // 100}.00"' for n in self.brake)
+            text += f"[brake]\nmax_lines = {lines}\nmax_total = {total}\nmax_line = {line}\n"
+        text = text.replace(
+            "[sis_to_alma]",
+            f'[sis_to_alma]\npattern = "LIBRARY_PAYMENTS_*.csv"\nreversal_limit = {self.reversal_limit}\n'
+            f"cumulative = {str(self.cumulative).lower()}",
+        )
         if not self.payment_ids:
             text = text.replace('payment_id = "Payment ID"\n', "").replace(
                 "[sis_to_alma]", "[sis_to_alma]\ncomplete_days = true"
             )
         term = f'\n[[terms]]\nfirst = {(begin - timedelta(days=60)).date()}\nterm = "2267"\n'
-        return text + f'[emplid]\nsource = "{self.emplid}"\n' + term
+        return text + f'[emplid]\nsource = "{self.emplid}"\n' + (ITEMS if self.items else "") + term
 
 
 @dataclass
@@ -245,11 +291,18 @@ class World:
         self.writing = b""
         # -- the campus
         self.open = True
-        self.drawer: list[tuple[str, bytes]] = []
+        #: Files of PeopleSoft's that come later: name, bytes, and the time they bear then, if it is not the time they come.
+        self.drawer: list[tuple[str, bytes, float | None]] = []
         self.outputs: list[tuple[str, bytes]] = []
-        self.newest_ledger: bytes | None = None
-        self.older_ledgers: list[bytes] = []
+        self.people = People(self)
+        #: EMPLIDs that PeopleSoft knows no more.
+        self.refused_emplids: set[str] = set()
         # -- the witness
+        #: What came to PeopleSoft, and what a person said will never be loaded: file or void, file name, line.
+        self.steps: list[tuple[str, str, int]] = []
+        self.lost_files: dict[str, bytes] = {}
+        #: Payment files that lay in the folder.
+        self.left: list[tuple[str, bytes]] = []
         self.shown: dict[str, list[int]] = {}
         self.torn: set[str] = set()
         self.applied_too_late: set[str] = set()
@@ -452,12 +505,34 @@ class World:
         """A file stands in a folder: some far sides take it at once."""
         folder, _, name = path.rpartition("/")
         inbound = folder == self.far.folders.inbound and name.endswith(".dat")
+        if inbound and ("file", name, 0) not in self.steps:
+            self.steps.append(("file", name, 0))
         if inbound and self.nature.takes_at_once and self.open:
             self.far.load_inbound()
 
-    def leave(self, name: str, content: bytes) -> None:
-        """Let a payment file lie in PeopleSoft's output folder."""
-        self.bridge.folder.put(f"{self.far.folders.outbound}/{name}", content)
+    def leave(self, name: str, content: bytes, at: float | None = None) -> None:
+        """Let a file lie in PeopleSoft's output folder. ``at``: the time it bears, if that is not now."""
+        path = f"{self.far.folders.outbound}/{name}"
+        self.bridge.folder.put(path, content)
+        if at is not None:
+            os.utime(self.far.path(path), (at, at))
+        if "PAYMENTS" in name:
+            self.left.append((name, content))
+
+    def lines_of(self, name: str) -> tuple[Detail, ...]:
+        """The lines of a file that PeopleSoft had whole, loaded or lost."""
+        content = self.lost_files.get(name)
+        if content is None:
+            content = (self.far.path(self.far.folders.loaded) / name).read_bytes()
+        return parse(self.far.peoplesoft.layout, content).details
+
+    def line_of(self, name: str, number: int) -> Detail:
+        """One of them; they count from 1."""
+        return self.lines_of(name)[number - 1]
+
+    def part(self, whole: int) -> int:
+        """All of it, or a part."""
+        return whole if whole == 1 or self.rng.random() < 0.5 else self.rng.randrange(1, whole)
 
     # -- runs ------------------------------------------------------------------------------------------------
 
@@ -511,28 +586,6 @@ class World:
         except AlmaHookError as error:
             return None, f"{type(error).__name__}, {str(error)[:60]}"
 
-    # -- a person ----------------------------------------------------------------------------------------------
-
-    def decide(self) -> int:
-        """A person says of each batch in doubt what PeopleSoft's office knows of it; returns how many."""
-        if not self.open:
-            return 0
-        self.far.load_inbound()
-        loaded = {load.file_name for load in self.far.peoplesoft.loads if load.error is None}
-        decided = 0
-        ledger = self.bridge.ledger("a person")
-        with suppress(Retriable, Fatal), ledger.lease("out", "a person") as lease:
-            with ledger.read() as tx:
-                rows, now = batches.in_states(tx, "unconfirmed"), moment(tx.now)
-            for row in rows:
-                arrived = row["file_name"] in loaded
-                if not arrived and moment(row["changed_at"]) + REST > now:
-                    continue
-                with ledger.write(lease) as tx:
-                    (batches.deliver if arrived else batches.drop)(tx, row["batch_id"], "unconfirmed")
-                decided += 1
-        return decided
-
     # -- the end of a life -------------------------------------------------------------------------------------
 
     def calm_down(self) -> None:
@@ -540,20 +593,28 @@ class World:
         self.event = None
         self.far.faults.clear()
         self.open = True
-        if self.newest_ledger is not None:
-            self.bridge.database.put_back(self.newest_ledger)
+        self._mend()
         before: object = None
         for number in range(1, ROUNDS + 1):
             self.rng = random.Random(f"{self.seed} calm {number}")
-            self.clock.advance(hours=5)
+            # Where a list of items tells, a line has to be a day old to be missed.
+            self.clock.advance(hours=30 if self.nature.items else 5)
             self.far.api.apply_due()
             self.far.load_inbound()
-            self.decide()
+            said = f"{self.people.put_right() or ''}"
+            self.people.decide()
+            self.people.look_after_lines()
+            said += f"{self.people.answer() or ''}"
+            if 2 <= number <= 5 and self.rng.random() < 0.5:
+                said += f"{self.people.settle() or ''}"
             self.far.refresh_analytics()
-            said = self.run(self.new_run("out", method="all_users"))
+            out = self.run(self.new_run("out", method="all_users"))
+            if self.people.repairs and "SendingStopped" in out:
+                # The id of a user has changed since the archive was written, as the run has seen now.
+                said += f"; again {self.people.repair()}"
             self.far.load_inbound()
             self._last_outputs()
-            said += self.run(self.new_run("back"))
+            said += out + self.run(self.new_run("back"))
             self.say(f"calm {number}: {said}")
             after = self.state()
             if after == before:
@@ -561,11 +622,24 @@ class World:
                 return
             before = after
 
+    def _mend(self) -> None:
+        """PeopleSoft knows its students again, and what it truly took back is not too much for a file."""
+        assert self.far.peoplesoft.emplids is not None
+        self.far.peoplesoft.emplids |= self.refused_emplids
+        campus = self.bridge.campus
+        back = campus.sis_to_alma.model_copy(update={"reversal_limit": 1000})
+        self.bridge.campus = campus.model_copy(update={"sis_to_alma": back})
+
     def _last_outputs(self) -> None:
-        for name, content in self.drawer:
-            self.leave(name, content)
+        for name, content, at in self.drawer:
+            self.leave(name, content, at)
         self.drawer = []
-        self.far.write_query_output(cumulative=self.nature.output != "new only")
+        path = self.far.write_query_output(
+            cumulative=self.nature.output != "new only", bounced=self.nature.bounced
+        )
+        self.left.append((path, self.far.path(path).read_bytes()))
+        if self.nature.items:
+            self.far.write_query_output(kind="applied")
 
     def state(self) -> object:
         """All that a run may change, but for times."""
@@ -578,6 +652,7 @@ class World:
                     ("batch", "batch_id, state, changed_at"),
                     ("payment", "payment_no, state, posted, attempts"),
                     ("exception_item", "subject, kind, amount, closed_at"),
+                    ("reversal", "reversal_id, state, amount, covered, settled"),
                 )
             ]
         paid = [len(fee.transactions) for fee in self.far.alma.fees.values()]

@@ -133,9 +133,15 @@ def test_payment_on_the_account_takes_the_oldest_items_first(
 
 def test_one_payment_over_several_items(sfs: PeopleSoftModel, default_file: FileOf) -> None:
     sfs.load("a.dat", default_file([("000123456", 1000, "ALMA1"), ("000123456", 500, "ALMA2")]))
-    (payment,) = sfs.pay("000123456", one_payment=True)
-    assert payment.amount_cents == 1500
+    first, second = sfs.pay("000123456", one_payment=True)
+    assert first.payment_id == second.payment_id
     assert sfs.books().by_reference == {"ALMA1": 0, "ALMA2": 0}
+    rows = _rows(sfs.query_output())
+    assert [row["Payment ID"] for row in rows] == [first.payment_id] * 2
+    assert [(row["Reference Number"], row["Paid Amount"]) for row in rows] == [
+        ("ALMA1", "10.00"),
+        ("ALMA2", "5.00"),
+    ]
 
 
 def test_a_bounced_payment_opens_the_item_and_leaves_the_query(

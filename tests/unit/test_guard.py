@@ -11,7 +11,7 @@ import pytest
 
 from alma_hook import confirmations, guard
 from alma_hook.errors import BadFile, LedgerError, SendingStopped
-from alma_hook.ledger import batches, institutions
+from alma_hook.ledger import batches, exceptions, institutions
 from alma_hook.ledger import guard as entries
 from alma_hook.repair import RepairCounts, repair
 from simulator.alma import NOT_AT_DESK
@@ -488,6 +488,82 @@ def test_a_payment_taken_in_and_never_posted_is_posted_after_the_repair(make_bri
     bridge.alma_to_sis()
     assert sum(posted(bridge).values()) > 0
     assert bridge.unexplained() == {}
+
+
+def test_what_the_empty_ledger_took_in_before_the_repair_counts_as_posted_where_alma_has_it(
+    make_bridge: MakeBridge,
+) -> None:
+    bridge = make_bridge(
+        students=3,
+        fees=7,
+        settings=lambda text: text.replace("[sis_to_alma]", "[sis_to_alma]\ncumulative = true"),
+    )
+    bridge.alma_to_sis()
+    bridge.far.load_inbound()
+    bridge.far.overpay(1)
+    bridge.far.write_query_output()
+    bridge.sis_to_alma()
+    lose(bridge)
+    bridge.far.clock.advance(hours=1)
+    bridge.far.write_query_output()
+    with pytest.raises(SendingStopped):
+        bridge.sis_to_alma()
+    (payment,) = bridge.far.peoplesoft.payments.values()
+    paid = bridge.books().fees[payment.reference.removeprefix("ALMA")].charged_cents
+    repaired(bridge)
+    assert list(bridge.exceptions().values()).count("paid more than Alma's balance") == 1
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output()
+        bridge.sis_to_alma()
+    bridge.far.refresh_analytics()
+    bridge.alma_to_sis()
+
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        listed = {row["kind"]: int(row["amount"]) for row in exceptions.open_items(tx)}
+    ledger.close()
+    assert listed["payment taken back in PeopleSoft"] == paid
+    assert "payments in Alma differ from those posted" not in listed
+    assert "paid more than Alma's balance" not in listed
+    assert set(posted(bridge).values()) == {1}
+
+
+@pytest.mark.parametrize("by_the_empty_one", [True, False])
+def test_taken_back_in_part_while_the_ledger_was_lost_is_listed_after_the_repair(
+    by_the_empty_one: bool, make_bridge: MakeBridge
+) -> None:
+    bridge = make_bridge(students=3, fees=7)
+    bridge.alma_to_sis()
+    bridge.far.load_inbound()
+    bridge.far.students_pay(0.2, in_part=0)
+    (payment,) = bridge.far.peoplesoft.payments.values()
+    path = bridge.far.write_query_output()
+    bridge.sis_to_alma()
+    for file in bridge.far.path("/sfs/outbound/archive").glob(f"*{Path(path).name}"):
+        file.unlink()  # the file that told of all of it is gone, too
+    lose(bridge)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 55)
+    bridge.far.clock.advance(hours=1)
+    if by_the_empty_one:
+        bridge.far.write_query_output()
+        with pytest.raises(SendingStopped):
+            bridge.sis_to_alma()
+    repaired(bridge)
+    for _ in range(3):
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output()
+        bridge.sis_to_alma()
+    bridge.far.refresh_analytics()
+    bridge.alma_to_sis()
+
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        listed = {row["kind"]: int(row["amount"]) for row in exceptions.open_items(tx)}
+    ledger.close()
+    assert listed["payment taken back in PeopleSoft"] == 55
+    assert bridge.balances()["unexplained"] == 0
 
 
 def test_a_batch_in_doubt_stays_listed_until_a_person_says_what_became_of_it(lived: Bridge) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from alma_hook.errors import Fatal, Retriable
 from alma_hook.ledger import exceptions, institutions, payments, story
-from alma_hook.ledger.reversals import TAKEN_BACK, excess
+from alma_hook.ledger.exceptions import OVERPAID
+from alma_hook.ledger.reversals import BACK, TAKEN_BACK, excess
 from alma_hook.repair import repair
 from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
@@ -153,6 +154,20 @@ def test_the_part_that_was_not_posted_is_taken_back_first(both: Bridge) -> None:
     assert [(cents, fee_id) for _, cents, fee_id in listed(both)] == [(300, fee.id)]
     assert both.balances()["explained"] == -300
     assert both.books().fees[fee.id].difference_cents == -300
+
+
+def test_of_a_listed_rest_that_is_taken_back_in_part_the_other_part_stays_listed(both: Bridge) -> None:
+    (fee,) = charged(both, 1000)
+    payment = pay(both, fee, 1500)
+    night(both)
+    both.far.peoplesoft.bounce(payment.payment_id, 200)
+    night(both)
+    night(both)
+
+    assert [cents for _, cents, _ in listed(both, OVERPAID)] == [300]
+    resolve(both, listed(both, OVERPAID)[0][0])
+    night(both)
+    assert both.exceptions() == {}
 
 
 def test_in_flight_waits_until_its_outcome_is_known(both: Bridge) -> None:
@@ -488,6 +503,52 @@ def test_settled_by_a_person_it_is_not_listed_again(both: Bridge) -> None:
     assert TAKEN_BACK not in kinds(both)
     assert states(both) == ["settled"]
     assert both.balances()["unexplained"] == 0
+
+
+def test_back_for_one_file_after_it_was_settled_is_not_listed_any_more_when_it_is_gone_again(
+    both: Bridge,
+) -> None:
+    fee = charged(both, 1000)[0]
+    payment = pay(both, fee)
+    night(both)
+    both.far.clock.advance(hours=24)
+    older = both.far.path(both.far.write_query_output())
+    content = older.read_bytes()
+    both.sis_to_alma()
+    both.far.peoplesoft.bounce(payment.payment_id)
+    night(both)
+    night(both)
+    resolve(both, listed(both)[0][0])
+    night(both)
+    assert both.exceptions() == {}
+    both.far.clock.advance(hours=24)
+    both.folder.put(f"/sfs/outbound/{older.name}", content)  # an old file, sent again with a new time
+    both.sis_to_alma()
+    assert [cents for _, cents, _ in listed(both, BACK)] == [1000]
+    night(both)
+
+    assert both.exceptions() == {}
+    assert states(both) == ["settled"]
+
+
+def test_what_was_paid_too_much_is_listed_again_when_all_is_back_after_it_was_settled(both: Bridge) -> None:
+    (fee,) = charged(both, 1000)
+    payment = pay(both, fee, 1500)
+    night(both)
+    both.far.peoplesoft.bounce(payment.payment_id)
+    night(both)
+    night(both)
+    assert [cents for _, cents, _ in listed(both)] == [1000]
+    assert listed(both, OVERPAID) == []
+    resolve(both, listed(both)[0][0])
+    night(both)
+    assert both.exceptions() == {}
+    payment.amount_cents, payment.bounced_cents = 1500, 0
+    for _ in range(2):
+        night(both)
+
+        assert [cents for _, cents, _ in listed(both, BACK)] == [1000]
+        assert [cents for _, cents, _ in listed(both, OVERPAID)] == [500]
 
 
 def test_a_fee_made_anew_takes_the_old_ones_place(both: Bridge) -> None:

@@ -154,10 +154,11 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
 def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -> bool:
     """Bring in a payment that Alma shows with our key and the ledger has lost; ``False``: it has it.
 
-    What identifies it in PeopleSoft is told again by its line, see ``adopt``.
+    What identifies it in PeopleSoft is told again by its line, see ``adopt``; or was before, then it is posted now.
     """
-    if known_external_ids(tx, [external_id]):
-        return False
+    known = tx.row("SELECT * FROM payment_now WHERE institution = :i AND external_id = :id", id=external_id)
+    if known is not None:
+        return known["state"] in ("new", "posting", "unknown") and _found_posted(tx, known, value)
     tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
@@ -181,12 +182,29 @@ def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -
     return True
 
 
+def _found_posted(tx: Tx, payment: Row, value: int) -> bool:
+    settle_posting(tx, payment, "posted", posted=value)
+    # PeopleSoft had that much once; what it has taken back since, the next files tell.
+    tx.run(
+        "UPDATE payment SET amount = :value WHERE institution = :i AND payment_key = :key AND amount < :value",
+        value=value,
+        key=payment["payment_key"],
+    )
+    rest = int(payment["stands"]) - value
+    listed = [exceptions.of_payment(payment, exceptions.OVERPAID, rest)] if rest > 0 else []
+    exceptions.close_others(tx, [f"payment {payment['payment_no']}"], listed)
+    exceptions.open_all(tx, listed)
+    tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
+    return True
+
+
 def adopt(
     tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]
 ) -> tuple[list[Payment], list[Row]]:
     """Give restored payments what their lines tell of them; return the new ones, and the restored overpaid ones.
 
-    Line and restored payment have the same external id, as it follows from what identifies the payment.
+    Line and restored payment have the same external id, as it follows from what identifies the payment. A line
+    of less than Alma has is one of which a part was taken back since; the next files tell.
     """
     lost = {
         row["external_id"]
@@ -199,8 +217,8 @@ def adopt(
     for payment in found:
         if payment.external_id in lost:
             tx.run(
-                "UPDATE payment SET payment_key = :key, emplid = :emplid, amount = :amount, paid_on = :paid_on, "
-                "file_name = :file, file_sha256 = :sha, line_no = :line WHERE institution = :i AND external_id = :external",
+                "UPDATE payment SET payment_key = :key, emplid = :emplid, paid_on = :paid_on, "
+                "amount = CASE WHEN posted > :amount THEN posted ELSE CAST(:amount AS BIGINT) END, file_name = :file, file_sha256 = :sha, line_no = :line WHERE institution = :i AND external_id = :external",
                 key=payment.payment_key,
                 emplid=payment.emplid,
                 amount=payment.amount,

@@ -17,6 +17,7 @@ from alma_hook.ledger.store import Row, Tx, in_list
 from alma_hook.money import amount as text_of
 
 TAKEN_BACK = "payment taken back in PeopleSoft"
+BACK = "payment is back after it was settled as taken back"
 #: The key of a payment that is known by Alma's word only: no file of PeopleSoft's has ever told of it.
 LOST = "alma:"
 _STANDS = "('standing', 'settled')"
@@ -71,6 +72,8 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> None:
         stood = sum(int(row["amount"]) for row in of_payment if row["state"] != "seen_once")
         more = max(0, int(payment["amount"]) - cents) - stood
         seen = next((row for row in of_payment if row["state"] == "seen_once"), None)
+        if more >= 0 and of_payment:
+            exceptions.close_subject(tx, f"payment back {payment['payment_no']}", "it is gone again")
         if more < 0:
             _give_back(tx, [row for row in of_payment if row["state"] != "seen_once"], -more)
         if seen is not None and more <= 0:
@@ -177,7 +180,7 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
             tx,
             [
                 Listed(
-                    "payment is back after it was settled as taken back",
+                    BACK,
                     f"payment back {number}",
                     cents,
                     f"payment {number}: {text_of(cents)} that was taken back is in PeopleSoft's output again",
@@ -189,8 +192,8 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
     # What was not posted is to be posted again, or to be given back: it was taken off the list as taken back.
     for number in {_number(row) for row in rows}:
         payment = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
-        if payment is not None and payment["state"] == "posted" and payment["stands"] > payment["posted"]:
-            rest = int(payment["stands"]) - int(payment["posted"])
+        if payment is not None and payment["state"] == "posted" and payment["received"] > payment["posted"]:
+            rest = int(payment["received"]) - int(payment["posted"])
             exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
 
 
@@ -227,14 +230,18 @@ def judge(tx: Tx) -> int:
     paid instead. Payments whose outcome is unclear wait until it is known.
     """
     listed: list[Listed] = []
+    overpaid = set(exceptions.open_subjects(tx, [exceptions.OVERPAID]))
     for payment, rows in _standing(tx):
         for row in rows:
             _see_cover(tx, row)
         number, stands = payment["payment_no"], int(payment["stands"])
         if (payment["state"] == "new" and stands <= 0) or (
-            payment["state"] == "posted" and stands <= int(payment["posted"])
+            payment["state"] == "posted" and int(payment["received"]) <= int(payment["posted"])
         ):
             exceptions.close_subject(tx, f"payment {number}", "PeopleSoft took it back")
+        elif f"payment {number}" in overpaid:
+            rest = int(payment["received"]) - int(payment["posted"])
+            exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
         for row, cents in zip(
             rows, excess(int(payment["amount"]), int(payment["posted"]), rows), strict=True
         ):
