@@ -176,3 +176,52 @@ def test_time_that_runs_out_counts_as_a_refusal(life: Life, hurry: Path) -> None
         )
         == []
     )
+
+
+def test_nothing_of_a_patron_or_a_key_is_written_outside_the_ledger_and_the_files(life: Life) -> None:
+    """Logs, XCom, rendered templates, what a person was asked, Airflow's own database: all that it wrote is searched."""
+    far = life.campus
+    secrets: set[str] = set()
+    for number, student in enumerate(far.students):
+        student.first_name, student.last_name = f"Vorname{number:04d}Qx", f"Nachname{number:04d}Qx"
+        student.email = f"mail{number:04d}qx@campus.invalid"
+        secrets |= {student.first_name, student.last_name, student.email}
+    for number, fee in enumerate(far.alma.fees.values()):
+        fee.title, fee.barcode, fee.comment = (
+            f"Titel{number:04d}Qx",
+            f"3990{number:010d}",
+            f"Worte{number:04d}Qx",
+        )
+        secrets |= {fee.title, fee.barcode, fee.comment}
+    secrets |= {student.primary_id for student in far.students if len(student.primary_id) > 6}
+    for connection in life.airflow._connections.values():
+        secrets |= {str(connection["password"])} if connection.get("password") else set()
+    # Red tasks of every sort: a file that can't be taken, a key without permission, a server that is not known.
+    far.new_fees(3)
+    far.refresh_analytics()
+    far.write_sis_export()
+    life.run(OUT)
+    far.load_inbound()
+    far.students_pay(0.5)
+    far.overpay(2)
+    path = far.path(far.write_query_output())
+    broken = path.with_name("BROKEN_" + path.name)
+    broken.write_bytes(path.read_bytes().replace(b"Paid Amount", b"Amount"))
+    torn = path.with_name("TORN_" + path.name)
+    torn.write_bytes(path.read_bytes().replace(b",", b",,", 30))
+    assert life.run("sis_to_alma")[1] == "failed"
+    far.faults.add_http("refuse", method="GET", times=40)
+    life.run(OUT)
+    far.faults.clear()
+
+    written = [file for file in life.airflow.work.rglob("*") if file.is_file()]
+    assert any(file.name == "airflow.db" for file in written)
+    assert any("task_id=post_payments" in str(file) for file in written)
+    contents = {str(file.relative_to(life.airflow.work)): file.read_bytes() for file in written}
+
+    def places(word: str) -> list[str]:
+        return [name for name, content in contents.items() if word.encode() in content]
+
+    assert {secret: places(secret) for secret in secrets if places(secret)} == {}
+    # The search finds what is there: ids of fees are no secret.
+    assert places(far.oddities.unmapped)
