@@ -224,4 +224,4 @@ def test_nothing_of_a_patron_or_a_key_is_written_outside_the_ledger_and_the_file
 
     assert {secret: places(secret) for secret in secrets if places(secret)} == {}
     # The search finds what is there: ids of fees are no secret.
-    assert places(far.oddities.unmapped)
+    assert places(str(far.oddities.unmapped_fee))
