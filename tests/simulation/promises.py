@@ -256,7 +256,7 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
         too_late = row["external_id"] in world.applied_too_late
         late = too_late and _DOUBLE in [entry["kind"] for entry in said.on_fee(row["fee_id"])]
         # A rebuilt ledger can't know what was paid on an account that is gone.
-        lost = world.people.repairs and gone and open_cents
+        lost = world.people.repairs and gone and any(entry["fee_id"] == fee.id for entry in said.open)
         if not late and not lost:
             return "not what was posted, and not listed"
     rest = row["stands"] + _back_after_settling(said)[row["payment_no"]] - posted
