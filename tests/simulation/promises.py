@@ -322,10 +322,10 @@ def taken_back(world: World, said: Said) -> list[str]:
         if reversal["second_file"] is None:
             continue
         row = next(p for p in said.payments if p["payment_key"] == reversal["payment_key"])
-        shown = [_shows(world, content, row) for _, content in dict.fromkeys(world.left)]
-        # Before it was paid, no file could show it.
-        first = next((place for place, cents in enumerate(shown) if cents >= row["amount"]), 0)
-        shown = shown[first:]
+        shown = [(_shows(world, content, row), name, content) for name, content in world.left]
+        # Before it was paid no file could show it; an old one that is sent again later does not.
+        first = next((place for place, (cents, *_) in enumerate(shown) if cents >= row["amount"]), 0)
+        shown = [cents for cents, *_ in dict.fromkeys(shown[first:])]
         if sum(cents < row["amount"] for cents in shown) < 2:
             found.append(f"payment {row['payment_no']} of {row['amount']}: shown {shown}, taken back")
     return found
