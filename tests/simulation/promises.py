@@ -256,7 +256,7 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
         too_late = row["external_id"] in world.applied_too_late
         late = too_late and _DOUBLE in [entry["kind"] for entry in said.on_fee(row["fee_id"])]
         # A rebuilt ledger can't know what was paid on an account that is gone.
-        lost = world.people.repairs and gone and open_cents
+        lost = world.people.repairs and gone and any(entry["fee_id"] == fee.id for entry in said.open)
         if not late and not lost:
             return "not what was posted, and not listed"
     rest = row["stands"] + _back_after_settling(said)[row["payment_no"]] - posted
@@ -322,7 +322,10 @@ def taken_back(world: World, said: Said) -> list[str]:
         if reversal["second_file"] is None:
             continue
         row = next(p for p in said.payments if p["payment_key"] == reversal["payment_key"])
-        shown = [_shows(world, content, row) for _, content in set(world.left)]
+        shown = [(_shows(world, content, row), name, content) for name, content in world.left]
+        # Before it was paid no file could show it; an old one that is sent again later does not.
+        first = next((place for place, (cents, *_) in enumerate(shown) if cents >= row["amount"]), 0)
+        shown = [cents for cents, *_ in dict.fromkeys(shown[first:])]
         if sum(cents < row["amount"] for cents in shown) < 2:
             found.append(f"payment {row['payment_no']} of {row['amount']}: shown {shown}, taken back")
     return found

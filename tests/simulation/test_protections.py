@@ -166,7 +166,7 @@ CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((no_guard_against_an_older_ledger,), 2),
     ((no_marks,), 12),
     ((float_cents,), 1),
-    ((no_waiting_of_credits,), 0),
+    ((no_waiting_of_credits,), 107),
     ((one_file_is_enough,), 0),
     ((no_brake,), 2),
 ]

@@ -609,9 +609,7 @@ class World:
                 said += f"{self.people.settle() or ''}"
             self.far.refresh_analytics()
             out = self.run(self.new_run("out", method="all_users"))
-            if self.people.repairs and "SendingStopped" in out:
-                # The id of a user has changed since the archive was written, as the run has seen now.
-                said += f"; again {self.people.repair()}"
+            said += f"{self.people.repair_again(out) or ''}"
             self.far.load_inbound()
             self._last_outputs()
             said += out + self.run(self.new_run("back"))
