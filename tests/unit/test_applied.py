@@ -58,6 +58,10 @@ def one_list(text: str) -> str:
     return by_level(text).replace("cumulative", 'pattern = "LIBRARY_APPLIED_*.csv"\ncumulative') + ITEMS
 
 
+def with_limit(text: str) -> str:
+    return by_level(text).replace("cumulative", "reversal_limit = 1\ncumulative")
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Bridge:
     return Bridge(tmp_path, students=4, fees=0, settings=by_level)
@@ -323,9 +327,7 @@ def test_money_moved_between_a_students_items_is_not_posted_twice(both: Bridge) 
 
 
 def test_more_falls_than_the_limit_make_the_file_a_bad_one(tmp_path: Path) -> None:
-    bridge = Bridge(
-        tmp_path, students=4, fees=0, settings=lambda text: by_level(text).replace("cumulative", "reversal_limit = 1\ncumulative"),
-    )  # fmt: skip
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=with_limit)
     fees = charged(bridge, 1000, 1000, 1000)
     for fee in fees:
         apply(bridge, fee, 500)
@@ -340,9 +342,7 @@ def test_more_falls_than_the_limit_make_the_file_a_bad_one(tmp_path: Path) -> No
 
 
 def test_credits_that_lower_many_items_make_no_file_a_bad_one(tmp_path: Path) -> None:
-    bridge = Bridge(
-        tmp_path, students=4, fees=0, settings=lambda text: by_level(text).replace("cumulative", "reversal_limit = 1\ncumulative"),
-    )  # fmt: skip
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=with_limit)
     fees = charged(bridge, 1000, 1000, 1000)
     for fee in fees:
         pay(bridge, fee)
