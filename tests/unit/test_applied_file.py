@@ -86,7 +86,10 @@ def test_a_line_that_can_not_be_read_is_refused(
 
 def test_two_items_of_one_fee_are_added_up(with_items: Campus) -> None:
     file = read(
-        with_items, f"012345678,1,ALMA{FEE},3.00", f"012345678,2,ALMA{FEE},4.00", f"012345678,3,ALMA{FEE},1.00"
+        with_items,
+        f"012345678,1,ALMA{FEE},3.00",
+        f"012345678,2,ALMA{FEE},4.00",
+        f"012345678,3,ALMA{FEE},1.00",
     )
 
     assert file.items == (Applied(FEE, "012345678", 800, 4),)
