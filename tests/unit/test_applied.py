@@ -14,7 +14,7 @@ from alma_hook.errors import Fatal, Retriable, SendingStopped
 from alma_hook.ledger import exceptions, institutions
 from alma_hook.ledger.applied import Part, share
 from alma_hook.ledger.reversals import TAKEN_BACK
-from alma_hook.repair import repair
+from alma_hook.repair import RepairCounts, repair
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Item, Payment
 from tests.bridge import Bridge
@@ -193,6 +193,42 @@ def test_a_disputed_fee_is_paid_when_it_is_restored_and_only_by_what_is_applied_
     night(both)
 
     assert (applied(fee), states(both)) == ([[700]], ["standing"])
+    equal(both)
+
+
+def test_what_rises_again_after_a_part_was_posted_is_posted_too(both: Bridge) -> None:
+    (fee,) = charged(both, 1000)
+    apply(both, fee, 1000)
+    both.far.alma.dispute(fee.id)
+    night(both)
+    apply(both, fee, 600)
+    night(both)
+    night(both)
+    both.far.alma.restore(fee.id)
+    night(both)
+    assert (applied(fee), states(both)) == ([[600]], ["standing"])
+    apply(both, fee, 1000)
+    night(both)
+
+    assert (applied(fee), states(both)) == ([[600, 400]], ["withdrawn"])
+    equal(both)
+
+
+def test_a_credit_settles_nothing_that_is_still_applied(both: Bridge) -> None:
+    """PeopleSoft has lowered the item, and applied the money again when it was raised, between two lists."""
+    (fee,) = charged(both, 1000)
+    pay(both, fee)
+    both.far.alma.waive_at_desk(fee.id, 400)
+    night(both)
+    equalise(both)
+    assert left(both) == {SETTLED: 400}
+    raised(both, fee, 400)
+    equalise(both)
+    both.far.peoplesoft.reapply(item(both, fee).emplid)
+    assert item(both, fee).applied_cents == 1000
+    night(both)
+
+    assert applied(fee) == [[600, 400]]
     equal(both)
 
 
@@ -525,7 +561,7 @@ def test_a_crash_between_the_steps(action: str, small: Bridge) -> None:
 # -- the wrong ledger --------------------------------------------------------------------------------------
 
 
-def lose_ledger(bridge: Bridge) -> None:
+def lose_ledger(bridge: Bridge) -> RepairCounts:
     """A new ledger in the old one's place, brought back from the archive and from Alma."""
     path = bridge.folder.root.parent / "ledger.db"
     for file in (path, *path.parent.glob("ledger.db-*")):
@@ -535,8 +571,9 @@ def lose_ledger(bridge: Bridge) -> None:
     with ledger.write() as tx:
         institutions.open_clean(tx, "the bursar")
     with ledger.lease("out", "repair") as out, ledger.lease("back", "repair") as back:
-        repair(ledger, out, back, bridge.campus, bridge.folder, bridge.folder, bridge.api)
+        counts = repair(ledger, out, back, bridge.campus, bridge.folder, bridge.folder, bridge.api)
     ledger.close()
+    return counts
 
 
 def test_a_restored_ledger_posts_what_is_above_what_alma_has(small: Bridge) -> None:
@@ -549,7 +586,8 @@ def test_a_restored_ledger_posts_what_is_above_what_alma_has(small: Bridge) -> N
     apply(small, three, 300)
     apply(small, two, 100)
     night(small)
-    lose_ledger(small)
+    # The newest list tells all; older ones would only show falls that are none.
+    assert lose_ledger(small).files == 1
     small.sis_to_alma()
     assert applied(one, two, three) == [[200, 300], [200, 300], []]
     small.far.alma.restore(three.id)

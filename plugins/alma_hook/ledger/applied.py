@@ -2,7 +2,8 @@
 
 The newest file alone is right: what is in Alma, and what waits or is listed, comes to its amount. So what
 it says above that becomes a payment, and what it says below is taken off the payments: first off those
-that are not in Alma. From there on such a payment is like any other.
+that are not in Alma. From there on such a payment is like any other, but that one posted in part is
+lowered to that part, and the rest is a payment of its own: nowhere else does a payment's amount change.
 """
 
 from __future__ import annotations
