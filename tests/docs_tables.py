@@ -102,24 +102,29 @@ MEANINGS = {
     "sis_to_alma.directory": "Where PeopleSoft leaves its query output.",
     "sis_to_alma.pattern": "Which files there are payments; patterns separated by commas.",
     "sis_to_alma.archive_directory": "Where files that were taken in are moved, on the same SFTP server.",
+    "sis_to_alma.shape": "`payments`: one line a payment. `applied`: one line an item, with what is applied to it up to now. "
+    "It can't be changed once payments were taken in.",
     "sis_to_alma.delimiter": "What stands between two columns.",
     "sis_to_alma.date_format": "How the query writes days, in Python's `strptime` signs.",
     "sis_to_alma.columns": "What is meant -> the query's heading. `emplid`, `reference`, `amount` and `paid_on` are "
     "needed; `payment_id` is strongly advised: without it `complete_days` must be true. Which of the two it is can't be "
-    "changed once payments were taken in.",
+    'changed once payments were taken in. With `shape = "applied"`: `emplid`, `reference` and `applied`, and `item` (the '
+    "item's number) where one reference may have several items.",
     "sis_to_alma.complete_days": "Says that every payment file gives whole days. Only then can equal payments of one day "
     "be told apart without `payment_id`, by their number in the file.",
     "sis_to_alma.method": "What Alma records as the payment's method.",
     "sis_to_alma.comment": "What Alma records as the payment's comment.",
     "sis_to_alma.items.pattern": "Which files are lists of items, in `sis_to_alma.directory`. No name may match "
-    "`sis_to_alma.pattern` too. The section may be left out.",
+    '`sis_to_alma.pattern` too, but for `shape = "applied"`, where the very same pattern says that one file is both. The '
+    "section may be left out.",
     "sis_to_alma.items.columns": "What is meant -> the query's heading. `emplid`, `reference` and `amount` (ITEM_AMT) are "
     "needed, `balance` is shown to people.",
     "sis_to_alma.items.complete": "Says that each list has every item ever loaded, whatever its age and amount. Only then is a "
     "charge missed that a list lacks.",
     "sis_to_alma.items.confirm_days": "A line that a list written this many days after its delivery does not show is listed.",
     "sis_to_alma.cumulative": "Says that every file lists all payments of ours, or all since a fixed day. Only then has a "
-    "known payment that is missing been taken back.",
+    'known payment that is missing been taken back. Must be true with `shape = "applied"`: every item of ours that was ever '
+    "paid is in every file.",
     "sis_to_alma.reversal_limit": "A file that lacks, or shows lower, more known payments than this for the first time is "
     "refused as a whole.",
     "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it.",

@@ -32,7 +32,11 @@ from alma_hook.plain_words import faults_of
 
 SETTINGS_VARIABLE = "ALMA_HOOK_CAMPUS"
 METHODS = ("analytics_report", "sis_profile", "open_fees", "all_users")
-NEEDED_COLUMNS = ("emplid", "reference", "amount", "paid_on")
+#: Shape of PeopleSoft's output -> the columns it needs, and those it may have.
+COLUMNS = {
+    "payments": (("emplid", "reference", "amount", "paid_on"), ("payment_id",)),
+    "applied": (("emplid", "reference", "applied"), ("item",)),
+}
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Method = Literal["analytics_report", "sis_profile", "open_fees", "all_users"]
 
@@ -294,6 +298,7 @@ class SisToAlma(_Section):
     directory: Directory
     pattern: Text = "*.csv"
     archive_directory: Directory = Field(default="/sfs/outbound/archive", validate_default=True)
+    shape: Literal["payments", "applied"] = "payments"
     delimiter: Annotated[str, AfterValidator(Shape(r"(?s:.)", "one character"))] = ","
     date_format: Annotated[Text, AfterValidator(_date_format)] = "%m/%d/%Y"
     complete_days: bool = False
@@ -301,7 +306,7 @@ class SisToAlma(_Section):
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
     comment: Text = "Paid in PeopleSoft Student Financials"
     quiet_minutes: int = Field(default=10, ge=2)
-    cumulative: bool = False
+    cumulative: bool = Field(default=False, validate_default=True)
     reversal_limit: int = Field(default=20, ge=0)
     items: Items | None = None
 
@@ -316,13 +321,16 @@ class SisToAlma(_Section):
     @classmethod
     def _columns_complete(cls, columns: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
         faults = []
-        missing = [name for name in NEEDED_COLUMNS if name not in columns]
-        unknown = sorted(set(columns) - {*NEEDED_COLUMNS, "payment_id"})
+        shape = info.data.get("shape", "payments")
+        needed, optional = COLUMNS[shape]
+        missing = [name for name in needed if name not in columns]
+        unknown = sorted(set(columns) - {*needed, *optional})
         if missing:
             faults.append(f"lacks {', '.join(missing)}")
         if unknown:
-            faults.append(f"knows {', '.join(NEEDED_COLUMNS)} and payment_id, not {', '.join(unknown)}")
-        if "payment_id" not in columns and info.data.get("complete_days") is False:
+            known = f"{', '.join(needed)} and {', '.join(optional)}"
+            faults.append(f'knows {known} with shape = "{shape}", not {", ".join(unknown)}')
+        if shape == "payments" and "payment_id" not in columns and info.data.get("complete_days") is False:
             faults.append(
                 "lacks payment_id. Without it equal payments of one day are told apart by their number in the "
                 "file, which holds only where every file gives whole days: if so, say complete_days = true"
@@ -333,16 +341,46 @@ class SisToAlma(_Section):
             raise ValueError("; ".join(faults))
         return columns
 
+    @field_validator("cumulative")
+    @classmethod
+    def _all_items(cls, cumulative: bool, info: ValidationInfo) -> bool:
+        if info.data.get("shape") == "applied" and not cumulative:
+            raise ValueError(
+                'must be true with shape = "applied": only of lists with every item of ours that was ever paid is the newest '
+                "right whatever came before it"
+            )
+        return cumulative
+
     @field_validator("items")
     @classmethod
     def _names_apart(cls, items: Items | None, info: ValidationInfo) -> Items | None:
         pattern = info.data.get("pattern")
-        if items is not None and pattern is not None and _patterns_meet(pattern, items.pattern):
+        if items is None or (info.data.get("shape") == "applied" and items.pattern == pattern):
+            return items
+        if pattern is not None and _patterns_meet(pattern, items.pattern):
             raise ValueError(
                 "a file's name may match both pattern and items.pattern, so what it holds can't be told; make them apart, "
                 "such as LIBRARY_PAYMENTS_*.csv and LIBRARY_ITEMS_*.csv"
             )
         return items
+
+    @property
+    def one_list(self) -> bool:
+        """Whether one file is both: the list of items, and what is applied to each."""
+        return self.shape == "applied" and self.items is not None and self.items.pattern == self.pattern
+
+    @property
+    def patterns(self) -> dict[str, str]:
+        """Which files are looked for, by what they are kept as: ``payments`` or ``items``."""
+        found = {} if self.one_list else {"payments": self.pattern}
+        return found if self.items is None else {**found, "items": self.items.pattern}
+
+    @property
+    def told_apart(self) -> str:
+        """How payments are told apart, which the ledger keeps to: ``id``, ``line`` or ``applied``."""
+        if self.shape == "applied":
+            return "applied"
+        return "id" if "payment_id" in self.columns else "line"
 
 
 class Alerts(_Section):

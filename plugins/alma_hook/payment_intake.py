@@ -9,16 +9,18 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from alma_hook import confirmations, guard, item_file, payment_file
+from alma_hook import applied_file, confirmations, guard, item_file, payment_file
+from alma_hook.applied_file import AppliedFile
 from alma_hook.campus import Campus, Items
 from alma_hook.errors import BadFile
 from alma_hook.guard import MarkPlace
 from alma_hook.item_file import ItemFile
-from alma_hook.ledger import Lease, Ledger, Row, Tx, exceptions, reversals
+from alma_hook.ledger import Lease, Ledger, Row, Tx, applied, exceptions, moment, reversals
 from alma_hook.ledger import payments as entries
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.ledger.reversals import Shown
 from alma_hook.money import amount
+from alma_hook.query_output import RefusedLine
 from alma_hook.remote import RemoteFolder
 
 
@@ -28,12 +30,9 @@ def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campu
     A file that was refused and is gone or replaced since is off the list of exceptions.
     """
     settings = campus.sis_to_alma
-    patterns = {"payments": settings.pattern}
-    if settings.items is not None:
-        patterns["items"] = settings.items.pattern
     new = 0
     present = set()
-    for kind, pattern in patterns.items():
+    for kind, pattern in settings.patterns.items():
         for file in folder.files(settings.directory, pattern):
             content = folder.read(f"{settings.directory}/{file.name}")
             digest = hashlib.sha256(content).hexdigest()
@@ -110,7 +109,8 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
     A file is taken in one transaction or refused as a whole (listed, left in its place, the others
     go on). A line that is refused is listed by its content, so tomorrow's cumulative file does not
     list it twice. A known payment with a higher amount changes nothing and is listed; one that is lower, or
-    lacking where every file lists all, may have been taken back, see ``reversals``.
+    lacking where every file lists all, may have been taken back, see ``reversals``. Applied amounts are
+    compared with the payments made of them before, see ``ledger.applied``.
     """
     counts = TakeInCounts()
     with ledger.read() as tx:
@@ -124,13 +124,25 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
         try:
             if row["kind"] == "items" and settings is not None:
                 items = item_file.read(row["name"], content, campus, settings)
-                _take_in_items(ledger, lease, row, items, settings, counts)
-                continue
-            file = payment_file.read(row["name"], content, campus)
-            with ledger.write(lease) as tx:
-                entries.require_shape(tx, "id" if "payment_id" in campus.sis_to_alma.columns else "line")
-                reversals.observe(tx, row, _shown(tx, row, file, campus), campus.sis_to_alma.reversal_limit)
-                _take_in_file(tx, row, file, campus, counts)
+                levels = (
+                    applied_file.read(row["name"], content, campus) if campus.sis_to_alma.one_list else None
+                )
+                with ledger.write(lease) as tx:
+                    if levels is not None:
+                        _take_in_applied(tx, row, levels, campus, counts)
+                    _take_in_items(tx, row, items, settings, counts)
+            elif campus.sis_to_alma.shape == applied.SHAPE:
+                levels = applied_file.read(row["name"], content, campus)
+                with ledger.write(lease) as tx:
+                    _take_in_applied(tx, row, levels, campus, counts)
+            else:
+                file = payment_file.read(row["name"], content, campus)
+                with ledger.write(lease) as tx:
+                    entries.require_shape(tx, campus.sis_to_alma.told_apart)
+                    reversals.observe(
+                        tx, row, _shown(tx, row, file, campus), campus.sis_to_alma.reversal_limit
+                    )
+                    _take_in_file(tx, row, file, campus, counts)
         except BadFile as error:
             _refuse_file(ledger, lease, row, error)
             counts.files_refused += 1
@@ -160,16 +172,33 @@ def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None
         exceptions.open_all(tx, [listed])
 
 
-def _take_in_items(
-    ledger: Ledger, lease: Lease, row: Row, file: ItemFile, settings: Items, counts: TakeInCounts
-) -> None:
-    with ledger.write(lease) as tx:
-        judged = confirmations.take_in(tx, row, file, settings)
-        exceptions.close_others(tx, [f"file {row['sha256'][:12]}"], [])
+def _take_in_items(tx: Tx, row: Row, file: ItemFile, settings: Items, counts: TakeInCounts) -> None:
+    judged = confirmations.take_in(tx, row, file, settings)
+    exceptions.close_others(tx, [f"file {row['sha256'][:12]}"], [])
     counts.lists += 1
     counts.items += len(file.items)
     counts.items_refused += len(file.refused)
     counts.confirmed += judged.confirmed
+
+
+def _take_in_applied(tx: Tx, row: Row, file: AppliedFile, campus: Campus, counts: TakeInCounts) -> None:
+    """Take in what is applied to each item; a file that is older than another taken in says nothing."""
+    entries.require_shape(tx, campus.sis_to_alma.told_apart)
+    new = 0
+    if reversals.newest(tx, row):
+        shown, above = applied.compare(tx, file.items, file.unclear, file.blind)
+        lower = reversals.observe(tx, row, shown, campus.sis_to_alma.reversal_limit)
+        # Lower on one item and higher on another of one student, it is money moved and perhaps not for long:
+        # what is higher waits for the next file, as what is lower does.
+        moved = entries.emplids(tx, lower)
+        rises = [(item, cents) for item, cents in above if item.emplid not in moved]
+        applied.add(tx, row, rises, campus.today(moment(row["written_at"])).isoformat())
+        applied.part_rests(tx)
+        new = len(rises)
+        refused = [_refused(row, line) for line in file.refused]
+        exceptions.close_others(tx, exceptions.open_subjects(tx, ["payment line refused"]), refused)
+        exceptions.open_all(tx, refused)
+    _taken(tx, row, file.lines, new, len(file.refused), counts)
 
 
 def _subject(payment_key: str) -> str:
@@ -215,15 +244,7 @@ def _take_in_file(
         if payment.amount > before
         or (payment.amount < before and not campus.sis_to_alma.cumulative and reversals.seen_once(tx, key))
     ]
-    listed += [
-        Listed(
-            "payment line refused",
-            f"payment line {line.digest}",
-            0,
-            f"line {line.line_no} of {row['name']}, {line.field}: {line.text}",
-        )
-        for line in file.refused
-    ]
+    listed += [_refused(row, line) for line in file.refused]
     exceptions.open_all(tx, listed)
     lower = [key for key, found in by_key.items() if found[0].amount <= known.get(key, 0)]
     exceptions.close_kind(
@@ -232,20 +253,23 @@ def _take_in_file(
         [_subject(key) for key in lower if not reversals.seen_once(tx, key)],
         "the amount is the known one again, or stands as taken back",
     )
+    _taken(tx, row, file.lines, len(new), len(file.refused), counts)
+
+
+def _refused(row: Row, line: RefusedLine) -> Listed:
+    detail = f"line {line.line_no} of {row['name']}, {line.field}: {line.text}"
+    return Listed("payment line refused", f"payment line {line.digest}", 0, detail)
+
+
+def _taken(tx: Tx, row: Row, lines: int, new: int, refused: int, counts: TakeInCounts) -> None:
     exceptions.close_others(tx, [f"file {row['sha256'][:12]}"], [])
     reversals.route(tx)
     reversals.judge(tx)
     entries.move_file(
-        tx,
-        row["name"],
-        row["sha256"],
-        "taken",
-        lines=file.lines,
-        lines_new=len(new),
-        lines_refused=len(file.refused),
+        tx, row["name"], row["sha256"], "taken", lines=lines, lines_new=new, lines_refused=refused
     )
     counts.files += 1
-    counts.lines += file.lines
-    counts.new += len(new)
-    counts.known += len(file.payments) - len(new)
-    counts.refused += len(file.refused)
+    counts.lines += lines
+    counts.new += new
+    counts.known += lines - refused - new
+    counts.refused += refused

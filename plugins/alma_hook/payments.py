@@ -30,12 +30,13 @@ from alma_hook.errors import (
     UserNotFound,
 )
 from alma_hook.guard import MarkPlace
-from alma_hook.ledger import Lease, Ledger, Row, exceptions, fees, moment, reversals
+from alma_hook.ledger import Lease, Ledger, Row, applied, exceptions, fees, moment, reversals
 from alma_hook.ledger import payments as entries
 
 #: A call must leave within this many seconds of its mark, or not at all: a worker that stood still
 #: must not send late, when another may have taken over.
 DEADLINE_SECONDS = 30.0
+SETTLED = "fee already settled in Alma"
 
 
 class FeesTarget(FeeLists, Protocol):
@@ -136,6 +137,7 @@ class _Poster:
         self.ledger, self.lease, self.campus, self.alma = ledger, lease, campus, alma
         self.monotonic = monotonic
         self.counts = PostCounts()
+        self.by_level = campus.sis_to_alma.shape == applied.SHAPE
         with ledger.read() as tx:
             self.canary_passed = entries.canary_passed(tx)
 
@@ -199,14 +201,15 @@ class _Poster:
             # The quiet period is over and the fee is seen without our key: it was not applied.
             with self.ledger.write(self.lease) as tx:
                 row = entries.settle_posting(tx, row, "new")
-            if int(row["stands"]) <= 0:
+            if int(row["payable"]) <= 0:
                 return None  # PeopleSoft took it back meanwhile
-        if fee.status != "ACTIVE" or fee.balance <= 0:
-            self._list(
-                row, "fee already settled in Alma" if fee.balance <= 0 else f"fee is {fee.status} in Alma"
-            )
+        if self.by_level and not self._all_known(fee):
+            self._list(row, "payments in Alma differ from those posted")
             return None
-        value = min(int(row["stands"]), fee.balance)
+        if fee.status != "ACTIVE" or fee.balance <= 0:
+            self._list(row, SETTLED if fee.balance <= 0 else f"fee is {fee.status} in Alma")
+            return None
+        value = min(int(row["payable"]), fee.balance)
         deadline = self.monotonic() + DEADLINE_SECONDS
         with self.ledger.write(self.lease) as tx:
             row = entries.mark_posting(tx, row, value)
@@ -240,11 +243,25 @@ class _Poster:
         self._prove()
         return after
 
+    def _all_known(self, fee: Fee) -> bool:
+        """Whether Alma shows on a fee the payments that the ledger posted there, and no others of ours.
+
+        An amount applied up to now is compared with them, so they have to be right.
+        """
+        with self.ledger.read() as tx:
+            posted = entries.posted_on(tx, fee.fee_id)
+        return sorted((str(t.external_id), t.cents) for t in fee.own_payments()) == posted
+
     def _posted(self, row: Row, fee: Fee, value: int, found: bool = False) -> None:
         rest = int(row["stands"]) - value
         listed = [exceptions.of_payment(row, exceptions.OVERPAID, rest)] if rest > 0 else []
         with self.ledger.write(self.lease) as tx:
             entries.settle_posting(tx, row, "posted", posted=value)
+            if self.by_level:
+                listed = [
+                    exceptions.of_payment(part, SETTLED, int(part["stands"]))
+                    for part in applied.part_rests(tx)
+                ]
             exceptions.close_others(tx, [f"payment {row['payment_no']}"], listed)
             exceptions.open_all(tx, listed)
             # So that the balances count the payment on both sides; the next plan reads for itself.

@@ -179,15 +179,14 @@ def _read_alma(
 
 
 def _payment_files(folder: RemoteFolder, campus: Campus) -> list[tuple[str, RemoteFile, bytes]]:
-    """Return PeopleSoft's archived output with its kind."""
+    """Return PeopleSoft's archived output with its kind; of applied amounts the newest file, which tells all."""
     settings = campus.sis_to_alma
-    patterns = {"payments": settings.pattern}
-    if settings.items is not None:
-        patterns["items"] = settings.items.pattern
     directory = settings.archive_directory
-    return [
-        (kind, file, folder.read(f"{directory}/{file.name}"))
-        for kind, pattern in patterns.items()
+    found: list[tuple[str, RemoteFile, bytes]] = []
+    for kind, pattern in settings.patterns.items():
         # Archived under the time of day, then the name it had.
-        for file in folder.files(directory, ",".join(f"*_{name.strip()}" for name in pattern.split(",")))
-    ]
+        files = folder.files(directory, ",".join(f"*_{name.strip()}" for name in pattern.split(",")))
+        if settings.shape == "applied":
+            files = sorted(files, key=lambda file: (file.modified, file.name))[-1:]
+        found += [(kind, file, folder.read(f"{directory}/{file.name}")) for file in files]
+    return found

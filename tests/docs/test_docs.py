@@ -213,6 +213,22 @@ def test_the_query_of_items_has_the_headings_of_the_example():
     assert mapped <= spans(text_of(ROOT / "include" / "peoplesoft" / "README.md"))
 
 
+def test_the_query_of_applied_amounts_has_the_headings_of_its_example():
+    readme = ROOT / "include" / "peoplesoft" / "README.md"
+    shipped = tomllib.loads(text_of(ROOT / "include" / "campus.toml"))
+    (block,) = blocks(readme, "toml")
+    example = tomllib.loads(block)
+    example["sis_to_alma"] = {**shipped["sis_to_alma"], **example["sis_to_alma"]}
+    read = campus.Campus.model_validate({**shipped, **example}).sis_to_alma
+    query = text_of(ROOT / "include" / "peoplesoft" / "applied_amounts.sql")
+
+    assert read.one_list
+    assert read.items is not None
+    mapped = {*read.columns.values(), *read.items.columns.values()}
+    assert set(re.findall(r'AS "([^"]+)"', query)) == mapped
+    assert mapped <= spans(text_of(readme))
+
+
 def test_sql_in_the_docs_runs_on_the_ledger(tmp_path):
     path = tmp_path / "ledger.db"
     ledger = Ledger(f"sqlite:///{path}", "01CAMPUS_INST")

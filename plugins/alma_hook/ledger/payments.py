@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -103,7 +103,9 @@ def move_file(tx: Tx, name: str, sha256: str, state: str, **counts: int) -> None
 
 
 def require_shape(tx: Tx, shape: str) -> None:
-    """Keep to one way of telling payments apart. Raises ``SendingStopped`` when the settings change it.
+    """Keep to one way of telling payments apart: ``id``, ``line`` or ``applied``.
+
+    Raises ``SendingStopped`` when the settings change it.
 
     Every payment taken in before would else be taken for a new one, and posted again.
     """
@@ -112,8 +114,9 @@ def require_shape(tx: Tx, shape: str) -> None:
         tx.run("UPDATE institution SET payment_shape = :shape WHERE institution = :i", shape=shape)
     elif kept != shape:
         raise SendingStopped(
-            "The settings now tell payments apart in another way (sis_to_alma.columns with or without payment_id) than "
-            "when the first were taken in: all of them would be posted again. Nothing was taken in; put it back."
+            "The settings now tell payments apart in another way (sis_to_alma.shape, or sis_to_alma.columns with or "
+            "without payment_id) than when the first were taken in: all of them would be posted again. Nothing was "
+            "taken in; put it back."
         )
 
 
@@ -121,6 +124,12 @@ def known(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
     """Return the amounts of those payments that were taken in before, by key."""
     sql = "SELECT payment_key, amount FROM payment WHERE institution = :i AND payment_key"
     return {row["payment_key"]: int(row["amount"]) for row in in_list(tx, sql, keys)}
+
+
+def emplids(tx: Tx, keys: Iterable[str]) -> frozenset[str]:
+    """Return the students who made these payments."""
+    sql = "SELECT emplid FROM payment WHERE institution = :i AND payment_key"
+    return frozenset(row["emplid"] for row in in_list(tx, sql, sorted(keys)))
 
 
 def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> None:
@@ -236,7 +245,8 @@ def to_post(tx: Tx) -> list[Row]:
     """Return every payment still to be posted, with the fee's account and the EMPLID it was charged to.
 
     ``account`` is null where no fee of ours is meant, ``charged_emplid`` where it was never charged.
-    What PeopleSoft took back is not to be posted: ``stands`` is what it has left of the payment.
+    What PeopleSoft took back is not to be posted: ``stands`` is what it has left of the payment, ``payable``
+    what may be posted. Of applied amounts that is no more than the newest file shows.
     """
     emplid = (
         "(SELECT l.emplid FROM line l WHERE l.institution = p.institution AND l.fee_id = {} AND l.state = 'sent' "
@@ -244,10 +254,13 @@ def to_post(tx: Tx) -> list[Row]:
     )
     return tx.rows(
         f"SELECT p.*, f.user_id AS account, COALESCE({emplid.format('p.fee_id')}, {emplid.format('c.item_fee')}) "
-        "AS charged_emplid FROM payment_now p "
+        "AS charged_emplid FROM (SELECT n.*, n.stands - CASE WHEN i.payment_shape = 'applied' THEN "
+        "(SELECT COALESCE(SUM(v.amount), 0) FROM reversal v WHERE v.institution = n.institution "
+        "AND v.payment_key = n.payment_key AND v.state = 'seen_once') ELSE 0 END AS payable "
+        "FROM payment_now n JOIN institution i ON i.institution = n.institution) p "
         "LEFT JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
         "LEFT JOIN carry c ON c.institution = p.institution AND c.to_fee = p.fee_id "
-        "WHERE p.institution = :i AND (p.state IN ('posting', 'unknown') OR (p.state = 'new' AND p.stands > 0)) "
+        "WHERE p.institution = :i AND (p.state IN ('posting', 'unknown') OR (p.state = 'new' AND p.payable > 0)) "
         "ORDER BY f.user_id, p.payment_no"
     )
 
@@ -322,11 +335,15 @@ def settle_posting(
 
 
 def explained_by_credits(tx: Tx) -> list[Row]:
-    """Return the listed payments, not wholly posted, of fees whose credits since then make up for them."""
+    """Return the listed payments, not wholly posted, of fees whose credits since then make up for them.
+
+    None of applied amounts: a credit lowers the item, and what is applied to it falls by itself.
+    """
     return tx.rows(
         "SELECT p.* FROM payment_now p JOIN unposted u ON u.institution = p.institution AND u.fee_id = p.fee_id "
         "JOIN fee_expected e ON e.institution = p.institution AND e.fee_id = p.fee_id "
         "WHERE p.institution = :i AND p.stands > p.posted AND p.state IN ('new', 'posted') "
+        "AND NOT EXISTS (SELECT 1 FROM institution i WHERE i.institution = p.institution AND i.payment_shape = 'applied') "
         # While Alma still asks for money the payment may be posted yet: a waiver explains nothing then.
         "AND e.expected <= 0 AND u.credited_since >= u.unposted AND EXISTS (SELECT 1 FROM exception_item x "
         "WHERE x.institution = p.institution AND x.payment_key = p.payment_key AND x.closed_at IS NULL "
@@ -386,6 +403,12 @@ def posted_by_fee(tx: Tx) -> dict[str, dict[str, int]]:
     ):
         found.setdefault(row["fee_id"], {})[row["external_id"]] = int(row["posted"])
     return found
+
+
+def posted_on(tx: Tx, fee_id: str) -> list[tuple[str, int]]:
+    """Return the external id and cents of each payment that was posted on a fee, sorted."""
+    sql = "SELECT external_id, posted FROM payment_now WHERE institution = :i AND fee_id = :fee AND state = 'posted'"
+    return sorted((row["external_id"], int(row["posted"])) for row in tx.rows(sql, fee=fee_id))
 
 
 def known_external_ids(tx: Tx, ids: Sequence[str]) -> frozenset[str]:

@@ -28,12 +28,14 @@ class Shown:
     """What a file of payments says of known ones. ``cents`` by key, nought where it is taken back as a whole.
 
     ``lacking`` is told by a cumulative file only: then a known payment that is not in ``cents`` was taken
-    back, unless it is ``unclear``: a line that can't be read may be it.
+    back, unless it is ``unclear``: a line that can't be read may be it. ``idle``: what is taken back of these is
+    not in Alma, so however many they are, they speak against no file.
     """
 
     cents: Mapping[str, int]
     lacking: bool
     unclear: frozenset[str] = frozenset()
+    idle: frozenset[str] = frozenset()
 
     def of(self, key: str) -> int | None:
         """What the file says of a payment: cents, or ``None`` where it says nothing."""
@@ -43,17 +45,18 @@ class Shown:
 
 
 def newest(tx: Tx, file: Row) -> bool:
-    """Whether no newer file of payments was taken in; of two of one second the later name is the newer."""
+    """Whether no newer file of its kind was taken in; of two of one second the later name is the newer."""
     return not tx.one(
-        "SELECT COUNT(*) FROM payment_file WHERE institution = :i AND kind = 'payments' AND state IN ('taken', 'archived') "
+        "SELECT COUNT(*) FROM payment_file WHERE institution = :i AND kind = :kind AND state IN ('taken', 'archived') "
         "AND (written_at > :at OR (written_at = :at AND name > :name))",
+        kind=file["kind"],
         at=file["written_at"],
         name=file["name"],
     )
 
 
-def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> None:
-    """Note what the newest file shows lower, or not at all, and what is back.
+def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
+    """Note what the newest file shows lower, or not at all, and what is back; return the keys noted first here.
 
     Raises ``BadFile`` when more than ``limit`` payments are lower or missing for the first time: that is a
     file cut short, or payments that PeopleSoft has applied anew.
@@ -85,11 +88,12 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> None:
             more -= int(seen["amount"])
         if more > 0 and (seen is None or _later(file, seen)):
             found.append((payment, more))
-    if len(found) > limit:
+    if sum(payment["payment_key"] not in shown.idle for payment, _ in found) > limit:
         raise BadFile(
             "A file of PeopleSoft's payments can't be taken in.", [_too_many(file, shown, found, limit)]
         )
     _add(tx, file, found)
+    return frozenset(str(payment["payment_key"]) for payment, _ in found)
 
 
 def seen_once(tx: Tx, payment_key: str) -> bool:

@@ -1,0 +1,88 @@
+"""PeopleSoft's applied amounts: what has been applied to each library item up to now, one line an item, as CSV.
+
+The file's structure is ``query_output``'s affair; here a line is either taken or refused with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from alma_hook import query_output
+from alma_hook.campus import Campus
+from alma_hook.ledger.applied import Applied
+from alma_hook.money import cents
+from alma_hook.query_output import LineError, RefusedLine
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedFile:
+    """A file as read. ``items``: one a fee, the amounts of its items added up. ``lines``: how many it holds.
+
+    ``unclear``: fees with a line that can't be taken; nothing is known of them. ``blind``: such a line may be
+    about any fee.
+    """
+
+    items: tuple[Applied, ...]
+    refused: tuple[RefusedLine, ...]
+    unclear: frozenset[str]
+    blind: bool
+    lines: int
+
+
+def read(name: str, content: bytes, campus: Campus) -> AppliedFile:
+    """Read a file of applied amounts. Raises ``BadFile`` with every fault of its structure."""
+    settings = campus.sis_to_alma
+    columns: dict[str, str] = dict(settings.columns.items())
+    items: dict[str, Applied] = {}
+    numbers: set[tuple[str, str]] = set()
+    refused: list[RefusedLine] = []
+    unclear: set[str] = set()
+    blind = False
+    rows = query_output.rows(name, content, settings.delimiter, columns)
+    for line_no, values in rows:
+        try:
+            item = _item(values, line_no, campus)
+            known = items.get(item.fee_id)
+            if known is not None:
+                item = _sum(known, item, values, numbers)
+            numbers.add((item.fee_id, values.get("item", "")))
+            items[item.fee_id] = item
+        except LineError as error:
+            refused.append(query_output.refused(line_no, values, columns, error))
+            fee_id = campus.fee_id_of(values["reference"])
+            if fee_id is not None:
+                unclear.add(fee_id)
+            # A reference of somebody else's is no item of ours; without one it may be any.
+            blind |= not values["reference"]
+    kept = tuple(item for item in items.values() if item.fee_id not in unclear)
+    return AppliedFile(kept, tuple(refused), frozenset(unclear), blind, len(rows))
+
+
+def _item(values: Mapping[str, str], line_no: int, campus: Campus) -> Applied:
+    try:
+        value = cents(values["applied"])
+    except ValueError as error:
+        raise LineError("applied", str(error)) from None
+    if value < 0:
+        raise LineError("applied", "is negative, and nobody can have paid less than nothing")
+    for meaning in ("emplid", "item"):
+        if values.get(meaning) == "":
+            raise LineError(meaning, "is empty")
+    fee_id = campus.fee_id_of(values["reference"])
+    if fee_id is None:
+        raise LineError("reference", "is not a reference of ours, so the fee can't be told")
+    return Applied(fee_id, values["emplid"], value, line_no)
+
+
+def _sum(one: Applied, other: Applied, values: Mapping[str, str], numbers: set[tuple[str, str]]) -> Applied:
+    """Two items of one fee; without their ids the second line may be the first once more."""
+    if "item" not in values:
+        raise LineError(
+            "reference", "stands in a line before; with two items of one fee the query must give their ids"
+        )
+    if (other.fee_id, values["item"]) in numbers:
+        raise LineError("item", "stands in a line before, so what is applied to it can't be told")
+    if one.emplid != other.emplid:
+        raise LineError("emplid", "is another than in a line before with the same reference")
+    return Applied(one.fee_id, one.emplid, one.cents + other.cents, other.line_no)
