@@ -477,7 +477,7 @@ def query_output(world: World) -> str:
         world.drawer.append((name, content, at))
     else:
         fate = "whole"
-        world.left.append((name, content))
+        world.left.append((int(written), name, content))
     return f"PeopleSoft's query: {len(lines) - 1} payments, {fate}"
 
 

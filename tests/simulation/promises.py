@@ -322,7 +322,8 @@ def taken_back(world: World, said: Said) -> list[str]:
         if reversal["second_file"] is None:
             continue
         row = next(p for p in said.payments if p["payment_key"] == reversal["payment_key"])
-        shown = [(_shows(world, content, row), name, content) for name, content in world.left]
+        # In the order of the times they bore.
+        shown = [(_shows(world, content, row), name, content) for _, name, content in sorted(world.left)]
         # Before it was paid no file could show it; an old one that is sent again later does not.
         first = next((place for place, (cents, *_) in enumerate(shown) if cents >= row["amount"]), 0)
         shown = [cents for cents, *_ in dict.fromkeys(shown[first:])]

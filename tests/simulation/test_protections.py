@@ -162,7 +162,7 @@ CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((missing_is_nought,), 1),
     ((stale_readings,), 0),
     ((no_fence,), 0),
-    ((stale_readings, no_fence), 0),
+    ((stale_readings, no_fence), 342),
     ((no_guard_against_an_older_ledger,), 2),
     ((no_marks,), 12),
     ((float_cents,), 1),

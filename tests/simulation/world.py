@@ -301,8 +301,8 @@ class World:
         #: What came to PeopleSoft, and what a person said will never be loaded: file or void, file name, line.
         self.steps: list[tuple[str, str, int]] = []
         self.lost_files: dict[str, bytes] = {}
-        #: Payment files that lay in the folder.
-        self.left: list[tuple[str, bytes]] = []
+        #: Payment files that lay in the folder: the time they bore, in whole seconds, name and bytes.
+        self.left: list[tuple[int, str, bytes]] = []
         self.shown: dict[str, list[int]] = {}
         self.torn: set[str] = set()
         self.applied_too_late: set[str] = set()
@@ -517,7 +517,7 @@ class World:
         if at is not None:
             os.utime(self.far.path(path), (at, at))
         if "PAYMENTS" in name:
-            self.left.append((name, content))
+            self.left.append((int(self.seconds() if at is None else at), name, content))
 
     def lines_of(self, name: str) -> tuple[Detail, ...]:
         """The lines of a file that PeopleSoft had whole, loaded or lost."""
@@ -635,7 +635,7 @@ class World:
         path = self.far.write_query_output(
             cumulative=self.nature.output != "new only", bounced=self.nature.bounced
         )
-        self.left.append((path, self.far.path(path).read_bytes()))
+        self.left.append((int(self.seconds()), path.rpartition("/")[2], self.far.path(path).read_bytes()))
         if self.nature.items:
             self.far.write_query_output(kind="applied")
 
