@@ -18,8 +18,8 @@ from sqlalchemy import event
 from alma_hook import payment_intake, payments
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import LeaseTaken, OutcomeUnknown, Retriable, SendingStopped
-from alma_hook.ledger import Lease, Ledger
+from alma_hook.errors import Fatal, LeaseTaken, OutcomeUnknown, Retriable, SendingStopped
+from alma_hook.ledger import Lease, Ledger, exceptions
 from alma_hook.ledger import payments as entries
 from alma_hook.payment_intake import TakeInCounts
 from alma_hook.payments import PostCounts
@@ -234,6 +234,26 @@ def test_paid_in_both_places_is_credited_and_settled(small_on_both: Bridge) -> N
     assert bridge.books().unequal == {}
 
 
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_a_fee_that_is_gone_from_alma(in_flight: bool, small: Bridge) -> None:
+    """Not seen is not settled: what may be in Alma stays unclear, and nothing is given up."""
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    if in_flight:
+        small.far.faults.add_http("drop_before", method="POST")
+        post(small)
+        small.far.clock.advance(seconds=QUIET)
+    small.far.alma.fees_of = lambda _user, _status=None: []
+
+    _, posted = post(small)
+
+    assert (posted.tried, posted.posted) == (0, 0)
+    assert (states(small), kinds(small)) == (["unknown" if in_flight else "new"], ["fee not found in Alma"])
+    del small.far.alma.fees_of
+    post(small)
+    assert_posted_once(small, {fee.id: [400]})
+
+
 def test_a_disputed_fee_is_paid_once_the_dispute_is_over(small: Bridge) -> None:
     (fee,) = charged(small, 1000)
     student_pays(small, fee)
@@ -332,6 +352,45 @@ def test_a_known_payment_with_another_amount_is_listed(small: Bridge) -> None:
     assert small.listed_fees() == {fee.id}
 
 
+def test_a_known_payment_with_its_own_amount_again_is_off_the_list_and_no_other(small: Bridge) -> None:
+    first, second = charged(small, 1000, 800)
+    rows = [(fee.user.primary_id, str(n), f"ALMA{fee.id}") for n, fee in enumerate((first, second), 17)]
+    leave(small, *((*row, "4.00") for row in rows))
+    small.sis_to_alma()
+    leave(small, *((*row, "5.00") for row in rows), name="LATER.csv")
+    small.sis_to_alma()
+    assert kinds(small) == ["payment with another amount"] * 2
+    leave(small, (*rows[0], "4.00"), name="LAST.csv")
+
+    small.sis_to_alma()
+
+    assert (kinds(small), small.listed_fees()) == (["payment with another amount"], {second.id})
+    assert [applied(fee) for fee in (first, second)] == [[400], [400]]
+
+
+def test_a_file_replaced_just_before_it_is_archived_stays_for_the_next_run(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 300)
+    name = small.far.write_query_output()
+
+    def replaced(action: str, path: str) -> None:
+        if (action, path) == ("size", name):
+            small.folder.before = lambda _action, _path: None
+            leave(
+                small, (fee.user.primary_id, "by hand", f"ALMA{fee.id}", "2.00"), name=name.rpartition("/")[2]
+            )
+
+    small.folder.before = replaced
+    small.sis_to_alma()
+    assert small.folder.path(name).exists()
+    assert applied(fee) == [300]
+
+    small.sis_to_alma()
+
+    assert applied(fee) == [300, 200]
+    assert list(small.folder.path("/sfs/outbound").glob("*.csv")) == []
+
+
 def test_one_payment_with_two_amounts_in_one_file(small: Bridge) -> None:
     (fee,) = charged(small, 1000)
     emplid = fee.user.primary_id
@@ -381,6 +440,58 @@ def test_a_file_cut_short_holds_only_itself_up(small: Bridge) -> None:
 
 
 # -- whatever breaks ----------------------------------------------------------------------------------
+
+
+def resolve(bridge: Bridge, exception_id: str | None = None) -> None:
+    """What a person says of the one thing that is listed."""
+    ledger = bridge.ledger("by hand")
+    try:
+        with ledger.write() as tx:
+            if exception_id is None:
+                (row,) = exceptions.open_items(tx)
+                exception_id = str(row["exception_id"])
+            entries.resolve(tx, exception_id, "the bursar", "paid out in cash")
+    finally:
+        ledger.close()
+
+
+def test_a_payment_that_a_person_has_settled_is_not_posted_any_more(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.alma.dispute(fee.id)
+    post(small)
+
+    resolve(small)
+    small.far.alma.restore(fee.id)
+    _, posted = post(small)
+
+    assert (posted.tried, applied(fee), states(small), kinds(small)) == (0, [], ["settled"], [])
+
+
+def test_a_payment_of_unclear_outcome_is_not_settled_by_a_persons_word(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("drop_after", method="POST")
+    post(small)
+
+    with pytest.raises(Fatal, match="not known yet"):
+        resolve(small)
+    assert (states(small), kinds(small)) == (["unknown"], ["outcome of the posting unclear"])
+    run_through(small)
+    assert_posted_once(small, {fee.id: [400]})
+
+
+def test_only_what_is_listed_and_a_persons_to_say_is_settled(small: Bridge) -> None:
+    small.far.alma.add_fee(small.far.students[0], 700, type="LOCKERKEY")
+    equalise(small)
+    listed = small.exceptions()
+    assert list(listed.values()) == ["fee type without item type"]
+
+    with pytest.raises(Fatal, match="goes by itself"):
+        resolve(small)
+    with pytest.raises(Fatal, match="no open exception 123456789abc"):
+        resolve(small, "123456789abc")
+    assert small.exceptions() == listed
 
 
 def three_payments(bridge: Bridge) -> dict[str, list[int]]:
