@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from alma_hook import campus
 from alma_hook.charges import Position, decide
 from alma_hook.errors import SendingStopped
+from alma_hook.fees import USER_GONE
 from alma_hook.ledger.batches import Line
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.resources import include
@@ -296,3 +297,17 @@ def test_a_file_is_dated_by_the_campuss_day(tmp_path: Path, make_bridge: MakeBri
     assert text.splitlines()[0][35:43] == "11222026"
     assert text.splitlines()[1][45:53] == "11222026"
     assert bridge.far.load_inbound()[0].loaded
+
+
+@pytest.mark.parametrize(
+    ("charged", "credited", "posted", "listed"),
+    [(0, 0, {}, False), (1000, 400, {"k": 600}, False), (1000, 400, {"k": 500}, True), (1000, 0, {}, True)],
+)
+def test_a_gone_users_fee_is_listed_while_peoplesoft_has_something_of_it(
+    charged: int, credited: int, posted: dict[str, int], listed: bool
+) -> None:
+    position = replace(
+        CHARGED, problem=USER_GONE, charged=charged, credited=credited, posted=posted, balance=50
+    )
+    held = decide(position, CAMPUS, DAY)
+    assert (held and held.kind) == (USER_GONE if listed else None)  # type: ignore[union-attr]

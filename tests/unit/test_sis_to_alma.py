@@ -5,6 +5,7 @@ The witness is Alma's own record of the transactions on a fee.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -18,8 +19,8 @@ from sqlalchemy import event
 from alma_hook import payment_intake, payments
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import Fatal, LeaseTaken, OutcomeUnknown, Retriable, SendingStopped
-from alma_hook.ledger import Lease, Ledger, exceptions
+from alma_hook.errors import Fatal, LeaseTaken, OutcomeUnknown, QuotaSpent, Retriable, SendingStopped
+from alma_hook.ledger import Lease, Ledger, exceptions, story
 from alma_hook.ledger import payments as entries
 from alma_hook.payment_intake import TakeInCounts
 from alma_hook.payments import PostCounts
@@ -596,6 +597,99 @@ def test_an_unclear_posting_is_left_alone_for_the_quiet_period(kind: str, small_
     assert_posted_once(bridge, {fee.id: [400]})
 
 
+@pytest.mark.parametrize(("seconds", "tried"), [(599, False), (600, True)])
+def test_the_quiet_period_ends_when_its_minutes_are_over(seconds: int, tried: bool, small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("drop_before", method="POST")
+    post(small)
+    small.far.clock.advance(seconds=seconds)
+    _, posted = small.sis_to_alma()
+
+    assert (posted.tried, posted.waiting, posted.listed) == ((1, 0, 0) if tried else (0, 1, 1))
+    assert applied(fee) == ([400] if tried else [])
+
+
+def told(bridge: Bridge, fee: Fee) -> str:
+    """What is listed of a fee, and its life."""
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        rows = [row["detail"] for row in exceptions.open_items(tx) if row["fee_id"] == fee.id]
+        life = [text for _, text in story.of_fee(tx, fee.id)]
+    ledger.close()
+    return "\n".join(rows + life)
+
+
+@pytest.mark.parametrize("kind", ["refuse", "fail_after"])
+def test_what_alma_said_is_told_to_people(kind: str, small: Bridge) -> None:
+    """With its code and trackingId Ex Libris' support can find the call."""
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http(kind, method="POST", status=400 if kind == "refuse" else 500, code="402119")  # type: ignore[arg-type]
+    _, posted = post(small)
+
+    listed, *life = told(small, fee).splitlines()
+    assert (posted.tried, posted.posted, posted.listed, len(kinds(small))) == (1, 0, 1, 1)
+    assert listed.startswith("4.00 of 4.00 not in Alma; file ")
+    assert "402119" in listed
+    (event,) = [text for text in life if ", code 402119" in text]
+    assert re.search(r"(not posted|unknown) by system in run \d+, code 402119, trackingId E", event)
+
+
+def test_accounts_that_can_not_be_read_wait_and_are_listed_with_the_reason(small: Bridge) -> None:
+    fees = charged(small, 1000, 500, 200)
+    for fee in fees[:2]:
+        student_pays(small, fee)
+    small.far.faults.add_http(
+        "fail_before", method="GET", path="/fees", status=503, code="GATEWAY", times=None
+    )
+    _, posted = post(small)
+
+    assert kinds(small) == ["account could not be read"] * 2
+    assert (posted.tried, posted.waiting, posted.listed) == (0, 2, 2)
+    assert all("; " in told(small, fee).splitlines()[0].partition("line 2")[2] for fee in fees[:1])
+
+
+def desk(small: Bridge, fee: Fee) -> None:
+    """The desk took another sum."""
+    small.far.alma.pay_at_desk(fee.id, 300)
+
+
+def waiver(small: Bridge, fee: Fee) -> None:
+    """The same sum was waived."""
+    small.far.alma.waive_at_desk(fee.id, 400)
+
+
+@pytest.mark.parametrize("elsewhere", [desk, waiver])
+def test_a_first_payment_is_tried_again_when_nothing_on_the_fee_may_be_it(
+    elsewhere: Callable[[Bridge, Fee], None], small: Bridge
+) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("drop_before", method="POST")
+    post(small)
+    elsewhere(small, fee)
+    small.far.clock.advance(seconds=QUIET)
+    small.sis_to_alma()
+
+    assert (applied(fee), states(small), kinds(small)) == ([400], ["posted"], [])
+
+
+def test_a_first_payment_that_shows_with_its_key_is_not_taken_for_the_second(small: Bridge) -> None:
+    """Both of the same sum on the same fee, both of unclear outcome; one had arrived."""
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("drop_after", method="POST")
+    small.far.faults.add_http("drop_before", method="POST")
+    post(small)
+    assert (applied(fee), states(small)) == ([400], ["unknown", "unknown"])
+    small.far.clock.advance(seconds=QUIET)
+    small.sis_to_alma()
+
+    assert_posted_once(small, {fee.id: [400, 400]})
+
+
 class Impatient(Bridge):
     """Waits a moment for a locked ledger, where the real one waits half a minute."""
 
@@ -982,6 +1076,92 @@ def test_a_worker_that_was_overtaken_changes_nothing_afterwards(small: Bridge) -
 
     assert overtaken[0].found_posted == 1
     assert_posted_once(small, paid)
+
+
+def at_the_desk_in_part(bridge: Bridge, fee: Fee) -> None:
+    bridge.far.alma.pay_at_desk(fee.id, 300)
+
+
+def at_the_desk(bridge: Bridge, fee: Fee) -> None:
+    bridge.far.alma.pay_at_desk(fee.id)
+
+
+def purged(bridge: Bridge, fee: Fee) -> None:
+    bridge.far.alma.purge_user(fee.user.primary_id)
+
+
+def refusing(bridge: Bridge, _fee: Fee) -> None:
+    bridge.far.faults.add_http("refuse", method="POST", status=400, code="401666")
+
+
+def breaking_off(bridge: Bridge, _fee: Fee) -> None:
+    bridge.far.faults.add_http("drop_after", method="POST")
+
+
+def slowed_down(bridge: Bridge, _fee: Fee) -> None:
+    bridge.far.faults.add_http("out_of_quota", method="POST", times=None)
+
+
+def down(bridge: Bridge, _fee: Fee) -> None:
+    bridge.far.faults.add_http("fail_before", method="GET", path="/fees", status=503, times=None)
+
+
+def tables(bridge: Bridge) -> list[list[dict[str, Any]]]:
+    """All that the ledger says of payments, of what is listed, and of what was done."""
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        found = [
+            [dict(row) for row in tx.rows(f"SELECT * FROM {table} WHERE institution = :i ORDER BY 1, 2")]
+            for table in ("payment", "exception_item", "event", "reading")
+        ]
+    ledger.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [at_the_desk_in_part, at_the_desk, purged, refusing, breaking_off, slowed_down, down],
+    ids=lambda prepare: prepare.__name__,
+)
+def test_a_worker_overtaken_at_any_moment_writes_nothing_more(
+    tmp_path: Path, prepare: Callable[[Bridge, Fee], None]
+) -> None:
+    """Whatever its next step was: to list, to mark, to record an outcome, to read the first one back."""
+    for at in itertools.count(1):
+        bridge = Bridge(tmp_path / str(at), students=4, fees=0)
+        (fee,) = charged(bridge, 1000)
+        student_pays(bridge, fee)
+        prepare(bridge, fee)
+        bridge.far.write_query_output()
+        calls: list[str] = []
+        then: list[list[list[dict[str, Any]]]] = []
+
+        def send(
+            request: Request,
+            bridge: Bridge = bridge,
+            calls: list[str] = calls,
+            then: list[Any] = then,
+            at: int = at,
+        ) -> Reply:
+            try:
+                return bridge.send(request)
+            finally:
+                calls.append(request.method)
+                if len(calls) == at:
+                    bridge.far.clock.advance(seconds=16 * 60)
+                    with bridge.working("back"):
+                        then.append(tables(bridge))
+
+        with bridge.working("back") as (ledger, lease):
+            payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus)
+            payment_intake.take_in(ledger, lease, bridge.campus)
+            with suppress(LeaseTaken, Retriable, QuotaSpent):
+                payments.post(ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.marks)
+                assert not then
+        if not then:
+            break
+        assert tables(bridge) == then[0]
+    assert at > 1
 
 
 def test_a_payment_is_marked_by_one_of_two_transactions(small: Bridge) -> None:
