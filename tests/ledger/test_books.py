@@ -10,7 +10,7 @@ import pytest
 from alma_hook.alma_answers import Fee, Transaction
 from alma_hook.errors import Fatal, LeaseTaken, Retriable, SendingStopped
 from alma_hook.keys import external_id
-from alma_hook.ledger import Ledger, batches, exceptions, fees, institutions, payments
+from alma_hook.ledger import Ledger, batches, exceptions, fees, institutions, payments, story
 from alma_hook.ledger.exceptions import Listed
 
 INSTITUTION, FEE, USER = "01CAMPUS_INST", "138412345678", "061719993"
@@ -58,9 +58,7 @@ def send(ledger: Ledger, *of: batches.Line) -> None:
         batches.deliver(tx, batch_id, "planned")
 
 
-def pay(
-    ledger: Ledger, key: str, amount: int, *, posted: int | None = None, fee_id: str | None = FEE
-) -> None:
+def pay(ledger: Ledger, key: str, amount: int, *, posted: int | None = None, fee_id: str = FEE) -> None:
     payment = payments.Payment(
         key, external_id(INSTITUTION, key), fee_id, USER, amount, "2026-11-20", 2
     )  # fmt: skip
@@ -261,6 +259,24 @@ def test_an_exception_closes_when_it_no_longer_stands(ledger: Ledger) -> None:
         # What comes back is a new entry; the old one keeps its end.
         assert exceptions.open_all(tx, [listed()]) == 1
         assert tx.one("SELECT COUNT(*) FROM exception_item WHERE institution = :i") == 4
+
+
+def test_an_entry_is_told_with_the_fee_it_is_about(ledger: Ledger) -> None:
+    read(ledger, fee())
+    pay(ledger, "1", 1250, posted=1000)
+    with ledger.write() as tx:
+        (row,) = tx.rows("SELECT * FROM payment_now WHERE institution = :i")
+        exceptions.open_all(tx, [listed(), exceptions.overpaid(row, 1000)])
+        told = sorted(exceptions.describe(row) for row in exceptions.open_items(tx))
+    assert told == [
+        f"fee {FEE}: no EMPLID, 10.00; detail",
+        f"payment 1 (fee {FEE}): paid more than Alma's balance, 2.50; 2.50 of 12.50 not in Alma; file 000000000000, line 2",
+    ]
+
+
+def test_of_a_fee_that_the_ledger_does_not_know_nothing_is_told(ledger: Ledger) -> None:
+    with ledger.read() as tx:
+        assert story.of_fee(tx, FEE) == []
 
 
 # -- the balances line ---------------------------------------------------------------------------------

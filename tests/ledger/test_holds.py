@@ -112,6 +112,7 @@ def test_a_held_batch_keeps_its_fees_busy_and_is_listed(ledger: Ledger) -> None:
         3000,
     )
     assert listed(ledger) == [(f"batch {batch_id}", "batch held for approval", 3000, "; ".join(WHY))]
+    assert holds.describe(row) == f"batch {batch_id} (charges, 2 lines, 30.00): {'; '.join(WHY)}"
 
 
 def test_it_is_in_no_state_from_which_anything_leaves(ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from alma_hook import campus
 from alma_hook.charges import Position, decide
 from alma_hook.errors import SendingStopped
+from alma_hook.fees import USER_GONE
 from alma_hook.ledger.batches import Line
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.resources import include
@@ -133,7 +134,7 @@ def test_what_is_held_is_listed_and_not_sent(position: Position, kind: str) -> N
     assert isinstance(listed, Listed)
     assert listed.kind == kind
     assert listed.fee_id == position.fee_id
-    assert listed.amount == position.due
+    assert listed.amount == position.due()
     assert not position.emplid or position.emplid not in listed.detail
 
 
@@ -164,7 +165,7 @@ def test_whatever_alma_shows_peoplesoft_is_never_told_more_than_one_reading_held
     most = 0
     for balance, original, status in seen:
         position = replace(position, balance=balance, original=original, status=status)
-        most = max(most, position.balance + position.own_paid)
+        most = max(most, position.balance + position.own_paid())
         line = decide(position, CAMPUS, DAY)
         if isinstance(line, Line):
             assert line.amount > 0
@@ -175,7 +176,7 @@ def test_whatever_alma_shows_peoplesoft_is_never_told_more_than_one_reading_held
             else:
                 position = replace(position, credited=position.credited + line.amount)
             # What was told is now what is so, and the same reading once more tells nothing.
-            assert position.due == 0
+            assert position.due() == 0
             again = decide(position, CAMPUS, DAY)
             assert again is None or isinstance(again, Listed)
         assert 0 <= position.credited <= position.charged
@@ -217,7 +218,7 @@ def test_an_older_item_counts_as_charged(
     own = tuple(zip(KEYS, payments, strict=False))
     older = replace(CHARGE, reference="ALMA138400000000")
     position = replace(NEW, charged=carried, sent=older, own=own, posted=dict(own), original=6000)
-    item = carried - position.own_paid
+    item = carried - position.own_paid()
     for balance, status in seen:
         position = replace(position, balance=balance, status=status)
         agreed = balance == item
@@ -296,3 +297,17 @@ def test_a_file_is_dated_by_the_campuss_day(tmp_path: Path, make_bridge: MakeBri
     assert text.splitlines()[0][35:43] == "11222026"
     assert text.splitlines()[1][45:53] == "11222026"
     assert bridge.far.load_inbound()[0].loaded
+
+
+@pytest.mark.parametrize(
+    ("charged", "credited", "posted", "listed"),
+    [(0, 0, {}, False), (1000, 400, {"k": 600}, False), (1000, 400, {"k": 500}, True), (1000, 0, {}, True)],
+)
+def test_a_gone_users_fee_is_listed_while_peoplesoft_has_something_of_it(
+    charged: int, credited: int, posted: dict[str, int], listed: bool
+) -> None:
+    position = replace(
+        CHARGED, problem=USER_GONE, charged=charged, credited=credited, posted=posted, balance=50
+    )
+    held = decide(position, CAMPUS, DAY)
+    assert (held and held.kind) == (USER_GONE if listed else None)  # type: ignore[union-attr]

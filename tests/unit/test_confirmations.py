@@ -998,3 +998,27 @@ def test_a_line_under_way_may_be_in_the_list_already() -> None:
     verdict = judge(lines, 1300, True, DAYS[5], 3)
 
     assert (verdict.seen, verdict.confirmed, verdict.overdue) == (2, (), ())
+
+
+# -- lists that are no longer asked for -------------------------------------------------------------------
+
+
+def test_a_list_found_before_items_were_switched_off_is_taken_for_nothing_else(small: Bridge) -> None:
+    (fee,) = fees(small, 1000)
+    tell(small)
+    load(small)
+    small.far.clock.advance(seconds=60)
+    small.far.write_query_output(kind="applied")
+    with small.working("back") as (ledger, lease):
+        small.tasks_back()[0][1](ledger, lease)
+    whole = small.campus
+    without = whole.sis_to_alma.model_copy(update={"items": None})
+    small.campus = whole.model_copy(update={"sis_to_alma": without})
+
+    taken, _ = small.sis_to_alma()
+
+    assert (taken.files, taken.lists, taken.files_refused, small.exceptions()) == (0, 0, 0, {})
+    small.campus = whole
+    taken, _ = small.sis_to_alma()
+    assert (taken.lists, taken.confirmed) == (1, 1)
+    assert small.books().fees[fee.id].charged_cents == 1000

@@ -14,7 +14,7 @@ import pytest
 
 from alma_hook import charges, delivery
 from alma_hook.errors import AlmaHookError, Fatal, LeaseTaken, Retriable, SendingStopped
-from alma_hook.ledger import Lease, Ledger, Tx, batches
+from alma_hook.ledger import Lease, Ledger, Tx, batches, exceptions, payments
 from alma_hook.ledger.store import LEASE_MINUTES
 from tests.bridge import Bridge, LocalFolder
 from tests.conftest import MakeBridge
@@ -355,6 +355,25 @@ def test_a_temporary_name_that_vanishes_before_the_rename_is_in_doubt(sent: Sent
     assert sent.inbound() == []
 
 
+@pytest.mark.parametrize(("look", "state"), [(1, "uploading"), (2, "uploaded")])
+def test_an_upload_that_was_acknowledged_and_is_gone_is_in_doubt(sent: Sent, look: int, state: str) -> None:
+    """Somebody may have loaded it from under its temporary name."""
+    looks: list[str] = []
+
+    def before(action: str, path: str) -> None:
+        if action == "size" and path.endswith(delivery.TEMPORARY):
+            looks.append(path)
+            if len(looks) == look:
+                raise Retriable("broke off")
+
+    with pytest.raises(Retriable):
+        sent.deliver(before)
+    assert sent.state() == state
+    sent.temporary().unlink()
+    assert sent.deliver() == "unconfirmed"
+    assert sent.inbound() == []
+
+
 def test_what_is_in_doubt_is_never_sent_again_by_itself(sent: Sent) -> None:
     sent.stop_at("rename")
     sent.temporary().unlink()
@@ -366,6 +385,20 @@ def test_what_is_in_doubt_is_never_sent_again_by_itself(sent: Sent) -> None:
     assert (counts.charges, counts.busy) == (0, 1)
     assert sent.state() == "unconfirmed"
     assert sent.inbound() == []
+
+
+def test_what_is_in_doubt_is_not_settled_as_any_exception(sent: Sent) -> None:
+    sent.stop_at("rename")
+    sent.temporary().unlink()
+    sent.bridge.far.clock.advance(days=1)
+    sent.deliver()
+    ledger = sent.bridge.ledger("by hand")
+    with ledger.write() as tx, pytest.raises(Fatal, match="mark-delivered or mark-not-delivered"):
+        (row,) = exceptions.open_items(tx)
+        payments.resolve(tx, row["exception_id"], "the bursar", "seen")
+    ledger.close()
+    assert sent.bridge.exceptions() == {"batch 000001": "batch unconfirmed"}
+    assert sent.state() == "unconfirmed"
 
 
 @pytest.mark.parametrize("arrived", [True, False])
@@ -442,6 +475,24 @@ def test_a_drop_box_that_lets_nothing_be_read(make_bridge: MakeBridge, read_back
             raise AssertionError(f"{path} was read")
 
     assert sent.deliver(before) == "delivered"
+
+
+def test_in_a_drop_box_a_rename_without_an_answer_is_in_doubt(make_bridge: MakeBridge) -> None:
+    """Nothing there can be asked, and a rename that was done and is tried again under a new name would load twice."""
+    sent = sent_with(make_bridge, read_back="none")
+    sent.bridge.marks.pop()
+
+    def before(action: str, path: str) -> None:
+        if action == "renamed":
+            raise Retriable("the answer is lost")
+
+    assert sent.deliver(before) == "unconfirmed"
+    assert sent.inbound() == [sent.name]
+    assert decide_by_hand(sent.bridge) == 1
+    sent.bridge.far.refresh_analytics()
+    sent.bridge.alma_to_sis()
+    sent.bridge.far.load_inbound()
+    assert sent.bridge.books().unequal == {}
 
 
 def test_a_file_of_the_same_name_there_already_stops_the_delivery(sent: Sent) -> None:
@@ -552,6 +603,24 @@ def test_direct_mode_finds_its_whole_file_again(make_bridge: MakeBridge) -> None
     sent = sent_with(make_bridge, mode="direct")
     sent.stop_at("written")
     assert sent.deliver() == "delivered"
+
+
+def test_direct_mode_leaves_a_file_that_reads_back_otherwise_to_a_person(make_bridge: MakeBridge) -> None:
+    """PeopleSoft may have loaded it by then, so it is neither called delivered nor put again."""
+    sent = sent_with(make_bridge, mode="direct")
+
+    def before(action: str, path: str) -> None:
+        if action == "written" and path.startswith(INBOUND):
+            file = sent.bridge.folder.path(path)
+            file.write_bytes(damaged(file.read_bytes()))
+
+    assert sent.deliver(before) == "unconfirmed"
+    writes: list[str] = []
+    sent.bridge.far.clock.advance(hours=12)
+    sent.bridge.far.refresh_analytics()
+    sent.bridge.folder.before = lambda action, path: writes.append(path) if action == "write" else None  # type: ignore[assignment]
+    assert sent.bridge.alma_to_sis().busy == 1
+    assert not [path for path in writes if path.startswith(INBOUND)]
 
 
 def test_charges_go_before_credits(tmp_path: Path) -> None:

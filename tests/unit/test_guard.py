@@ -13,6 +13,7 @@ from alma_hook import confirmations, guard
 from alma_hook.errors import BadFile, LedgerError, SendingStopped
 from alma_hook.ledger import batches, exceptions, institutions
 from alma_hook.ledger import guard as entries
+from alma_hook.ledger.store import LEASE_MINUTES
 from alma_hook.repair import RepairCounts, repair
 from simulator.alma import NOT_AT_DESK
 from tests.bridge import Bridge, Variable
@@ -316,6 +317,19 @@ def test_a_purged_user_is_no_sign_of_another_alma(lived: Bridge) -> None:
     bound(lived, lived.api)
 
 
+def test_before_the_first_payment_there_is_no_witness_to_ask_for(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge(students=3, fees=3)
+    bridge.far.faults.add_http("refuse", path="/conf/general", times=None)
+    bound(bridge, bridge.api)
+    bridge.far.faults.clear()
+    bridge.far.alma.environment = "PRODUCTION"
+    bound(bridge, bridge.api)
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        assert entries.bindings(tx) == {"the Alma environment": "PRODUCTION"}
+    ledger.close()
+
+
 def test_another_host_key_stops_the_delivery(lived: Bridge) -> None:
     lived.far.new_fees(1)
     lived.folder.host_key = "SHA256:another"
@@ -392,6 +406,31 @@ def test_a_batch_whose_end_is_not_noted_is_left_to_a_person(lived: Bridge) -> No
         with ledger.read() as tx:
             (row,) = batches.in_states(tx, "unconfirmed")
         with ledger.write(lease) as tx:
+            batches.deliver(tx, row["batch_id"], "unconfirmed")
+    settle(lived)
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_copy_from_before_an_upload_learns_of_it(lived: Bridge, noted: bool) -> None:
+    """The copy has the batch itself, so it would send it: the archive says that it went, or may have."""
+    lived.far.new_fees(2)
+    with lived.working("out") as (ledger, lease):
+        *before, upload = lived.tasks_out("all_users")
+        for _, work in before:
+            work(ledger, lease)
+        copy = copied(lived)
+        upload[1](ledger, lease)
+    if not noted:
+        max(lived.folder.path(ARCHIVE).glob("*charges*.state")).unlink()
+    put_back(lived, copy)
+    lived.far.clock.advance(seconds=60 * (LEASE_MINUTES + 1))
+    for _ in range(2):
+        repaired(lived)
+        doubts = [kind for kind in lived.exceptions().values() if kind == "batch unconfirmed"]
+        assert len(doubts) == (0 if noted else 1)
+    if not noted:
+        with lived.working("out") as (ledger, lease), ledger.write(lease) as tx:
+            (row,) = batches.in_states(tx, "unconfirmed")
             batches.deliver(tx, row["batch_id"], "unconfirmed")
     settle(lived)
 

@@ -313,6 +313,61 @@ def test_a_payment_on_an_open_fee_that_stands_in_leaves_the_books_equal(small: B
     equal(small)
 
 
+def test_an_overpaid_part_that_is_back_is_to_be_given_back_again(both: Bridge) -> None:
+    (fee,) = charged(both, 1000)
+    payment = pay(both, fee, 1500)
+    night(both)
+    both.far.peoplesoft.bounce(payment.payment_id, 500)
+    night(both)
+    night(both)
+    assert both.exceptions() == {}
+    payment.amount_cents, payment.bounced_cents = 1500, 0
+    night(both)
+
+    assert [cents for _, cents, _ in listed(both, "paid more than Alma's balance")] == [500]
+    assert kinds(both) == ["paid more than Alma's balance"]
+    assert applied(fee) == [[1000]]
+
+
+def test_a_payment_that_is_back_frees_the_one_that_stood_in(both: Bridge) -> None:
+    (fee,) = charged(both, 2000)
+    first = pay(both, fee, 1000)
+    night(both)
+    both.far.peoplesoft.bounce(first.payment_id)
+    night(both)
+    pay(both, fee, 1000)
+    night(both)
+    assert applied(fee) == [[1000]]
+    equal(both)
+    first.amount_cents, first.bounced_cents = 1000, 0
+    both.far.peoplesoft._apply(first, [both.far.peoplesoft.item_by_reference(f"ALMA{fee.id}")])
+    night(both)
+
+    assert applied(fee) == [[1000, 1000]]
+    assert fee.status == "CLOSED"
+    equal(both)
+
+
+def test_a_payment_that_is_back_after_it_was_settled_is_listed(both: Bridge) -> None:
+    (fee,) = charged(both, 1000)
+    payment = pay(both, fee)
+    night(both)
+    both.far.peoplesoft.bounce(payment.payment_id, 700)
+    night(both)
+    night(both)
+    ((exception_id, _, _),) = listed(both)
+    both.far.peoplesoft.pay(f"ALMA{fee.id}", 700)  # what the office enters to make the item good
+    resolve(both, exception_id)
+    night(both)
+    payment.amount_cents, payment.bounced_cents = 1000, 0
+    night(both)
+
+    back = listed(both, "payment is back after it was settled as taken back")
+    assert [(cents, fee_id) for _, cents, fee_id in back] == [(700, fee.id)]
+    assert TAKEN_BACK not in kinds(both)
+    assert applied(fee) == [[1000]]
+
+
 # -- the file ------------------------------------------------------------------------------------------
 
 
@@ -623,6 +678,8 @@ def test_what_can_not_stand_for_it_is_refused_with_the_reason(both: Bridge) -> N
     elsewhere = both.far.alma.add_fee(both.far.students[1], 1000)
     larger = both.far.alma.add_fee(both.far.students[0], 1001)
     equalise(both)
+    credit = both.far.alma.give_credit(both.far.students[0], 1000)
+    equalise(both)
     unseen = both.far.alma.add_fee(both.far.students[0], 1000)
 
     refused: list[tuple[Fee, str]] = [
@@ -630,6 +687,7 @@ def test_what_can_not_stand_for_it_is_refused_with_the_reason(both: Bridge) -> N
         (elsewhere, "another account"),
         (larger, "more than the 10.00 taken back"),
         (unseen, "no run has seen it"),
+        (credit, "it is a CREDIT fee"),
         (old, "an id of its own"),
     ]
     for fee, why in refused:
@@ -643,6 +701,26 @@ def test_what_can_not_stand_for_it_is_refused_with_the_reason(both: Bridge) -> N
     resolve(both, exception_id, unseen)
     equalise(both)
     assert both.books().fees[unseen.id].charged_cents == 0
+
+
+def test_one_fee_stands_for_one_payment_taken_back(both: Bridge) -> None:
+    """For two it would be owed once in Alma and twice in PeopleSoft."""
+    fees = charged(both, 1000, 1000)
+    made = [pay(both, fee) for fee in fees]
+    night(both)
+    for payment in made:
+        both.far.peoplesoft.bounce(payment.payment_id)
+    night(both)
+    night(both)
+    new = both.far.alma.add_fee(both.far.students[0], 1000)
+    equalise(both)
+    (first, second) = [exception_id for exception_id, _, _ in listed(both)]
+    resolve(both, first, new)
+
+    with pytest.raises(Fatal, match="stands for another taken-back payment already"):
+        resolve(both, second, new)
+    assert [exception_id for exception_id, _, _ in listed(both)] == [second]
+    assert both.books().fees[new.id].charged_cents == 0
 
 
 def test_a_smaller_fee_made_anew_lowers_the_old_item(small: Bridge) -> None:

@@ -5,6 +5,7 @@ The witness is Alma's own record of the transactions on a fee.
 
 from __future__ import annotations
 
+import itertools
 import re
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -18,8 +19,8 @@ from sqlalchemy import event
 from alma_hook import payment_intake, payments
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import LeaseTaken, OutcomeUnknown, Retriable, SendingStopped
-from alma_hook.ledger import Lease, Ledger
+from alma_hook.errors import Fatal, LeaseTaken, OutcomeUnknown, QuotaSpent, Retriable, SendingStopped
+from alma_hook.ledger import Lease, Ledger, exceptions, story
 from alma_hook.ledger import payments as entries
 from alma_hook.payment_intake import TakeInCounts
 from alma_hook.payments import PostCounts
@@ -234,6 +235,26 @@ def test_paid_in_both_places_is_credited_and_settled(small_on_both: Bridge) -> N
     assert bridge.books().unequal == {}
 
 
+@pytest.mark.parametrize("in_flight", [False, True])
+def test_a_fee_that_is_gone_from_alma(in_flight: bool, small: Bridge) -> None:
+    """Not seen is not settled: what may be in Alma stays unclear, and nothing is given up."""
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    if in_flight:
+        small.far.faults.add_http("drop_before", method="POST")
+        post(small)
+        small.far.clock.advance(seconds=QUIET)
+    small.far.alma.fees_of = lambda _user, _status=None: []
+
+    _, posted = post(small)
+
+    assert (posted.tried, posted.posted) == (0, 0)
+    assert (states(small), kinds(small)) == (["unknown" if in_flight else "new"], ["fee not found in Alma"])
+    del small.far.alma.fees_of
+    post(small)
+    assert_posted_once(small, {fee.id: [400]})
+
+
 def test_a_disputed_fee_is_paid_once_the_dispute_is_over(small: Bridge) -> None:
     (fee,) = charged(small, 1000)
     student_pays(small, fee)
@@ -332,6 +353,45 @@ def test_a_known_payment_with_another_amount_is_listed(small: Bridge) -> None:
     assert small.listed_fees() == {fee.id}
 
 
+def test_a_known_payment_with_its_own_amount_again_is_off_the_list_and_no_other(small: Bridge) -> None:
+    first, second = charged(small, 1000, 800)
+    rows = [(fee.user.primary_id, str(n), f"ALMA{fee.id}") for n, fee in enumerate((first, second), 17)]
+    leave(small, *((*row, "4.00") for row in rows))
+    small.sis_to_alma()
+    leave(small, *((*row, "5.00") for row in rows), name="LATER.csv")
+    small.sis_to_alma()
+    assert kinds(small) == ["payment with another amount"] * 2
+    leave(small, (*rows[0], "4.00"), name="LAST.csv")
+
+    small.sis_to_alma()
+
+    assert (kinds(small), small.listed_fees()) == (["payment with another amount"], {second.id})
+    assert [applied(fee) for fee in (first, second)] == [[400], [400]]
+
+
+def test_a_file_replaced_just_before_it_is_archived_stays_for_the_next_run(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 300)
+    name = small.far.write_query_output()
+
+    def replaced(action: str, path: str) -> None:
+        if (action, path) == ("size", name):
+            small.folder.before = lambda _action, _path: None
+            leave(
+                small, (fee.user.primary_id, "by hand", f"ALMA{fee.id}", "2.00"), name=name.rpartition("/")[2]
+            )
+
+    small.folder.before = replaced
+    small.sis_to_alma()
+    assert small.folder.path(name).exists()
+    assert applied(fee) == [300]
+
+    small.sis_to_alma()
+
+    assert applied(fee) == [300, 200]
+    assert list(small.folder.path("/sfs/outbound").glob("*.csv")) == []
+
+
 def test_one_payment_with_two_amounts_in_one_file(small: Bridge) -> None:
     (fee,) = charged(small, 1000)
     emplid = fee.user.primary_id
@@ -381,6 +441,58 @@ def test_a_file_cut_short_holds_only_itself_up(small: Bridge) -> None:
 
 
 # -- whatever breaks ----------------------------------------------------------------------------------
+
+
+def resolve(bridge: Bridge, exception_id: str | None = None) -> None:
+    """What a person says of the one thing that is listed."""
+    ledger = bridge.ledger("by hand")
+    try:
+        with ledger.write() as tx:
+            if exception_id is None:
+                (row,) = exceptions.open_items(tx)
+                exception_id = str(row["exception_id"])
+            entries.resolve(tx, exception_id, "the bursar", "paid out in cash")
+    finally:
+        ledger.close()
+
+
+def test_a_payment_that_a_person_has_settled_is_not_posted_any_more(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.alma.dispute(fee.id)
+    post(small)
+
+    resolve(small)
+    small.far.alma.restore(fee.id)
+    _, posted = post(small)
+
+    assert (posted.tried, applied(fee), states(small), kinds(small)) == (0, [], ["settled"], [])
+
+
+def test_a_payment_of_unclear_outcome_is_not_settled_by_a_persons_word(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("drop_after", method="POST")
+    post(small)
+
+    with pytest.raises(Fatal, match="not known yet"):
+        resolve(small)
+    assert (states(small), kinds(small)) == (["unknown"], ["outcome of the posting unclear"])
+    run_through(small)
+    assert_posted_once(small, {fee.id: [400]})
+
+
+def test_only_what_is_listed_and_a_persons_to_say_is_settled(small: Bridge) -> None:
+    small.far.alma.add_fee(small.far.students[0], 700, type="LOCKERKEY")
+    equalise(small)
+    listed = small.exceptions()
+    assert list(listed.values()) == ["fee type without item type"]
+
+    with pytest.raises(Fatal, match="goes by itself"):
+        resolve(small)
+    with pytest.raises(Fatal, match="no open exception 123456789abc"):
+        resolve(small, "123456789abc")
+    assert small.exceptions() == listed
 
 
 def three_payments(bridge: Bridge) -> dict[str, list[int]]:
@@ -483,6 +595,99 @@ def test_an_unclear_posting_is_left_alone_for_the_quiet_period(kind: str, small_
     _, posted = post(bridge)
     assert posted.found_posted == len(there)
     assert_posted_once(bridge, {fee.id: [400]})
+
+
+@pytest.mark.parametrize(("seconds", "tried"), [(599, False), (600, True)])
+def test_the_quiet_period_ends_when_its_minutes_are_over(seconds: int, tried: bool, small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("drop_before", method="POST")
+    post(small)
+    small.far.clock.advance(seconds=seconds)
+    _, posted = small.sis_to_alma()
+
+    assert (posted.tried, posted.waiting, posted.listed) == ((1, 0, 0) if tried else (0, 1, 1))
+    assert applied(fee) == ([400] if tried else [])
+
+
+def told(bridge: Bridge, fee: Fee) -> str:
+    """What is listed of a fee, and its life."""
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        rows = [row["detail"] for row in exceptions.open_items(tx) if row["fee_id"] == fee.id]
+        life = [text for _, text in story.of_fee(tx, fee.id)]
+    ledger.close()
+    return "\n".join(rows + life)
+
+
+@pytest.mark.parametrize("kind", ["refuse", "fail_after"])
+def test_what_alma_said_is_told_to_people(kind: str, small: Bridge) -> None:
+    """With its code and trackingId Ex Libris' support can find the call."""
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http(kind, method="POST", status=400 if kind == "refuse" else 500, code="402119")  # type: ignore[arg-type]
+    _, posted = post(small)
+
+    listed, *life = told(small, fee).splitlines()
+    assert (posted.tried, posted.posted, posted.listed, len(kinds(small))) == (1, 0, 1, 1)
+    assert listed.startswith("4.00 of 4.00 not in Alma; file ")
+    assert "402119" in listed
+    (event,) = [text for text in life if ", code 402119" in text]
+    assert re.search(r"(not posted|unknown) by system in run \d+, code 402119, trackingId E", event)
+
+
+def test_accounts_that_can_not_be_read_wait_and_are_listed_with_the_reason(small: Bridge) -> None:
+    fees = charged(small, 1000, 500, 200)
+    for fee in fees[:2]:
+        student_pays(small, fee)
+    small.far.faults.add_http(
+        "fail_before", method="GET", path="/fees", status=503, code="GATEWAY", times=None
+    )
+    _, posted = post(small)
+
+    assert kinds(small) == ["account could not be read"] * 2
+    assert (posted.tried, posted.waiting, posted.listed) == (0, 2, 2)
+    assert all("; " in told(small, fee).splitlines()[0].partition("line 2")[2] for fee in fees[:1])
+
+
+def desk(small: Bridge, fee: Fee) -> None:
+    """The desk took another sum."""
+    small.far.alma.pay_at_desk(fee.id, 300)
+
+
+def waiver(small: Bridge, fee: Fee) -> None:
+    """The same sum was waived."""
+    small.far.alma.waive_at_desk(fee.id, 400)
+
+
+@pytest.mark.parametrize("elsewhere", [desk, waiver])
+def test_a_first_payment_is_tried_again_when_nothing_on_the_fee_may_be_it(
+    elsewhere: Callable[[Bridge, Fee], None], small: Bridge
+) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("drop_before", method="POST")
+    post(small)
+    elsewhere(small, fee)
+    small.far.clock.advance(seconds=QUIET)
+    small.sis_to_alma()
+
+    assert (applied(fee), states(small), kinds(small)) == ([400], ["posted"], [])
+
+
+def test_a_first_payment_that_shows_with_its_key_is_not_taken_for_the_second(small: Bridge) -> None:
+    """Both of the same sum on the same fee, both of unclear outcome; one had arrived."""
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    student_pays(small, fee, 400)
+    small.far.faults.add_http("drop_after", method="POST")
+    small.far.faults.add_http("drop_before", method="POST")
+    post(small)
+    assert (applied(fee), states(small)) == ([400], ["unknown", "unknown"])
+    small.far.clock.advance(seconds=QUIET)
+    small.sis_to_alma()
+
+    assert_posted_once(small, {fee.id: [400, 400]})
 
 
 class Impatient(Bridge):
@@ -871,6 +1076,92 @@ def test_a_worker_that_was_overtaken_changes_nothing_afterwards(small: Bridge) -
 
     assert overtaken[0].found_posted == 1
     assert_posted_once(small, paid)
+
+
+def at_the_desk_in_part(bridge: Bridge, fee: Fee) -> None:
+    bridge.far.alma.pay_at_desk(fee.id, 300)
+
+
+def at_the_desk(bridge: Bridge, fee: Fee) -> None:
+    bridge.far.alma.pay_at_desk(fee.id)
+
+
+def purged(bridge: Bridge, fee: Fee) -> None:
+    bridge.far.alma.purge_user(fee.user.primary_id)
+
+
+def refusing(bridge: Bridge, _fee: Fee) -> None:
+    bridge.far.faults.add_http("refuse", method="POST", status=400, code="401666")
+
+
+def breaking_off(bridge: Bridge, _fee: Fee) -> None:
+    bridge.far.faults.add_http("drop_after", method="POST")
+
+
+def slowed_down(bridge: Bridge, _fee: Fee) -> None:
+    bridge.far.faults.add_http("out_of_quota", method="POST", times=None)
+
+
+def down(bridge: Bridge, _fee: Fee) -> None:
+    bridge.far.faults.add_http("fail_before", method="GET", path="/fees", status=503, times=None)
+
+
+def tables(bridge: Bridge) -> list[list[dict[str, Any]]]:
+    """All that the ledger says of payments, of what is listed, and of what was done."""
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        found = [
+            [dict(row) for row in tx.rows(f"SELECT * FROM {table} WHERE institution = :i ORDER BY 1, 2")]
+            for table in ("payment", "exception_item", "event", "reading")
+        ]
+    ledger.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [at_the_desk_in_part, at_the_desk, purged, refusing, breaking_off, slowed_down, down],
+    ids=lambda prepare: prepare.__name__,
+)
+def test_a_worker_overtaken_at_any_moment_writes_nothing_more(
+    tmp_path: Path, prepare: Callable[[Bridge, Fee], None]
+) -> None:
+    """Whatever its next step was: to list, to mark, to record an outcome, to read the first one back."""
+    for at in itertools.count(1):
+        bridge = Bridge(tmp_path / str(at), students=4, fees=0)
+        (fee,) = charged(bridge, 1000)
+        student_pays(bridge, fee)
+        prepare(bridge, fee)
+        bridge.far.write_query_output()
+        calls: list[str] = []
+        then: list[list[list[dict[str, Any]]]] = []
+
+        def send(
+            request: Request,
+            bridge: Bridge = bridge,
+            calls: list[str] = calls,
+            then: list[Any] = then,
+            at: int = at,
+        ) -> Reply:
+            try:
+                return bridge.send(request)
+            finally:
+                calls.append(request.method)
+                if len(calls) == at:
+                    bridge.far.clock.advance(seconds=16 * 60)
+                    with bridge.working("back"):
+                        then.append(tables(bridge))
+
+        with bridge.working("back") as (ledger, lease):
+            payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus)
+            payment_intake.take_in(ledger, lease, bridge.campus)
+            with suppress(LeaseTaken, Retriable, QuotaSpent):
+                payments.post(ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.marks)
+                assert not then
+        if not then:
+            break
+        assert tables(bridge) == then[0]
+    assert at > 1
 
 
 def test_a_payment_is_marked_by_one_of_two_transactions(small: Bridge) -> None:

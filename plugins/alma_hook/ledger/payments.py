@@ -18,7 +18,7 @@ class Payment:
 
     payment_key: str
     external_id: str
-    fee_id: str | None
+    fee_id: str
     emplid: str
     amount: int
     paid_on: str
@@ -285,8 +285,7 @@ def mark_posting(tx: Tx, payment: Row, amount: int) -> Row:
     )
     if not marked:
         raise LeaseTaken("Another run posts this payment; it is left to that run.")
-    if payment["fee_id"] is not None:
-        fees.touch(tx, [payment["fee_id"]])
+    fees.touch(tx, [payment["fee_id"]])
     tx.event(f"payment {payment['payment_no']}", "posting")
     return {
         **payment,
@@ -326,8 +325,7 @@ def settle_posting(
     )
     if not settled:
         raise LeaseTaken("Another run took over this payment; it is left to that run.")
-    if payment["fee_id"] is not None:
-        fees.touch(tx, [payment["fee_id"]])
+    fees.touch(tx, [payment["fee_id"]])
     detail = ", ".join(
         filter(None, [f"code {code}" if code else "", f"trackingId {tracking_id}" if tracking_id else ""])
     )

@@ -157,13 +157,17 @@ def _change(tx: Tx, row: Row, state: str, cents: int, why: str, second_file: str
     number = _number(row)
     what = {"standing": "taken back", "settled": "taken back"}.get(state, "back again")
     tx.event(f"payment {number}", what, f"{text_of(cents or int(row['amount']))}, {why}")
-    payment = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
-    if payment is not None and payment["fee_id"] is not None:
-        fees.touch(tx, [payment["fee_id"]])
+    fees.touch(tx, [_payment(tx, number)["fee_id"]])
 
 
 def _number(row: Row) -> int:
     return int(str(row["reversal_id"]).partition("-")[0])
+
+
+def _payment(tx: Tx, number: int) -> Row:
+    found = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
+    assert found is not None
+    return found
 
 
 def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
@@ -178,8 +182,7 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
             cents -= part
     if rows and cents > 0:
         number = _number(rows[0])
-        payment = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
-        assert payment is not None
+        payment = _payment(tx, number)
         exceptions.open_all(
             tx,
             [
@@ -195,8 +198,8 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
         )
     # What was not posted is to be posted again, or to be given back: it was taken off the list as taken back.
     for number in {_number(row) for row in rows}:
-        payment = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
-        if payment is not None and payment["state"] == "posted" and payment["received"] > payment["posted"]:
+        payment = _payment(tx, number)
+        if payment["state"] == "posted" and payment["received"] > payment["posted"]:
             rest = int(payment["received"]) - int(payment["posted"])
             exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
 
