@@ -9,9 +9,10 @@ import pytest
 from alma_hook import charges
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import AlmaHookError, Fatal, NotPermitted, QuotaSpent, SendingStopped
+from alma_hook.errors import AlmaHookError, Fatal, LeaseTaken, NotPermitted, QuotaSpent, SendingStopped
 from alma_hook.keys import external_id
 from alma_hook.ledger import batches, institutions
+from alma_hook.ledger.store import LEASE_MINUTES
 from simulator.alma_records import Fee
 from simulator.sis_export import Packing
 from tests.bridge import Bridge
@@ -713,3 +714,94 @@ def test_numbers_of_files_have_no_gap_after_a_dry_run(make_bridge: MakeBridge) -
     assert [result.file_name for result in bridge.far.peoplesoft.loads] == [
         "alma_charges_000001.dat", "alma_charges_000002.dat", "alma_charges_000003.dat",
     ]  # fmt: skip
+
+
+# -- what a plan comes to ------------------------------------------------------------------------------
+
+
+def test_a_plan_counts_each_fee_once_and_the_cents_that_leave(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge(fees=0)
+    alma, students = bridge.far.alma, bridge.far.students
+    lowered, raised, paid = [alma.add_fee(students[n], 2000) for n in range(3)]
+    run(bridge)
+    alma.waive_at_desk(lowered.id, 300)
+    alma.raise_fee(raised.id, 250)
+    alma.add_fee(students[3], 400)
+    alma.add_fee(students[4], 501)
+    alma.add_fee(students[5], 700, type="LOCKERKEY")
+    bridge.far.peoplesoft.pay(f"ALMA{paid.id}", 900)
+    bridge.far.faults.add_http("drop_after", method="POST")
+    bridge.far.write_query_output()
+    bridge.sis_to_alma()
+
+    assert run(bridge) == charges.PlanCounts(
+        read=6, charges=3, credits=1, charged=250 + 400 + 501, credited=300, listed=1, stale=0, busy=1,
+        held_lines=0, batches=["000002", "000003"], held=[],
+    )  # fmt: skip
+    assert owed(bridge, lowered) == 1700
+    bridge.sis_to_alma()
+    run(bridge)
+    assert_equal(bridge)
+
+
+@pytest.mark.parametrize(("seconds", "counts"), [(0, (1, 0)), (1, (0, 1))])
+def test_a_reading_is_good_for_six_hours(
+    make_bridge: MakeBridge, seconds: int, counts: tuple[int, int]
+) -> None:
+    """A plan that is cleared days later must not send what Alma showed then."""
+    bridge = make_bridge(fees=0)
+    bridge.far.clock.set(bridge.far.clock.now())  # it stands still
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    bridge.far.refresh_analytics()
+    with bridge.working("out") as (ledger, lease):
+        bridge.retrieve("analytics_report", ledger, lease, True)
+        bridge.read(ledger, lease)
+        bridge.far.clock.advance(hours=6, seconds=seconds)
+        planned = bridge.plan(ledger, lease)
+    assert (planned.charges, planned.stale) == counts
+    run(bridge, "open_fees")  # which looks at no account but those that are left from before
+    run(bridge)
+    assert owed(bridge, fee) == 1000
+
+
+def test_a_file_is_named_by_its_kind_its_day_and_its_number(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge(
+        fees=0,
+        settings=lambda text: text.replace("[sfs]", '[sfs]\nfile_name = "lib_{kind}_{date}_{sequence}.dat"'),
+    )
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    run(bridge)
+    bridge.far.alma.waive_at_desk(fee.id, 300)
+    bridge.far.alma.add_fee(bridge.far.students[1], 500)
+    run(bridge)
+
+    day = bridge.campus.today(bridge.far.clock.now()).strftime("%Y%m%d")
+    assert [result.file_name for result in bridge.far.peoplesoft.loads][1:] == [
+        f"lib_charges_{day}_000002.dat", f"lib_credits_{day}_000003.dat",
+    ]  # fmt: skip
+    with bridge.working("out") as (ledger, _), ledger.read() as tx:
+        (charge, credit) = batches.in_states(tx, "delivered")[1:]
+    for row in (charge, credit):
+        assert (row["layout"], row["target"], row["directory"]) == (
+            "default",
+            bridge.folder.target,
+            "/sfs/inbound",
+        )
+
+
+@pytest.mark.parametrize("step", ["plan", "write"])
+def test_a_worker_that_was_overtaken_plans_and_writes_nothing(make_bridge: MakeBridge, step: str) -> None:
+    bridge = make_bridge(fees=0)
+    bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    bridge.far.refresh_analytics()
+    with bridge.working("out") as (ledger, lease):
+        for name, work in bridge.tasks_out("analytics_report"):
+            if name == step:
+                bridge.far.clock.advance(seconds=60 * (LEASE_MINUTES + 1))
+                with bridge.working("out"):
+                    before = snapshot(bridge)
+                with pytest.raises(LeaseTaken):
+                    work(ledger, lease)
+                break
+            work(ledger, lease)
+    assert snapshot(bridge) == before
