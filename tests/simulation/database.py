@@ -68,6 +68,7 @@ class Database:
             self._unopened = self.copy()
         with made.write() as tx:
             institutions.open_clean(tx, "the bursar")
+        made.close()
         if self.file is not None:
             self._empty = self.copy()
 
