@@ -167,7 +167,7 @@ CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((no_brake,), 2),
 ]
 
-#: What no life has shown yet, and so is lived only ``FROM_THE_FIRST``: another protection stands behind each.
+#: What no life has shown yet, and so is looked for only ``FROM_THE_FIRST``.
 UNSEEN: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((payments_of_the_ledger,), 0),
     ((stale_readings,), 0),

@@ -226,9 +226,10 @@ def adopt(
     for payment in found:
         if payment.external_id in lost:
             tx.run(
-                "UPDATE payment SET payment_key = :key, emplid = :emplid, paid_on = :paid_on, "
-                "amount = CASE WHEN posted > :amount THEN posted ELSE CAST(:amount AS BIGINT) END, "
-                "file_name = :file, file_sha256 = :sha, line_no = :line WHERE institution = :i AND external_id = :external",
+                "UPDATE payment SET payment_key = :key, emplid = :emplid, paid_on = :paid_on, file_name = :file, "
+                "file_sha256 = :sha, line_no = :line, "
+                "amount = CASE WHEN posted > :amount THEN posted ELSE CAST(:amount AS BIGINT) END "
+                "WHERE institution = :i AND external_id = :external",
                 key=payment.payment_key,
                 emplid=payment.emplid,
                 amount=payment.amount,
