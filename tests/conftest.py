@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import create_engine
 
@@ -15,6 +16,10 @@ from tests.bridge import Bridge
 
 # Airflow 3.1 puts its examples into every DagBag. Set before any test imports Airflow.
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "False"
+
+# How long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 
 MakeBridge = Callable[..., Bridge]
 _numbers = itertools.count(1)

@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alma_hook import campus
+from alma_hook.campus import TermRow
 from alma_hook.charges import Position, decide
 from alma_hook.errors import SendingStopped
 from alma_hook.fees import USER_GONE
+from alma_hook.ledger import items
 from alma_hook.ledger.batches import Line
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.resources import include
@@ -47,6 +49,14 @@ def test_a_new_fee_is_charged_as_the_settings_say_today() -> None:
     )  # fmt: skip
 
 
+def test_a_new_fee_is_charged_to_the_days_term_under_its_types_own_words() -> None:
+    terms = (TermRow(first=date(2026, 8, 20), term="2268"), TermRow(first=date(2026, 11, 23), term="2272"))
+    settings = CAMPUS.model_copy(update={"terms": terms, "descriptions": {"OVERDUEFINE": "Overdue fine"}})
+    line = decide(NEW, settings, DAY)
+    assert isinstance(line, Line)
+    assert (line.term, line.description) == ("2268", "Overdue fine")
+
+
 @pytest.mark.parametrize(
     "position",
     [
@@ -76,6 +86,12 @@ def test_books_that_agree_need_no_line(position: Position) -> None:
         (replace(paid(CHARGED, 400), balance=1600, original=2000), "charge", 1000),
         (replace(CHARGED, balance=300, credited=700), None, 0),
         (replace(CHARGED, balance=300, credited=200), "credit", 500),
+        (replace(CHARGED, balance=0, credited=300, status="CLOSED"), "credit", 700),  # all that is left
+        # What holds a credit holds no charge, and the other way round.
+        (replace(CHARGED, balance=1500, original=1500, waits=True), "charge", 500),
+        (replace(CHARGED, balance=1500, original=1500, taken_back=True), "charge", 500),
+        (replace(CHARGED, balance=300, above=True), "credit", 700),
+        (replace(CHARGED, balance=300, taken_back=True), "credit", 700),
     ],
 )
 def test_the_difference_is_sent_whatever_its_cause(position: Position, kind: str | None, amount: int) -> None:
@@ -118,6 +134,12 @@ def test_a_second_charge_copies_the_first() -> None:
         (replace(CHARGED, emplid="087654321", balance=0), "EMPLID changed since the charge"),
         (replace(CHARGED, balance=-1), "credit above what was charged"),
         (replace(NEW, balance=-1), "credit above what was charged"),
+        (replace(CHARGED, credited=300, balance=-1), "credit above what was charged"),
+        (replace(CHARGED, balance=300, waits=True), items.CREDIT_WAITS),
+        (
+            replace(CHARGED, balance=1001, original=1001, above=True),
+            "charge waits while its item in PeopleSoft is above what it was told",
+        ),
         (replace(NEW, type="LOCKERKEY"), "fee type without item type"),
         (replace(NEW, emplid=""), "no EMPLID"),
         (replace(NEW, emplid="staff.0007"), "EMPLID of another shape"),
@@ -146,8 +168,28 @@ def test_filters_never_hold_back_a_credit(change: dict[str, str]) -> None:
 
 
 def test_an_emplid_that_changed_after_all_was_settled_is_no_obstacle_to_a_new_charge() -> None:
-    settled = replace(CHARGED, credited=1000, emplid="087654321", balance=500)
-    assert isinstance(decide(settled, CAMPUS, DAY), Line)
+    settled = replace(paid(CHARGED, 700), credited=300, emplid="087654321", balance=50)
+    assert decide(settled, CAMPUS, DAY) == replace(
+        CHARGE, amount=50, emplid="087654321", term="", description="Library fee", effective_date="2026-11-22"
+    )
+
+
+def test_what_is_listed_tells_both_sides_amounts() -> None:
+    disputed = replace(CHARGED, status="INDISPUTE", balance=600, charged=1200, credited=150)
+    assert decide(disputed, CAMPUS, DAY) == Listed(
+        "in dispute",
+        "fee 138412345678",
+        -450,
+        "Alma 6.00 in INDISPUTE; PeopleSoft was told 10.50",
+        fee_id="138412345678",
+    )
+    assert decide(replace(NEW, type="LOCKERKEY"), CAMPUS, DAY) == Listed(
+        "fee type without item type",
+        "fee 138412345678",
+        1000,
+        "Alma 10.00 in ACTIVE; PeopleSoft was told 0.00; give LOCKERKEY an item type in the settings",
+        fee_id="138412345678",
+    )
 
 
 readings = st.lists(
@@ -311,3 +353,21 @@ def test_a_gone_users_fee_is_listed_while_peoplesoft_has_something_of_it(
     )
     held = decide(position, CAMPUS, DAY)
     assert (held and held.kind) == (USER_GONE if listed else None)  # type: ignore[union-attr]
+
+
+def test_another_alphabets_digits_are_no_emplid_whatever_the_pattern() -> None:
+    emplid = CAMPUS.emplid.model_copy(update={"pattern": r"\d{9}"})
+    held = decide(
+        replace(NEW, emplid="\uff11\uff12\uff13\uff14\uff15\uff16\uff17\uff18\uff19"),
+        CAMPUS.model_copy(update={"emplid": emplid}),
+        DAY,
+    )
+    assert isinstance(held, Listed)
+    assert held.kind == "EMPLID of another shape"
+
+
+def test_a_cent_owed_under_a_new_emplid_is_a_first_charge_too() -> None:
+    settled = replace(CHARGED, credited=1000, emplid="087654321", balance=1)
+    line = decide(settled, CAMPUS, DAY)
+    assert isinstance(line, Line)
+    assert (line.kind, line.amount, line.emplid, line.reason) == ("charge", 1, "087654321", "new")

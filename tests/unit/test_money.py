@@ -1,3 +1,4 @@
+import re
 from decimal import Decimal
 
 import pytest
@@ -36,7 +37,7 @@ def test_noughts_before_and_behind_change_nothing(value: int, before: int, behin
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("0", 0), ("-0.00", 0), ("12.5", 1250), ("12.50", 1250), ("+3", 300), ("007.20", 720), (" 1.00 ", 100),
+        ("0", 0), ("-0.00", 0), ("12.5", 1250), ("12.50", 1250), ("+3", 300), ("007.20", 720), (".5", 50), ("-.05", -5), (" 1.00 ", 100),
         ("0000000000000000000000000.01", 1), (12, 1200), (Decimal("1E+2"), 10000), (Decimal("0.10"), 10),
     ],
 )  # fmt: skip
@@ -78,3 +79,20 @@ def test_any_text_is_an_amount_or_refused_as_a_value(text: str) -> None:
     except ValueError:
         return
     assert Decimal(text.strip()) * 100 == value
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1.5, "an amount must be text, not float"),
+        (True, "an amount must be text, not bool"),
+        ("1,00", "not a plain amount with a decimal point, such as 12.50"),
+        ("1.005", "more than two decimals"),
+    ],
+)
+def test_a_refusal_tells_a_person_what_is_wrong(value: object, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        cents(value)  # type: ignore[arg-type]
+    assert str(caught.value) == said
+    with pytest.raises(ValueError, match=r"^cents are an integer$"):
+        amount("100")  # type: ignore[arg-type]

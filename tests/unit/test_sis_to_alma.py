@@ -771,6 +771,69 @@ def test_a_fee_closed_between_reading_and_posting(small: Bridge) -> None:
     assert kinds(small) == ["fee already settled in Alma"]
 
 
+def test_three_accounts_in_a_row_end_the_task_and_no_three_apart(small: Bridge) -> None:
+    """A reading that fails now and then is an account's trouble, not Alma's."""
+    fees = [small.far.alma.add_fee(student, 100) for student in small.far.students for _ in range(1)]
+    fees += [small.far.alma.add_fee(small.far.students[0], 200)]
+    equalise(small)
+    for fee in fees:
+        student_pays(small, fee)
+    small.far.write_query_output()
+    accounts: list[str] = []
+
+    def send(request: Request) -> Reply:
+        account = request.path.split("/")[2]
+        if account not in accounts:
+            accounts.append(account)
+        # Of four accounts each but the third fails.
+        if accounts.index(account) != 2:
+            raise Retriable("The connection broke off.")
+        return small.send(request)
+
+    seen: list[tuple[int, int]] = []
+    with small.working("back") as (ledger, lease):
+        payment_intake.find_files(small.folder, ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus)
+        posted = payments.post(
+            ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.marks,
+            progress=lambda done, of: seen.append((done, of)),
+        )  # fmt: skip
+
+    assert len(accounts) == 4
+    assert seen[-1] == (5, 5)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert posted.posted + posted.waiting == 5
+    assert kinds(small) == ["account could not be read"] * posted.waiting
+    run_through(small)
+    assert_posted_once(small, {fee.id: [fee.original_cents] for fee in fees})
+
+
+def test_a_posting_counts_each_payment_once(small: Bridge) -> None:
+    unclear, full, over, settled, disputed = charged(small, 400, 1000, 500, 700, student=0) + charged(
+        small, 300, student=1
+    )
+    student_pays(small, unclear)
+    small.far.faults.add_http("drop_after", method="POST")
+    assert post(small)[1] == PostCounts(tried=1, posted=0, cents=0, found_posted=0, waiting=0, listed=1)
+    student_pays(small, full)
+    student_pays(small, over, 650)
+    student_pays(small, settled)
+    student_pays(small, disputed)
+    small.far.alma.pay_at_desk(settled.id)
+    small.far.alma.dispute(disputed.id)
+    assert post(small)[1] == PostCounts(tried=2, posted=2, cents=1500, found_posted=0, waiting=1, listed=4)
+    small.far.clock.advance(seconds=QUIET)
+
+    assert post(small)[1] == PostCounts(tried=0, posted=1, cents=0, found_posted=1, waiting=0, listed=2)
+    assert [applied(fee) for fee in (unclear, full, over, settled, disputed)] == [
+        [400],
+        [1000],
+        [500],
+        [],
+        [],
+    ]
+
+
 def test_alma_down_ends_the_task_and_loses_nothing(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, students=6, fees=0)
     fees = charged(bridge, 100, 200, 300, 400, 500)
