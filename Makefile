@@ -21,7 +21,7 @@ COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-ver
 	--no-header --no-emit-index-url --no-emit-find-links --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-lowest coverage mutants simulate lint format golden bench lock clean
+.PHONY: help demo up test test-cluster test-lowest coverage mutants simulate lint format golden bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -33,8 +33,11 @@ demo: $(READY) ## both DAGs in a real Airflow against simulated Alma and PeopleS
 up: $(READY) ## the same, left running with Airflow's pages to look at; Ctrl-C ends it
 	$(BIN)/python -m simulator up $(STORY) $(ARGS)
 
-test: $(READY) ## all tests (ARGS="-k money -x" to choose)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(READY) ## all tests but those of test-cluster (ARGS="-k money -x" to choose)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not cluster' $(ARGS)
+
+test-cluster: $(READY) ## an Airflow on PostgreSQL whose tasks, scheduler and database are killed
+	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supported
 	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)

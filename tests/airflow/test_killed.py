@@ -49,6 +49,7 @@ from tests.airflow.life import Life
 
 pytestmark = [
     pytest.mark.airflow,
+    pytest.mark.cluster,
     pytest.mark.skipif(
         Version(metadata.version("apache-airflow")) < Version("3.1.1"),
         reason="Airflow 3.1.0 does not try a killed task again",
