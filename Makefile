@@ -36,7 +36,7 @@ up: $(READY) ## the same, left running with Airflow's pages to look at; Ctrl-C e
 test: $(READY) ## all tests but those of test-cluster (ARGS="-k money -x" to choose)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not cluster' $(ARGS)
 
-test-cluster: $(READY) ## an Airflow on PostgreSQL whose tasks, scheduler and database are killed
+test-cluster: $(READY) ## a real Airflow through minutes: tasks, scheduler and database killed, alerts, approvals
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supported

@@ -16,7 +16,7 @@ from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
 from tests.airflow.life import Life
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.cluster]
 
 OUT, WATCH = "alma_to_sis", "watch_fees"
 SETTINGS = """

@@ -13,7 +13,7 @@ from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
 from tests.airflow.life import Life
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.cluster]
 
 OUT, RELEASE = "alma_to_sis", "release_batch"
 WAITING = ("awaiting_input", "deferred")
