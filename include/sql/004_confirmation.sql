@@ -37,12 +37,11 @@ WHERE kind = 'items' AND complete = 1 AND state IN ('taken', 'archived')
 GROUP BY institution;
 
 -- The amount of each fee's items as it is known now: one that a newer complete list lacks has none.
--- charged C, told: C - K. unconfirmed: how many of those lines were not seen in PeopleSoft yet.
+-- told: charged - credited. unconfirmed: how many of those lines were not seen in PeopleSoft yet.
 CREATE VIEW item_position AS
 SELECT
     k.institution,
     k.fee_id,
-    CAST(COALESCE(t.charged, 0) AS BIGINT) AS charged,
     CAST(COALESCE(t.told, 0) AS BIGINT) AS told,
     COALESCE(t.unconfirmed, 0) AS unconfirmed,
     CASE WHEN i.seen_at >= COALESCE(c.written_at, '') THEN 1 ELSE 0 END AS present,
@@ -61,8 +60,7 @@ FROM (
 LEFT JOIN item i ON i.institution = k.institution AND i.fee_id = k.fee_id
 LEFT JOIN complete_list c ON c.institution = k.institution
 LEFT JOIN (
-    SELECT institution, fee_id, SUM(CASE WHEN kind = 'charge' THEN amount ELSE 0 END) AS charged,
-        SUM(CASE WHEN kind = 'charge' THEN amount ELSE -amount END) AS told,
+    SELECT institution, fee_id, SUM(CASE WHEN kind = 'charge' THEN amount ELSE -amount END) AS told,
         SUM(CASE WHEN confirmed_at IS NULL THEN 1 ELSE 0 END) AS unconfirmed
       FROM line WHERE state = 'sent' GROUP BY institution, fee_id
 ) t ON t.institution = k.institution AND t.fee_id = k.fee_id;

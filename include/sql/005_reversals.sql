@@ -112,7 +112,9 @@ CREATE VIEW fee_expected AS
 SELECT p.*, p.charged + p.carried - p.credited - p.posted AS expected
 FROM fee_position p;
 
--- Fees that have to be looked for by name when their account is read: what is open, and what is listed.
+-- Fees that have to be looked for by name when their account is read: what is open, and what stands on the list of
+-- exceptions, so that the list is never older than the last reading. One of an account that is gone is looked for only
+-- where PeopleSoft still has something of it: nothing else could ever be done about its fees.
 CREATE VIEW fee_wanted AS
 SELECT e.institution, e.fee_id, e.user_id, e.version, e.expected
 FROM fee_expected e
