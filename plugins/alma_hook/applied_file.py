@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from alma_hook import query_output
 from alma_hook.campus import Campus
 from alma_hook.ledger.applied import Applied
-from alma_hook.money import cents
 from alma_hook.query_output import LineError, RefusedLine
 
 
@@ -60,19 +59,11 @@ def read(name: str, content: bytes, campus: Campus) -> AppliedFile:
 
 
 def _item(values: Mapping[str, str], line_no: int, campus: Campus) -> Applied:
-    try:
-        value = cents(values["applied"])
-    except ValueError as error:
-        raise LineError("applied", str(error)) from None
+    value = query_output.cents_of(values, "applied")
     if value < 0:
         raise LineError("applied", "is negative, and nobody can have paid less than nothing")
-    for meaning in ("emplid", "item"):
-        if values.get(meaning) == "":
-            raise LineError(meaning, "is empty")
-    fee_id = campus.fee_id_of(values["reference"])
-    if fee_id is None:
-        raise LineError("reference", "is not a reference of ours, so the fee can't be told")
-    return Applied(fee_id, values["emplid"], value, line_no)
+    query_output.require_filled(values, "emplid", "item")
+    return Applied(query_output.fee_of(values, campus), values["emplid"], value, line_no)
 
 
 def _sum(one: Applied, other: Applied, values: Mapping[str, str], numbers: set[tuple[str, str]]) -> Applied:

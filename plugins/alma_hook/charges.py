@@ -119,7 +119,7 @@ def hold(position: Position, campus: Campus) -> str | None:
     if p.problem is not None:
         return p.problem
     if sorted(p.own) != sorted(p.posted.items()):
-        return "payments in Alma differ from those posted"
+        return exceptions.OTHER_PAYMENTS
     if p.due() == 0 and p.status != "INDISPUTE":
         return None
     if p.sent is None and p.own:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from alma_hook import query_output
 from alma_hook.campus import Campus, Items
 from alma_hook.ledger.items import Item
-from alma_hook.money import cents
 from alma_hook.query_output import LineError, RefusedLine
 
 
@@ -48,19 +47,10 @@ def read(name: str, content: bytes, campus: Campus, settings: Items) -> ItemFile
 
 
 def _item(values: Mapping[str, str], campus: Campus) -> Item:
-    money: dict[str, int] = {}
-    for meaning in ("amount", "balance"):
-        if meaning in values:
-            try:
-                money[meaning] = cents(values[meaning])
-            except ValueError as error:
-                raise LineError(meaning, str(error)) from None
-    if not values["emplid"]:
-        raise LineError("emplid", "is empty")
-    fee_id = campus.fee_id_of(values["reference"])
-    if fee_id is None:
-        raise LineError("reference", "is not a reference of ours, so the fee can't be told")
-    return Item(fee_id, values["emplid"], money["amount"], money.get("balance"))
+    value = query_output.cents_of(values, "amount")
+    balance = query_output.cents_of(values, "balance") if "balance" in values else None
+    query_output.require_filled(values, "emplid")
+    return Item(query_output.fee_of(values, campus), values["emplid"], value, balance)
 
 
 def _sum(one: Item, other: Item) -> Item:

@@ -75,10 +75,7 @@ def _key_of_refused(values: Mapping[str, str], campus: Campus) -> str | None:
 
 
 def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus: Campus) -> Payment:
-    try:
-        value = cents(values["amount"])
-    except ValueError as error:
-        raise LineError("amount", str(error)) from None
+    value = query_output.cents_of(values, "amount")
     if value == 0:
         raise LineError("amount", "is nought, so nothing was paid")
     if value < 0:
@@ -87,11 +84,8 @@ def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus
         paid_on = datetime.strptime(values["paid_on"], campus.sis_to_alma.date_format).date()  # noqa: DTZ007 a day has no zone
     except ValueError:
         raise LineError("paid_on", f"is not a date as {campus.sis_to_alma.date_format}") from None
-    if not values["emplid"]:
-        raise LineError("emplid", "is empty")
-    fee_id = campus.fee_id_of(values["reference"])
-    if fee_id is None:
-        raise LineError("reference", "is not a reference of ours, so the fee can't be told")
+    query_output.require_filled(values, "emplid")
+    fee_id = query_output.fee_of(values, campus)
     key = _key(values, f"{fee_id}\n{values['emplid']}\n{value}\n{paid_on}", fee_id, seen)
     return Payment(
         key,
@@ -112,9 +106,8 @@ def _key(values: Mapping[str, str], meaning: str, fee_id: str, seen: Counter[str
     for equal lines, their number within the file, which holds where every file gives whole days.
     """
     if "payment_id" in values:
+        query_output.require_filled(values, "payment_id")
         payment_id = values["payment_id"]
-        if not payment_id:
-            raise LineError("payment_id", "is empty")
         return f"id:{payment_id.lstrip('0') if payment_id.isdecimal() else payment_id}:{fee_id}"
     digest = hashlib.sha256(meaning.encode()).hexdigest()[:16]
     seen[digest] += 1

@@ -204,7 +204,7 @@ class _Poster:
             if int(row["payable"]) <= 0:
                 return None  # PeopleSoft took it back meanwhile
         if self.by_level and not self._all_known(fee):
-            self._list(row, "payments in Alma differ from those posted")
+            self._list(row, exceptions.OTHER_PAYMENTS)
             return None
         if fee.status != "ACTIVE" or fee.balance <= 0:
             self._list(row, SETTLED if fee.balance <= 0 else f"fee is {fee.status} in Alma")

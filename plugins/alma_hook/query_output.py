@@ -13,7 +13,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from alma_hook.campus import Campus
 from alma_hook.errors import BadFile, Fault
+from alma_hook.money import cents
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,29 @@ def refused(
     """Return what is listed of a line that can't be taken in, with the heading of the faulty field."""
     digest = hashlib.sha256("\n".join(f"{m}={values[m]}" for m in sorted(values)).encode()).hexdigest()[:16]
     return RefusedLine(line_no, columns.get(error.field, error.field), str(error), digest)
+
+
+def cents_of(values: Mapping[str, str], meaning: str) -> int:
+    """Return a line's amount in cents. Raises ``LineError`` when it is none."""
+    try:
+        return cents(values[meaning])
+    except ValueError as error:
+        raise LineError(meaning, str(error)) from None
+
+
+def require_filled(values: Mapping[str, str], *meanings: str) -> None:
+    """Raise ``LineError`` for the first of these that a line has and leaves empty."""
+    for meaning in meanings:
+        if values.get(meaning) == "":
+            raise LineError(meaning, "is empty")
+
+
+def fee_of(values: Mapping[str, str], campus: Campus) -> str:
+    """Return the fee that a line's reference names. Raises ``LineError`` when it is not one of ours."""
+    fee_id = campus.fee_id_of(values["reference"])
+    if fee_id is None:
+        raise LineError("reference", "is not a reference of ours, so the fee can't be told")
+    return fee_id
 
 
 def rows(

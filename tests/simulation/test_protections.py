@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alma_hook import alma_answers, brake, charges, delivery, guard, payment_file, payments
+from alma_hook import alma_answers, brake, charges, delivery, guard, payment_file, payments, query_output
 from alma_hook.alma_answers import Fee
 from alma_hook.ledger import Ledger, Row, Tx, batches, reversals
 from alma_hook.ledger import fees as readings
@@ -150,6 +150,7 @@ def float_cents(patch: Patch) -> None:
 
     patch.setattr(alma_answers, "cents", cents)
     patch.setattr(payment_file, "cents", cents)
+    patch.setattr(query_output, "cents", cents)
 
 
 #: What is taken out, and the first life that shows it.

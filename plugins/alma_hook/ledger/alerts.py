@@ -58,8 +58,7 @@ def finish_run(tx: Tx, dag_id: str) -> None:
 def last_finished(tx: Tx, dag_id: str) -> str | None:
     """When a live run of a DAG last came to its end."""
     sql = "SELECT MAX(at) FROM event WHERE institution = :i AND subject = :s AND what = :what"
-    found = tx.one(sql, s=f"dag {dag_id}", what=FINISHED)
-    return None if found is None else str(found)
+    return _last(tx, sql, s=f"dag {dag_id}", what=FINISHED)
 
 
 def last_payment_file(tx: Tx) -> str | None:
@@ -88,6 +87,6 @@ def delivered_between(tx: Tx, first: str, last: str) -> list[str]:
     return [str(row["file_name"]) for row in rows]
 
 
-def _last(tx: Tx, sql: str) -> str | None:
-    found = tx.one(sql)
+def _last(tx: Tx, sql: str, **values: str) -> str | None:
+    found = tx.one(sql, **values)
     return None if found is None else str(found)

@@ -23,6 +23,7 @@ class Listed:
 
 
 OVERPAID = "paid more than Alma's balance"
+OTHER_PAYMENTS = "payments in Alma differ from those posted"
 
 
 def of_payment(row: Row, kind: str, value: int, more: str = "") -> Listed:
