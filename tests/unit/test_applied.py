@@ -339,6 +339,38 @@ def test_a_fee_made_anew_is_paid_by_the_old_ones_item(both: Bridge) -> None:
     assert both.balances()["unexplained"] == 0
 
 
+def test_a_fee_charged_to_two_emplids_is_paid_on_both_items(tmp_path: Path, ledger_url: str) -> None:
+    def by_identifier(text: str) -> str:
+        return by_level(text) + '[emplid]\nsource = "identifier:UNIV_ID"\n'
+
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=by_identifier, url=ledger_url)
+    student = bridge.far.students[0].primary_id
+    bridge.far.alma.set_identifier(student, "UNIV_ID", "900000001")
+    assert bridge.far.peoplesoft.emplids is not None
+    bridge.far.peoplesoft.emplids |= {"900000001", "900000002"}
+    (fee,) = charged(bridge, 1000)
+    pay(bridge, fee)
+    night(bridge)
+    bridge.far.alma.set_identifier(student, "UNIV_ID", "900000002")
+    raised(bridge, fee, 465)
+    equalise(bridge)
+    first, second = bridge.far.peoplesoft.items.values()
+    assert (first.emplid, second.emplid) == ("900000001", "900000002")
+    bridge.far.peoplesoft.pay(second.item_nbr, 300)
+    night(bridge)
+    assert applied(fee) == [[1000, 300]]
+    # PeopleSoft puts what was paid under the old number under the new one.
+    first.applied_cents, second.applied_cents = 835, 465
+    night(bridge)
+    night(bridge)
+    assert bridge.exceptions() == {}
+    first.applied_cents = 1000
+    night(bridge)
+
+    assert applied(fee) == [[1000, 300, 165]]
+    assert bridge.exceptions() == {}
+
+
 def test_money_moved_between_a_students_items_is_not_posted_twice(both: Bridge) -> None:
     one, two = charged(both, 1000, 1000)
     pay(both, one)
