@@ -89,12 +89,14 @@ def missing_is_nought(patch: Patch) -> None:
 
 def stale_readings(patch: Patch) -> None:
     """What is planned may rest on a reading from before the fee's books changed."""
-    plain = readings.readings_of_run
+    plain = readings.versions
 
-    def readings_of_run(tx: Tx) -> list[Row]:
-        return [{**row, "fee_version": row["version"]} for row in plain(tx)]
+    def store_reading(tx: Tx, fee: Fee, _version: int, **about: Any) -> None:
+        now = plain(tx, [fee.user_id]).get(fee.fee_id, 0)
+        store(tx, fee, now, **about)
 
-    patch.setattr(readings, "readings_of_run", readings_of_run)
+    store = readings.store_reading
+    patch.setattr(readings, "store_reading", store_reading)
 
 
 def no_fence(patch: Patch) -> None:
