@@ -637,6 +637,30 @@ def test_a_restored_ledger_posts_what_is_above_what_alma_has(small: Bridge) -> N
     equal(small)
 
 
+def test_of_a_fee_made_anew_a_restored_ledger_takes_nothing_back(small: Bridge) -> None:
+    """Its payments are on the old one's item in PeopleSoft, which the new ledger can't know."""
+    (old,) = charged(small, 1000)
+    payment = pay(small, old)
+    night(small)
+    small.far.peoplesoft.bounce(payment.payment_id)
+    night(small)
+    night(small)
+    new = small.far.alma.add_fee(small.far.students[0], 1000)
+    equalise(small)
+    resolve(small, listed(small)[0][0], new)
+    pay(small, old)
+    night(small)
+    assert applied(old, new) == [[1000], [1000]]
+    lose_ledger(small)
+    for _ in range(3):
+        night(small)
+        equalise(small)
+
+    assert applied(old, new) == [[1000], [1000]]
+    assert listed(small) == []
+    assert small.exceptions() == {f"fee {new.id}": "paid by us and never charged"}
+
+
 def test_an_older_copy_of_the_ledger_finds_in_alma_what_it_forgot(
     small: Bridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
