@@ -272,7 +272,9 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
     posted = row["posted"] if row["state"] == "posted" else 0
     if there != [(row["fee_id"], posted)] * bool(posted):
         too_late = row["external_id"] in world.applied_too_late
-        late = too_late and _DOUBLE in [entry["kind"] for entry in said.on_fee(row["fee_id"])]
+        kinds = [entry["kind"] for entry in said.on_fee(row["fee_id"])]
+        # Of an account that is gone since, only that is listed.
+        late = too_late and (_DOUBLE in kinds or (gone and kinds != []))
         # A rebuilt ledger can't know what was paid on an account that is gone.
         lost = world.people.repairs and gone and any(entry["fee_id"] == fee.id for entry in said.open)
         if not late and not lost:
