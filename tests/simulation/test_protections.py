@@ -158,24 +158,25 @@ def float_cents(patch: Patch) -> None:
 #: What is taken out, and the first life that shows it.
 CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((no_read_back,), 5),
-    ((no_quiet_period,), 142),
-    ((no_deadline,), 82),
-    ((no_temporary_name,), 4),
-    ((missing_is_nought,), 1),
+    ((no_quiet_period,), 25),
+    ((no_deadline,), 102),
+    ((no_temporary_name,), 22),
+    ((payments_of_the_ledger,), 182),
+    ((missing_is_nought,), 5),
     ((no_guard_against_an_older_ledger,), 2),
     ((no_marks,), 12),
+    # Either of these two keeps what a worker read before it stood still from being planned.
+    ((stale_readings, no_fence), 41),
     ((float_cents,), 1),
-    ((no_waiting_of_credits,), 107),
-    ((one_file_is_enough,), 0),
-    ((no_brake,), 2),
+    ((no_waiting_of_credits,), 9),
+    ((one_file_is_enough,), 16),
+    ((no_brake,), 1),
 ]
 
-#: What no life has shown yet, and so is looked for only ``FROM_THE_FIRST``.
+#: What no life can show while the other one is there, and so is looked for only ``FROM_THE_FIRST``.
 UNSEEN: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
-    ((payments_of_the_ledger,), 0),
     ((stale_readings,), 0),
     ((no_fence,), 0),
-    ((stale_readings, no_fence), 0),
 ]
 CASES += UNSEEN if FROM_THE_FIRST else []
 
