@@ -5,8 +5,8 @@ The file's structure is ``query_output``'s affair; here a line is either taken o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 from alma_hook import query_output
 from alma_hook.campus import Campus
@@ -16,7 +16,7 @@ from alma_hook.query_output import LineError, RefusedLine
 
 @dataclass(frozen=True, slots=True)
 class AppliedFile:
-    """A file as read. ``items``: one a fee, the amounts of its items added up. ``lines``: how many it holds.
+    """A file as read. ``items``: one a fee and EMPLID, the amounts of its items added up. ``lines``: how many it holds.
 
     ``unclear``: fees with a line that can't be taken; nothing is known of them. ``blind``: such a line may be
     about any fee.
@@ -33,8 +33,8 @@ def read(name: str, content: bytes, campus: Campus) -> AppliedFile:
     """Read a file of applied amounts. Raises ``BadFile`` with every fault of its structure."""
     settings = campus.sis_to_alma
     columns: dict[str, str] = dict(settings.columns.items())
-    items: dict[str, Applied] = {}
-    numbers: set[tuple[str, str]] = set()
+    items: dict[tuple[str, str], Applied] = {}
+    numbers: set[tuple[str, str | None]] = set()
     refused: list[RefusedLine] = []
     unclear: set[str] = set()
     blind = False
@@ -42,11 +42,12 @@ def read(name: str, content: bytes, campus: Campus) -> AppliedFile:
     for line_no, values in rows:
         try:
             item = _item(values, line_no, campus)
-            known = items.get(item.fee_id)
+            _require_another(item, values.get("item"), numbers)
+            known = items.get((item.fee_id, item.emplid))
             if known is not None:
-                item = _sum(known, item, values, numbers)
-            numbers.add((item.fee_id, values.get("item", "")))
-            items[item.fee_id] = item
+                item = replace(item, cents=known.cents + item.cents)
+            numbers.add((item.fee_id, values.get("item")))
+            items[item.fee_id, item.emplid] = item
         except LineError as error:
             refused.append(query_output.refused(line_no, values, columns, error))
             fee_id = campus.fee_id_of(values["reference"])
@@ -66,14 +67,12 @@ def _item(values: Mapping[str, str], line_no: int, campus: Campus) -> Applied:
     return Applied(query_output.fee_of(values, campus), values["emplid"], value, line_no)
 
 
-def _sum(one: Applied, other: Applied, values: Mapping[str, str], numbers: set[tuple[str, str]]) -> Applied:
-    """Two items of one fee; without their ids the second line may be the first once more."""
-    if "item" not in values:
+def _require_another(item: Applied, number: str | None, numbers: Collection[tuple[str, str | None]]) -> None:
+    """Refuse a line that may be one before it once more; without the items' ids every second one of a fee may be."""
+    if (item.fee_id, number) not in numbers:
+        return
+    if number is None:
         raise LineError(
             "reference", "stands in a line before; with two items of one fee the query must give their ids"
         )
-    if (other.fee_id, values["item"]) in numbers:
-        raise LineError("item", "stands in a line before, so what is applied to it can't be told")
-    if one.emplid != other.emplid:
-        raise LineError("emplid", "is another than in a line before with the same reference")
-    return Applied(one.fee_id, one.emplid, one.cents + other.cents, other.line_no)
+    raise LineError("item", "stands in a line before, so what is applied to it can't be told")

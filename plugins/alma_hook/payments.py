@@ -189,7 +189,7 @@ class _Poster:
         """Post one payment on a fee as read; return the fee as it stands then, if it changed."""
         ours = [t for t in fee.own_payments() if t.external_id == row["external_id"]]
         if ours:
-            self._posted(row, fee, sum(t.cents for t in ours[:1]), found=True)
+            self._posted(row, fee, ours[0].cents, found=[t.cents for t in ours])
             return None
         if row["state"] != "new" and not self.canary_passed and _alike(fee, int(row["trying"])):
             # Whether Alma gives our keys back is not known yet: this may be ours without its key.
@@ -252,7 +252,8 @@ class _Poster:
             posted = entries.posted_on(tx, fee.fee_id)
         return sorted((str(t.external_id), t.cents) for t in fee.own_payments()) == posted
 
-    def _posted(self, row: Row, fee: Fee, value: int, found: bool = False) -> None:
+    def _posted(self, row: Row, fee: Fee, value: int, found: Sequence[int] = ()) -> None:
+        """Record a payment as posted. ``found``: what Alma shows under its key, where it was looked for."""
         rest = int(row["stands"]) - value
         listed = [exceptions.of_payment(row, exceptions.OVERPAID, rest)] if rest > 0 else []
         with self.ledger.write(self.lease) as tx:
@@ -265,7 +266,7 @@ class _Poster:
             exceptions.close_others(tx, [f"payment {row['payment_no']}"], listed)
             exceptions.open_all(tx, listed)
             # So that the balances count the payment on both sides; the next plan reads for itself.
-            fees.store_balance(tx, fee, row["external_id"], value)
+            fees.store_balance(tx, fee, row["external_id"], found or [value])
         self.counts.posted += 1
         self.counts.listed += len(listed)
         if found:

@@ -101,6 +101,8 @@ def _all(seeds: range, work: partial[Lived], workers: int) -> Lived:
             total.lives += lived.lives
             total.tally.add(lived.tally)
             total.broken += lived.broken
+            for played in lived.broken:
+                print(f"seed {played.seed}: {played.violations[0]}", file=sys.stderr)
             if time.monotonic() - said > 30:
                 said = time.monotonic()
                 print(

@@ -15,7 +15,7 @@ DEATH = (0.0, 0.002, 0.008, 0.02)
 INTERRUPTION = (0.0, 0.004, 0.012, 0.025)
 FAULT = {
     "reading": (0.0, 0.01, 0.05),
-    "changing": (0.0, 0.2, 0.5),
+    "changing": (0.0, 0.3, 0.5),
     "sftp": (0.0, 0.01, 0.05),
     "database": (0.0, 0.0, 0.003, 0.01),
 }
@@ -23,7 +23,7 @@ FAULT = {
 FOCUS = {"changing": 8.0, "sftp": 2.0, "database": 0.6}
 
 #: Seconds until a change that Alma holds back is applied: within the quiet period, or after it.
-SOON, TOO_LATE = (20, 120, 400, 540, 540), (900, 5000)
+SOON, TOO_LATE = (20, 120, 400, 540, 540), (5000, 20_000, 70_000, 200_000)
 
 READING = (
     "unreachable",
@@ -40,10 +40,7 @@ CHANGING = (
     "fail_after",
     "drop_after",
     "drop_after",
-    "apply_late",
-    "apply_late",
-    "apply_late",
-    "apply_late",
+    *("apply_late",) * 8,
 )
 LISTING = (*READING, "partial_list", "short_list")
 DATABASE_BEGIN = ("refuses to begin",)
@@ -65,7 +62,7 @@ MEANWHILE = (
     "PeopleSoft loads",
     "query output",
 )
-BESIDE = {"changing": ("an hour and the same way",) * 4}
+BESIDE = {"changing": ("an hour and the same way",) * 4, "reading": ("an hour and the same way",) * 4}
 
 _FORMS = ("json", "json", "xml", "html", "text", "empty")
 
@@ -106,5 +103,5 @@ def alma_fault(kind: str, rng: random.Random) -> dict[str, Any]:
     elif kind == "delay_after":
         about["seconds"] = rng.choice([2.0, 9.0, 19.0])
     elif kind == "apply_late":
-        about["seconds"] = rng.choice(SOON) if rng.random() < 0.8 else rng.choice(TOO_LATE)
+        about["seconds"] = rng.choice(SOON) if rng.random() < 0.6 else rng.choice(TOO_LATE)
     return about

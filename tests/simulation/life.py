@@ -349,7 +349,7 @@ def payment_taken_back(world: World) -> str | None:
     """All of it, where the output lists all payments; a part where a payment keeps its id."""
     paid = [number for number, payment in world.far.peoplesoft.payments.items() if payment.amount_cents > 0]
     nature = world.nature
-    whole, partly = nature.cumulative, nature.output == "all" and nature.payment_ids
+    whole, partly = nature.cumulative, nature.output == "all" and (nature.payment_ids or nature.applied)
     if not paid or not (whole or partly) or nature.short_ids:
         return None
     posted = {(fee.id, cents) for fee in world.far.alma.fees.values() for _, cents in own_payments(fee)}
@@ -444,8 +444,10 @@ def lines_merged(world: World) -> str | None:
 
 
 @happens("query output", "run", 0.65)
-def query_output(world: World) -> str:
+def query_output(world: World) -> str | None:
     """The query is run: its file comes at once or late, whole, first cut short, or while payments are applied anew."""
+    if world.nature.applied:
+        return list_of_items(world)
     since = None
     if world.nature.output == "days":
         since = world.clock.now().date() - timedelta(days=world.rng.randrange(1, 4))
@@ -484,12 +486,14 @@ def query_output(world: World) -> str:
 @happens("list of items", "run", 0.6)
 def list_of_items(world: World) -> str | None:
     """Newest first; at once or late, whole or first cut short."""
-    if not world.nature.items:
+    if not world.nature.lists:
         return None
     path = world.far.path(world.far.write_query_output(kind="applied"))
     written = path.stat().st_mtime
     head, *lines = path.read_bytes().splitlines(keepends=True)
     whole = b"".join([head, *reversed(lines)])
+    if world.nature.applied:
+        world.outputs.append((path.name, whole))
     fate = world.rng.choices(["whole", "late", "cut in a line", "cut at a line's end"], [7, 1, 1, 1])[0]
     path.unlink()
     if fate == "cut in a line" and lines:
@@ -521,7 +525,7 @@ def file_sent_again(world: World) -> str | None:
         return None
     name, content = world.rng.choice(world.outputs)
     if world.rng.random() < 0.5:
-        name = name.replace("PAYMENTS", "PAYMENTS_AGAIN")
+        name = name.replace("S_", "S_AGAIN_").replace("D_", "D_AGAIN_")
     world.leave(name, content)
     return f"{name} is sent again"
 

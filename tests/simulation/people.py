@@ -66,6 +66,8 @@ class People:
         self.put_aside: Memory | None = None
         #: When the ledger was lost, until it is rebuilt.
         self.lost_at: float | None = None
+        #: The lines that were void in the ledger that was lost.
+        self.lost_voids: set[tuple[str, str, int]] = set()
         self.repairs = 0
 
     @contextmanager
@@ -245,6 +247,7 @@ class People:
             return None
         self.world.bridge.database.lose(opened=self.world.rng.random() < 0.5)
         self.lost_at = self.world.seconds()
+        self.lost_voids = {step for step in self.world.steps if step[0] == "void"}
         self.copies = []
         return "the ledger is lost, and an empty one is made"
 
@@ -272,7 +275,8 @@ class People:
             for line in file.read_text().splitlines()
             if line.startswith("void ")
         }
-        world.steps[:] = [step for step in world.steps if step[0] == "file" or step in noted]
+        # What was said to the empty one is not lost.
+        world.steps[:] = [step for step in world.steps if step not in self.lost_voids or step in noted]
         return f"the ledger is repaired: {counts.added} batches, {counts.payments} payments"
 
     def repair_again(self, said: str) -> str | None:

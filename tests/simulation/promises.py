@@ -10,6 +10,7 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -201,18 +202,7 @@ def asked(world: World, _said: Said) -> list[str]:
 
 def payments(world: World, said: Said) -> list[str]:
     """Each payment is in Alma once, on its fee, with its amount; what is not is listed or was settled."""
-    prefix = world.far.reference_prefix
-    back = _back_after_settling(said)
-    expected = Counter(
-        (p.reference.removeprefix(prefix), p.emplid, p.amount_cents, f"{p.at:%Y-%m-%d}")
-        for p in world.far.peoplesoft.payments.values()
-        if p.amount_cents
-    )
-    taken = Counter(
-        (row["reported_fee_id"], row["emplid"], row["stands"] + back[row["payment_no"]], row["paid_on"])
-        for row in said.payments
-        if row["stands"] + back[row["payment_no"]]
-    )
+    expected, taken = _paid_there(world), _taken_in(world, said)
     found = []
     if taken != expected:
         found.append(f"taken in: {taken - expected} that PeopleSoft never had, {expected - taken} not at all")
@@ -231,6 +221,34 @@ def payments(world: World, said: Said) -> list[str]:
                 f"{row['posted']}, Alma has {there}: {wrong}"
             )
     return found + [f"Alma has {there} as {key}, which the ledger lacks" for key, there in in_alma.items()]
+
+
+def _paid_there(world: World) -> Counter[tuple[str, ...] | str]:
+    """PeopleSoft's payments; where it tells what is applied to each item, the cents of each fee."""
+    sfs, prefix = world.far.peoplesoft, world.far.reference_prefix
+    if world.nature.applied:
+        applied: Counter[tuple[str, ...] | str] = Counter()
+        for item in sfs.items.values():
+            applied[item.reference.removeprefix(prefix)] += item.applied_cents
+        return +applied
+    return Counter(
+        (p.reference.removeprefix(prefix), p.emplid, f"{p.amount_cents}", f"{p.at:%Y-%m-%d}")
+        for p in sfs.payments.values()
+        if p.amount_cents
+    )
+
+
+def _taken_in(world: World, said: Said) -> Counter[tuple[str, ...] | str]:
+    """The same, by the ledger."""
+    back = _back_after_settling(said)
+    found: Counter[tuple[str, ...] | str] = Counter()
+    for row in said.payments:
+        cents = row["stands"] + back[row["payment_no"]]
+        if world.nature.applied:
+            found[row["reported_fee_id"]] += cents
+        elif cents:
+            found[row["reported_fee_id"], row["emplid"], f"{cents}", row["paid_on"]] += 1
+    return +found
 
 
 def _back_after_settling(said: Said) -> Counter[int]:
@@ -254,7 +272,9 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
     posted = row["posted"] if row["state"] == "posted" else 0
     if there != [(row["fee_id"], posted)] * bool(posted):
         too_late = row["external_id"] in world.applied_too_late
-        late = too_late and _DOUBLE in [entry["kind"] for entry in said.on_fee(row["fee_id"])]
+        kinds = [entry["kind"] for entry in said.on_fee(row["fee_id"])]
+        # Of an account that is gone since, only that is listed.
+        late = too_late and (_DOUBLE in kinds or (gone and kinds != []))
         # A rebuilt ledger can't know what was paid on an account that is gone.
         lost = world.people.repairs and gone and any(entry["fee_id"] == fee.id for entry in said.open)
         if not late and not lost:
@@ -322,6 +342,12 @@ def taken_back(world: World, said: Said) -> list[str]:
         if reversal["second_file"] is None:
             continue
         row = next(p for p in said.payments if p["payment_key"] == reversal["payment_key"])
+        if world.nature.applied:
+            # What was never in Alma is nobody's debt; a ledger that was lost takes it in anew, and too high.
+            in_alma = row["state"] == "posted" and row["posted"] > row["stands"]
+            if (in_alma or reversal["settled"]) and not _fell_in_two(world, row["reported_fee_id"]):
+                found.append(f"payment {row['payment_no']}: no two files are lower, and it is taken back")
+            continue
         # In the order of the times they bore.
         shown = [(_shows(world, content, row), name, content) for _, name, content in sorted(world.left)]
         # Before it was paid no file could show it; an old one that is sent again later does not.
@@ -330,6 +356,21 @@ def taken_back(world: World, said: Said) -> list[str]:
         if sum(cents < row["amount"] for cents in shown) < 2:
             found.append(f"payment {row['payment_no']} of {row['amount']}: shown {shown}, taken back")
     return found
+
+
+def _fell_in_two(world: World, fee_id: str) -> bool:
+    """Whether two different lists show less applied to a fee's items than another one before them."""
+    reference = world.far.reference_prefix + fee_id
+    most, fallen = 0, set()
+    for _, name, content in sorted(world.left):
+        cents = 0
+        for line in csv.DictReader(io.StringIO(content.decode())):
+            with suppress(ValueError, KeyError, TypeError, AttributeError):
+                cents += cents_of(line["Applied Amt"]) if line["Reference Nbr"] == reference else 0
+        if cents < most:
+            fallen.add((name, content))
+        most = max(most, cents)
+    return len(fallen) > 1
 
 
 def _shows(world: World, content: bytes, row: Row) -> int:
@@ -381,7 +422,11 @@ def _wrong_with_item(world: World, said: Said, members: Sequence[Fee], stopped: 
     sfs, root, ids = world.far.peoplesoft, members[0], {fee.id for fee in members}
     reference = world.far.reference_prefix + root.id
     told = sum(item.amount_cents for item in sfs.items.values() if item.reference == reference)
-    paid = sum(payment.amount_cents for payment in sfs.payments.values() if payment.reference == reference)
+    paid = (
+        sum(item.applied_cents for item in sfs.items.values() if item.reference == reference)
+        if world.nature.applied
+        else sum(each.amount_cents for each in sfs.payments.values() if each.reference == reference)
+    )
     settled = [each for each in world.people.settled if each.item_fee == root.id]
     carried = sum(each.cents for each in settled if each.anew is not None)
     written_off = sum(each.cents for each in settled) - carried

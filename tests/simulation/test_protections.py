@@ -89,12 +89,14 @@ def missing_is_nought(patch: Patch) -> None:
 
 def stale_readings(patch: Patch) -> None:
     """What is planned may rest on a reading from before the fee's books changed."""
-    plain = readings.readings_of_run
+    plain = readings.versions
 
-    def readings_of_run(tx: Tx) -> list[Row]:
-        return [{**row, "fee_version": row["version"]} for row in plain(tx)]
+    def store_reading(tx: Tx, fee: Fee, _version: int, **about: Any) -> None:
+        now = plain(tx, [fee.user_id]).get(fee.fee_id, 0)
+        store(tx, fee, now, **about)
 
-    patch.setattr(readings, "readings_of_run", readings_of_run)
+    store = readings.store_reading
+    patch.setattr(readings, "store_reading", store_reading)
 
 
 def no_fence(patch: Patch) -> None:
@@ -156,24 +158,25 @@ def float_cents(patch: Patch) -> None:
 #: What is taken out, and the first life that shows it.
 CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((no_read_back,), 5),
-    ((no_quiet_period,), 142),
-    ((no_deadline,), 82),
-    ((no_temporary_name,), 4),
-    ((missing_is_nought,), 1),
+    ((no_quiet_period,), 25),
+    ((no_deadline,), 102),
+    ((no_temporary_name,), 22),
+    ((payments_of_the_ledger,), 182),
+    ((missing_is_nought,), 5),
     ((no_guard_against_an_older_ledger,), 2),
     ((no_marks,), 12),
+    # Either of these two keeps what a worker read before it stood still from being planned.
+    ((stale_readings, no_fence), 41),
     ((float_cents,), 1),
-    ((no_waiting_of_credits,), 107),
-    ((one_file_is_enough,), 0),
-    ((no_brake,), 2),
+    ((no_waiting_of_credits,), 9),
+    ((one_file_is_enough,), 16),
+    ((no_brake,), 1),
 ]
 
-#: What no life has shown yet, and so is looked for only ``FROM_THE_FIRST``.
+#: What no life can show while the other one is there, and so is looked for only ``FROM_THE_FIRST``.
 UNSEEN: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
-    ((payments_of_the_ledger,), 0),
     ((stale_readings,), 0),
     ((no_fence,), 0),
-    ((stale_readings, no_fence), 0),
 ]
 CASES += UNSEEN if FROM_THE_FIRST else []
 

@@ -43,6 +43,13 @@ _BUSY = (
 )
 
 
+#: Payments told as what is applied to each item up to now.
+APPLIED = """[sis_to_alma.columns]
+emplid = "Emplid"
+reference = "Reference Nbr"
+applied = "Applied Amt"
+item = "Item Nbr"
+"""
 ITEMS = """
 [sis_to_alma.items]
 pattern = "LIBRARY_APPLIED_*.csv"
@@ -124,32 +131,44 @@ class Nature:
     bounced: str
     reversal_limit: int
     credits: str
+    applied: bool
 
     @classmethod
     def of(cls, rng: random.Random) -> Nature:
         """Draw one."""
+        applied = rng.random() < 0.2
         payment_ids = rng.random() < 0.7
         output = rng.choice(["all", "all", "all", "days", "new only"] if payment_ids else ["all", "days"])
         return cls(
             mode=rng.choice(["rename", "rename", "direct"]),
             read_back=rng.choice(["hash", "hash", "hash", "size", "none"]),
             layout=rng.choice(["default", "default", "princeton_libfines"]),
-            payment_ids=payment_ids,
+            payment_ids=payment_ids and not applied,
             emplid=rng.choice(["primary_id", "primary_id", "identifier:UNIV_ID"]),
             by_api=rng.random() < 0.3,
             fee_transactions=rng.random() < 0.4,
-            output=output,
+            output="all" if applied else output,
             takes_at_once=rng.random() < 0.25,
             short_ids=rng.random() < 0.02,
             items=rng.random() < 0.4,
             credit_wait_days=rng.choice([None, None, 0, 2]),
             # Lines, total and largest line of a batch that leaves unasked.
             brake=rng.choice([None, None, (4, 10**7, 10**6), (2000, 15_000, 6_000), (0, 10**7, 10**6)]),
-            cumulative=output == "all" and rng.random() < 0.7,
+            cumulative=applied or (output == "all" and rng.random() < 0.7),
             bounced=rng.choice(["omit", "omit", "zero"]),
             reversal_limit=rng.choice([1, 3, 20]),
             credits=rng.choice(["list", "list", "ignore"]),
+            applied=applied,
         )
+
+    @property
+    def lists(self) -> bool:
+        """Whether PeopleSoft writes lists of items."""
+        return self.items or self.applied
+
+    def tells_of_payments(self, name: str) -> bool:
+        """Whether an output file does."""
+        return ("APPLIED" if self.applied else "PAYMENTS") in name
 
     @property
     def waits_for_its_charge(self) -> bool:
@@ -158,6 +177,9 @@ class Nature:
 
     def settings(self, text: str, begin: datetime) -> str:
         """The campus's settings."""
+        if self.applied:
+            text = text.partition("[sis_to_alma.columns]")[0] + APPLIED
+            text = text.replace("[sis_to_alma]", '[sis_to_alma]\nshape = "applied"')
         text = text.replace("[sfs]", f'[sfs]\nmode = "{self.mode}"\nread_back = "{self.read_back}"')
         if self.by_api:
             text = text.replace('export_directory = "/alma/sis_export"\n', "")
@@ -171,10 +193,10 @@ class Nature:
             text += f"[brake]\nmax_lines = {lines}\nmax_total = {total}\nmax_line = {line}\n"
         text = text.replace(
             "[sis_to_alma]",
-            f'[sis_to_alma]\npattern = "LIBRARY_PAYMENTS_*.csv"\nreversal_limit = {self.reversal_limit}\n'
-            f"cumulative = {str(self.cumulative).lower()}",
+            f'[sis_to_alma]\npattern = "LIBRARY_{"APPLIED" if self.applied else "PAYMENTS"}_*.csv"\n'
+            f"reversal_limit = {self.reversal_limit}\ncumulative = {str(self.cumulative).lower()}",
         )
-        if not self.payment_ids:
+        if not self.payment_ids and not self.applied:
             text = text.replace('payment_id = "Payment ID"\n', "").replace(
                 "[sis_to_alma]", "[sis_to_alma]\ncomplete_days = true"
             )
@@ -516,7 +538,7 @@ class World:
         self.bridge.folder.put(path, content)
         if at is not None:
             os.utime(self.far.path(path), (at, at))
-        if "PAYMENTS" in name:
+        if self.nature.tells_of_payments(name):
             self.left.append((int(self.seconds() if at is None else at), name, content))
 
     def lines_of(self, name: str) -> tuple[Detail, ...]:
@@ -632,12 +654,17 @@ class World:
         for name, content, at in self.drawer:
             self.leave(name, content, at)
         self.drawer = []
-        path = self.far.write_query_output(
-            cumulative=self.nature.output != "new only", bounced=self.nature.bounced
-        )
-        self.left.append((int(self.seconds()), path.rpartition("/")[2], self.far.path(path).read_bytes()))
-        if self.nature.items:
-            self.far.write_query_output(kind="applied")
+        if self.nature.lists:
+            self._was_left(self.far.write_query_output(kind="applied"))
+        if not self.nature.applied:
+            cumulative = self.nature.output != "new only"
+            self._was_left(self.far.write_query_output(cumulative=cumulative, bounced=self.nature.bounced))
+
+    def _was_left(self, path: str) -> None:
+        """Note a file that PeopleSoft left just now, if it tells of payments."""
+        name = path.rpartition("/")[2]
+        if self.nature.tells_of_payments(name):
+            self.left.append((int(self.seconds()), name, self.far.path(path).read_bytes()))
 
     def state(self) -> object:
         """All that a run may change, but for times."""

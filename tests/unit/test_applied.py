@@ -339,6 +339,38 @@ def test_a_fee_made_anew_is_paid_by_the_old_ones_item(both: Bridge) -> None:
     assert both.balances()["unexplained"] == 0
 
 
+def test_a_fee_charged_to_two_emplids_is_paid_on_both_items(tmp_path: Path, ledger_url: str) -> None:
+    def by_identifier(text: str) -> str:
+        return by_level(text) + '[emplid]\nsource = "identifier:UNIV_ID"\n'
+
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=by_identifier, url=ledger_url)
+    student = bridge.far.students[0].primary_id
+    bridge.far.alma.set_identifier(student, "UNIV_ID", "900000001")
+    assert bridge.far.peoplesoft.emplids is not None
+    bridge.far.peoplesoft.emplids |= {"900000001", "900000002"}
+    (fee,) = charged(bridge, 1000)
+    pay(bridge, fee)
+    night(bridge)
+    bridge.far.alma.set_identifier(student, "UNIV_ID", "900000002")
+    raised(bridge, fee, 465)
+    equalise(bridge)
+    first, second = bridge.far.peoplesoft.items.values()
+    assert (first.emplid, second.emplid) == ("900000001", "900000002")
+    bridge.far.peoplesoft.pay(second.item_nbr, 300)
+    night(bridge)
+    assert applied(fee) == [[1000, 300]]
+    # PeopleSoft puts what was paid under the old number under the new one.
+    first.applied_cents, second.applied_cents = 835, 465
+    night(bridge)
+    night(bridge)
+    assert bridge.exceptions() == {}
+    first.applied_cents = 1000
+    night(bridge)
+
+    assert applied(fee) == [[1000, 300, 165]]
+    assert bridge.exceptions() == {}
+
+
 def test_money_moved_between_a_students_items_is_not_posted_twice(both: Bridge) -> None:
     one, two = charged(both, 1000, 1000)
     pay(both, one)
@@ -603,6 +635,30 @@ def test_a_restored_ledger_posts_what_is_above_what_alma_has(small: Bridge) -> N
     small.alma_to_sis("all_users")
     assert small.far.load_inbound() == []
     equal(small)
+
+
+def test_of_a_fee_made_anew_a_restored_ledger_takes_nothing_back(small: Bridge) -> None:
+    """Its payments are on the old one's item in PeopleSoft, which the new ledger can't know."""
+    (old,) = charged(small, 1000)
+    payment = pay(small, old)
+    night(small)
+    small.far.peoplesoft.bounce(payment.payment_id)
+    night(small)
+    night(small)
+    new = small.far.alma.add_fee(small.far.students[0], 1000)
+    equalise(small)
+    resolve(small, listed(small)[0][0], new)
+    pay(small, old)
+    night(small)
+    assert applied(old, new) == [[1000], [1000]]
+    lose_ledger(small)
+    for _ in range(3):
+        night(small)
+        equalise(small)
+
+    assert applied(old, new) == [[1000], [1000]]
+    assert listed(small) == []
+    assert small.exceptions() == {f"fee {new.id}": "paid by us and never charged"}
 
 
 def test_an_older_copy_of_the_ledger_finds_in_alma_what_it_forgot(

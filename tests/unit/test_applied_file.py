@@ -95,12 +95,22 @@ def test_two_items_of_one_fee_are_added_up(with_items: Campus) -> None:
     assert file.items == (Applied(FEE, "012345678", 800, 4),)
 
 
+def test_items_of_one_fee_under_two_emplids_stay_apart(with_items: Campus) -> None:
+    file = read(
+        with_items,
+        f"012345678,1,ALMA{FEE},3.00",
+        f"012345679,2,ALMA{FEE},4.00",
+        f"012345678,3,ALMA{FEE},1.00",
+    )
+
+    assert file.items == (Applied(FEE, "012345678", 400, 4), Applied(FEE, "012345679", 400, 3))
+
+
 @pytest.mark.parametrize(
     ("second", "field", "said"),
     [
         (f"012345678,1,ALMA{FEE},3.00", "Item Nbr", "stands in a line before"),
         (f"012345678,1,ALMA{FEE},4.00", "Item Nbr", "stands in a line before"),
-        (f"012345679,2,ALMA{FEE},4.00", "Emplid", "is another than in a line before"),
     ],
 )
 def test_what_contradicts_a_line_before_leaves_the_fee_out(

@@ -483,3 +483,20 @@ def test_a_retry_of_the_report_counts_as_the_last_attempt(large: Bridge) -> None
             ledger, lease, large.campus, large.layout, large.folder.target, True, large.marks
         )
     assert (counts.credits, counts.held) == (1, [])
+
+
+def test_who_answered_and_how_is_told_of_the_batch_that_was_asked_about(bridge: Bridge) -> None:
+    add(bridge, 7000)
+    run(bridge)
+    with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        (first,) = [row["batch_id"] for row in holds.held(tx)]
+        assert holds.answer_of(tx, first) is None
+    answer(bridge, holds.release)
+    add(bridge, 8000)
+    run(bridge)
+    answer(bridge, holds.refuse)
+
+    with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        assert holds.answer_of(tx, first) == ("released", "the bursar")
+        others = tx.rows("SELECT batch_id FROM batch_hold WHERE institution = :i AND batch_id <> :b", b=first)
+        assert [holds.answer_of(tx, row["batch_id"]) for row in others] == [("refused", "the bursar")]

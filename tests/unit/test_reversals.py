@@ -606,6 +606,29 @@ def test_what_was_paid_too_much_is_listed_again_when_all_is_back_after_it_was_se
         assert [cents for _, cents, _ in listed(both, OVERPAID)] == [500]
 
 
+def test_what_was_settled_is_not_listed_once_more_when_an_older_file_was_sent_again(both: Bridge) -> None:
+    """What was never posted is taken back first; it is not taken back in place of what a person has settled."""
+    (fee,) = charged(both, 400)
+    payment = pay(both, fee, 616)
+    both.far.clock.advance(hours=24)
+    older = both.far.path(both.far.write_query_output())
+    content = older.read_bytes()
+    both.sis_to_alma()
+    both.far.peoplesoft.bounce(payment.payment_id, 477)
+    night(both)
+    night(both)
+    assert [cents for _, cents, _ in listed(both)] == [261]
+    resolve(both, listed(both)[0][0])
+    both.far.clock.advance(hours=24)
+    both.folder.put(f"/sfs/outbound/{older.name}", content)
+    both.sis_to_alma()
+    assert [cents for _, cents, _ in listed(both, BACK)] == [261]
+    night(both)
+    night(both)
+
+    assert both.exceptions() == {}
+
+
 def test_a_fee_made_anew_takes_the_old_ones_place(both: Bridge) -> None:
     old, exception_id = bounced(both)
     new = both.far.alma.add_fee(both.far.students[0], 1000)
@@ -860,3 +883,18 @@ def test_what_was_never_posted_is_consumed_first(
 ) -> None:
     rows = [{"amount": cents, "covered": 0, "settled": 0} for cents in amounts]
     assert excess(paid, posted, rows) == expected
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        ({"amount": 261, "covered": 0, "settled": 261}, [0, 0]),
+        ({"amount": 261, "covered": 261, "settled": 0}, [0, 0]),
+        ({"amount": 300, "covered": 100, "settled": 161}, [0, 39]),
+        ({"amount": 477, "covered": 0, "settled": 100}, [161, 216]),
+    ],
+)
+def test_what_is_dealt_with_consumes_nothing_that_was_never_posted(
+    first: dict[str, int], expected: list[int]
+) -> None:
+    assert excess(616, 400, [first, {"amount": 216, "covered": 0, "settled": 0}]) == expected

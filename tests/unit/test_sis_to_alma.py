@@ -939,25 +939,49 @@ def test_when_the_first_payments_account_is_gone_the_next_one_is_the_first(
     assert [applied(fee) for fee in fees[1:]] == [[500], [] if short else [200]]
 
 
-def test_a_first_payment_that_alma_has_twice_shows_that_keys_come_back(small: Bridge) -> None:
-    """Alma applied the first call long after the quiet period. Nobody can undo that, so it must not stop the rest."""
-    fees = charged(small, 1000, 500)
-    student_pays(small, fees[0], 400)
-    small.far.faults.add_http("apply_late", method="POST", seconds=QUIET + 5)
-    post(small)
-    small.far.clock.advance(seconds=QUIET)
-    api = small.far.api
+def applied_twice(bridge: Bridge, before_the_look: Callable[[], object] = lambda: None) -> None:
+    """Alma applies the first call only when the quiet period is over and the second one comes."""
+    bridge.far.faults.add_http("apply_late", method="POST", seconds=QUIET + 5)
+    post(bridge)
+    bridge.far.clock.advance(seconds=QUIET)
+    api = bridge.far.api
 
     def too_late(request: Any) -> None:
         if request.method == "POST":
             api.before_call = None
-            small.far.clock.advance(seconds=10)
+            bridge.far.clock.advance(seconds=10)
             api.apply_due()
 
     api.before_call = too_late
-    post(small)
-    small.far.clock.advance(seconds=QUIET)
-    post(small)
+    post(bridge)
+    bridge.far.clock.advance(seconds=QUIET)
+    before_the_look()
+    post(bridge)
+
+
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_a_payment_that_alma_has_twice_is_listed_though_it_pays_just_what_was_raised(
+    small_on_both: Bridge, seen_before: bool
+) -> None:
+    """The fee is closed then, and by the ledger nothing of it is owed."""
+    bridge = small_on_both
+    (fee,) = charged(bridge, 400)
+    bridge.far.alma.raise_fee(fee.id, 400)
+    student_pays(bridge, fee)
+    applied_twice(bridge, (lambda: bridge.alma_to_sis("all_users")) if seen_before else lambda: None)
+    assert applied(fee) == [400, 400]
+    assert fee.status == "CLOSED"
+    for _ in range(2):
+        bridge.alma_to_sis("all_users")
+
+    assert bridge.exceptions() == {f"fee {fee.id}": "payments in Alma differ from those posted"}
+
+
+def test_a_first_payment_that_alma_has_twice_shows_that_keys_come_back(small: Bridge) -> None:
+    """Alma applied the first call long after the quiet period. Nobody can undo that, so it must not stop the rest."""
+    fees = charged(small, 1000, 500)
+    student_pays(small, fees[0], 400)
+    applied_twice(small)
     student_pays(small, fees[1])
     post(small)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from alma_hook import watch
-from alma_hook.ledger import alerts
+from alma_hook.ledger import alerts, instant
 from simulator.clock import Clock
 from tests.bridge import Bridge
 from tests.conftest import MakeBridge
@@ -162,3 +162,16 @@ def test_a_thing_is_told_once_a_day_and_anew_when_it_comes_back(bridge: Bridge) 
     with closing(bridge.ledger("watch")) as ledger, ledger.write() as tx:
         alerts.over(tx, ["late"], [("late", "sis_to_alma")])
     assert due()
+
+
+def test_a_run_is_told_of_when_one_of_its_tasks_was_since_then(bridge: Bridge) -> None:
+    at = [bridge.far.clock.now() + timedelta(minutes=minutes) for minutes in (0, 10, 20)]
+    bridge.far.clock.set(at[1])
+    with closing(bridge.ledger("a run")) as ledger, ledger.write() as tx:
+        alerts.told(tx, "failed", "alma_to_sis/run 1/read_fees")
+
+    with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        assert alerts.told_of_run(tx, "alma_to_sis/run 1", instant(at[0]))
+        assert not alerts.told_of_run(tx, "alma_to_sis/run 1", instant(at[2]))
+        assert not alerts.told_of_run(tx, "alma_to_sis/run 11", instant(at[0]))
+        assert not alerts.told_of_run(tx, "alma_to_sis/run", instant(at[0]))

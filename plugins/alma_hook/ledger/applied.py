@@ -8,7 +8,7 @@ lowered to that part, and the rest is a payment of its own: nowhere else does a 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +23,7 @@ SHAPE = "applied"
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What is applied to a fee's items in PeopleSoft, in cents, nought or more."""
+    """What is applied to a fee's items under one EMPLID in PeopleSoft, in cents, nought or more."""
 
     fee_id: str
     emplid: str
@@ -61,16 +61,19 @@ def compare(
 ) -> tuple[Shown, list[tuple[Applied, int]]]:
     """Return what a file shows of the payments known, and by how many cents each item is above them.
 
-    An item that the file lacks has nothing applied to it, unless it is ``unclear``, or the file ``blind``.
+    An item that the file lacks has nothing applied to it, unless it is ``unclear``, or the file ``blind``. Of a
+    fee that has items under several EMPLIDs the sum counts: PeopleSoft may put what was paid from one to another.
     """
-    items = {item.fee_id: item for item in told}
+    items: dict[str, list[Applied]] = defaultdict(list)
+    for item in told:
+        items[item.fee_id].append(item)
     shown: dict[str, int] = {}
     idle: set[str] = set()
-    kept: dict[str, int] = {}
+    kept: dict[str, Counter[str]] = defaultdict(Counter)
     for fee_id, rows in _payments(tx).items():
         if fee_id in unclear or (fee_id not in items and blind):
             continue
-        total = items[fee_id].cents if fee_id in items else 0
+        total = sum(item.cents for item in items.get(fee_id, ()))
         parts = [_part(row) for row in rows]
         for row, part, cents in zip(rows, parts, share(total, parts), strict=True):
             # What only Alma tells of a fee never charged was paid on another item, which can't be told.
@@ -79,20 +82,31 @@ def compare(
             shown[row["payment_key"]] = cents
             if cents >= part.there:
                 idle.add(row["payment_key"])
-        kept[fee_id] = sum(part.cents for part in parts)
-    above = [
-        (item, item.cents - kept.get(item.fee_id, 0))
-        for item in items.values()
-        if item.cents > kept.get(item.fee_id, 0)
-    ]
+            kept[fee_id][row["emplid"]] += part.cents
+    above = [rise for fee_id, of_fee in items.items() for rise in _above(of_fee, kept[fee_id])]
     return Shown(shown, lacking=False, idle=frozenset(idle)), above
+
+
+def _above(items: Sequence[Applied], kept: Counter[str]) -> list[tuple[Applied, int]]:
+    """Return by how many cents a fee's items are above its payments, all together, and which of them are.
+
+    ``kept``: the payments' cents by EMPLID.
+    """
+    left = sum(item.cents for item in items) - kept.total()
+    found = []
+    for item in items:
+        more = min(left, item.cents - kept[item.emplid])
+        if more > 0:
+            found.append((item, more))
+            left -= more
+    return found
 
 
 def _payments(tx: Tx) -> dict[str, list[Row]]:
     """Return every payment by the fee it was paid on, oldest first; ``settled``: what a person has dealt with."""
     found: dict[str, list[Row]] = defaultdict(list)
     for row in tx.rows(
-        "SELECT p.payment_key, p.fee_id, p.amount, p.state, p.posted, p.trying, "
+        "SELECT p.payment_key, p.fee_id, p.emplid, p.amount, p.state, p.posted, p.trying, "
         "CAST((SELECT COALESCE(SUM(v.settled), 0) FROM reversal v WHERE v.institution = p.institution "
         "AND v.payment_key = p.payment_key AND v.state IN ('standing', 'settled')) AS BIGINT) AS settled, "
         "(SELECT COUNT(*) FROM line l WHERE l.institution = p.institution AND l.item_fee = p.fee_id "

@@ -305,19 +305,22 @@ def balances(tx: Tx) -> Row:
     return tx.row("SELECT * FROM balances WHERE institution = :i") or nothing
 
 
-def store_balance(tx: Tx, fee: Fee, external_id: str, value: int) -> None:
-    """Bring the last reading of a fee up to a payment just posted. It stays too old to plan from."""
+def store_balance(tx: Tx, fee: Fee, external_id: str, values: Sequence[int]) -> None:
+    """Bring the last reading of a fee up to a payment just posted. It stays too old to plan from.
+
+    ``values``: its cents, several where Alma has applied it more than once.
+    """
     changed = tx.run(
         "UPDATE reading SET balance = :balance, status = :status, own_paid = own_paid + :value "
         "WHERE institution = :i AND fee_id = :fee AND NOT EXISTS (SELECT 1 FROM reading_payment q "
         "WHERE q.institution = reading.institution AND q.fee_id = reading.fee_id AND q.external_id = :id)",
         balance=fee.balance,
         status=fee.status,
-        value=value,
+        value=sum(values),
         fee=fee.fee_id,
         id=external_id,
     )
-    if changed:
+    for value in values if changed else ():
         tx.run(
             "INSERT INTO reading_payment SELECT :i, CAST(:fee AS TEXT), COALESCE(MAX(place), -1) + 1, "
             "CAST(:id AS TEXT), CAST(:value AS BIGINT) FROM reading_payment WHERE institution = :i AND fee_id = :fee",

@@ -219,14 +219,16 @@ def _release(tx: Tx, row: Row) -> None:
 def excess(paid: int, posted: int, rows: Sequence[Row]) -> list[int]:
     """Return what of each of a payment's reversals is in Alma and not dealt with, in cents.
 
-    ``rows``: those that stand, oldest first. What was never posted is consumed first.
+    ``rows``: those that stand, oldest first. What was never posted is consumed first, by what of them is not
+    dealt with: that was in Alma.
     """
     unposted = paid - posted
     found = []
     for row in rows:
-        consumed = min(unposted, int(row["amount"]))
+        left = int(row["amount"]) - int(row["covered"]) - int(row["settled"])
+        consumed = min(unposted, left)
         unposted -= consumed
-        found.append(max(0, int(row["amount"]) - consumed - int(row["covered"]) - int(row["settled"])))
+        found.append(left - consumed)
     return found
 
 
