@@ -16,7 +16,7 @@ from tests.simulation.play import least, play, shrink
 from tests.simulation.world import ALL, Only, Tally
 
 ROOT = Path(__file__).resolve().parents[2]
-EVENTFUL = range(40)
+EVENTFUL = range(70)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_broken_life_comes_down_to_a_few_lines(monkeypatch: pytest.MonkeyPatch
     only, shrunk = shrink(lambda some: play(seed, some))
 
     assert shrunk.violations
-    assert len(shrunk.trace) < 20 < len(play(seed).trace)
+    assert len(shrunk.trace) < 30 < len(play(seed).trace)
     assert play(seed, Only.parse(str(only))).trace == shrunk.trace
 
 
