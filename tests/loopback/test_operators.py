@@ -19,7 +19,7 @@ from airflow.sdk.execution_time import task_runner
 from sqlalchemy import create_engine, make_url
 
 from alma_hook import __main__ as command_line
-from alma_hook.airflow_names import AirflowFailException
+from alma_hook.airflow_names import AirflowFailException, AirflowSkipException
 from alma_hook.connections import ledger_url, outside_of_tasks
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
 from alma_hook.ledger import Ledger, institutions
@@ -225,6 +225,37 @@ def test_every_retrieval_method_finds_a_changed_fee(method: str, worker: Worker)
     assert returned["plan_batches"]["credits"] == 4
     far.load_inbound()
     assert set(far.books().unequal) <= set(far.oddities.all)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "ago", "chosen"),
+    [
+        ("scheduled", "analytics_report", 0, "analytics_report"),
+        ("scheduled", "analytics_report", 60, "analytics_report"),
+        ("manual", "all_users", 60, "all_users"),
+        ("backfill", "analytics_report", 11, "analytics_report"),
+        ("backfill", "analytics_report", 13, None),
+        ("backfill", "open_fees", 60, None),
+        ("backfill", "all_users", 60, None),
+        ("backfill", "sis_profile", 60, "wait_for_export"),
+    ],
+)
+def test_of_past_intervals_a_backfill_takes_exports_and_nothing_that_shows_the_present(
+    kind: str, method: str, ago: int, chosen: str | None
+) -> None:
+    task = DagBag(str(DAGS)).dags["alma_to_sis"].get_task("choose_retrieval")
+    end = datetime.now(UTC) - timedelta(hours=ago)
+    context: Any = {
+        "dag_run": SimpleNamespace(run_type=kind),
+        "params": {"method": method},
+        "data_interval_start": end - timedelta(hours=12),
+        "data_interval_end": end,
+    }
+    if chosen is None:
+        with pytest.raises(AirflowSkipException, match="a backfill with the method sis_profile"):
+            task.choose_branch(context)
+    else:
+        assert task.choose_branch(context) == chosen
 
 
 def test_a_late_export_is_waited_for_until_it_is_whole(worker: Worker) -> None:

@@ -9,10 +9,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from airflow.sdk import BaseSensorOperator
 
 from alma_hook import campus as settings
+from alma_hook.airflow_names import AirflowSkipException
 from alma_hook.errors import SendingStopped
 from alma_hook.operators.base import (
     AS_IN_SETTINGS,
@@ -39,17 +41,34 @@ WAIT_FOR_EXPORT = "wait_for_export"
 
 
 class ChooseRetrieval(BaseBranchOperator):
-    """Choose how fees are found: what the trigger form says, else what the settings say."""
+    """Choose how fees are found: what the trigger form says, else what the settings say.
 
-    def __init__(self, *, default: str, **kwargs: Any) -> None:
+    Of a past interval only the SIS profile's exports tell; a backfill by another method is skipped.
+    """
+
+    def __init__(self, *, default: str, timezone: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.default = default
+        self.timezone = timezone
         explained(self)
 
     def choose_branch(self, context: Context) -> str:
-        """Return the task id of the method."""
+        """Return the task id of the method, and log what time the run is for."""
         chosen = (context.get("params") or {}).get("method", AS_IN_SETTINGS)
         method = self.default if chosen == AS_IN_SETTINGS else str(chosen)
+        start, end = context.get("data_interval_start"), context.get("data_interval_end")
+        kind = context["dag_run"].run_type
+        if kind.endswith("manual") or start is None or end is None:
+            self.log.info("Started by hand: by %s, with what there is up to now", method)
+        else:
+            zone = ZoneInfo(self.timezone)
+            first, last = (f"{at.astimezone(zone):%Y-%m-%d %H:%M %Z}" for at in (start, end))
+            self.log.info("For the interval from %s to %s: by %s", first, last, method)
+            if method != "sis_profile" and kind.endswith("backfill") and end + (end - start) < datetime.now(UTC):
+                raise AirflowSkipException(
+                    f"Skipped: {method} shows how things are now, which the next run does as well, and nothing is lost. "
+                    "What Alma exported in a past interval is taken by a backfill with the method sis_profile."
+                )
         return WAIT_FOR_EXPORT if method == "sis_profile" else method
 
 
