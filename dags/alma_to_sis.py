@@ -6,7 +6,7 @@ PeopleSoft must be told, write the SFS files (charges and credits apart), delive
 
 | task | when it is red |
 |---|---|
-| `choose_retrieval` | Airflow could not run it. Clear it. |
+| `choose_retrieval` | Airflow could not run it. Clear it. Skipped: a backfill of a past interval by another method than `sis_profile`. |
 | `analytics_report` | The report can't be read, lacks a column, or is too old. Nothing was sent; clear it once Alma's report is right. |
 | `wait_for_export` | Alma's export did not come in `alma_to_sis.export_wait_minutes`. Nothing was sent. Look at the profile's job; clear it, or run by another method. |
 | `sis_profile` | An export is cut short or is no users file. The others were taken in; have it exported again and clear. |
@@ -20,6 +20,9 @@ PeopleSoft must be told, write the SFS files (charges and credits apart), delive
 
 A batch beyond the limits of `[brake]` is set aside and the run goes on. `ask_for_approval` starts a run of `release_batch`
 for it, in which a person answers; it is skipped where nothing is set aside.
+
+Missed intervals: the next run finds whatever they would have found. Only by `sis_profile` a backfill of theirs takes
+what Alma exported then; by another method it skips itself.
 
 Every task may be cleared and run again at any time: what PeopleSoft already has is never sent twice.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`, and `alma_export_sftp` for the SIS profile.
@@ -65,7 +68,9 @@ with DAG(
         ),
     },
 ):
-    choose = operators.ChooseRetrieval(task_id="choose_retrieval", default=CAMPUS.alma_to_sis.method)
+    choose = operators.ChooseRetrieval(
+        task_id="choose_retrieval", default=CAMPUS.alma_to_sis.method, timezone=CAMPUS.timezone
+    )
     wait = operators.WaitForExport(task_id="wait_for_export", minutes=CAMPUS.alma_to_sis.export_wait_minutes)
     profile = operators.SisProfile(task_id="sis_profile")
     others = [

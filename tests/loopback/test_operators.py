@@ -15,11 +15,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk.api.datamodels._generated import DagRunType
 from airflow.sdk.execution_time import task_runner
 from sqlalchemy import create_engine, make_url
 
 from alma_hook import __main__ as command_line
-from alma_hook.airflow_names import AirflowFailException
+from alma_hook.airflow_names import AirflowFailException, AirflowSkipException
 from alma_hook.connections import ledger_url, outside_of_tasks
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
 from alma_hook.ledger import Ledger, institutions
@@ -60,8 +61,10 @@ class Worker:
             connection.exec_driver_sql(statement)
         engine.dispose()
 
-    def run(self, dag_id: str, upto: str = "", **params: Any) -> dict[str, Any]:
-        """One run: what each task returned, by task id. ``upto``: the last task to run."""
+    def run(
+        self, dag_id: str, upto: str = "", kind: str = "manual", end: datetime | None = None, **params: Any
+    ) -> dict[str, Any]:
+        """One run: what each task returned, by task id. ``upto``: the last task to run, ``end``: its interval's."""
         self.runs += 1
         bag = DagBag(str(DAGS))
         assert bag.import_errors == {}
@@ -74,8 +77,9 @@ class Worker:
             context: Any = {
                 "ti": SimpleNamespace(dag_id=dag_id, run_id=f"manual {self.runs}", task_id=task.task_id),
                 "params": {**{name: dag.params[name] for name in dag.params}, **params},
-                "data_interval_end": None,
-                "dag_run": SimpleNamespace(run_after=datetime.now(UTC), run_type="manual"),
+                "data_interval_start": None if end is None else end - timedelta(hours=12),
+                "data_interval_end": end,
+                "dag_run": SimpleNamespace(run_after=datetime.now(UTC), run_type=DagRunType(kind)),
             }
             if task.task_id == "choose_retrieval":
                 chosen = task.choose_branch(context)  # execute() would ask the scheduler to skip the others
@@ -227,6 +231,71 @@ def test_every_retrieval_method_finds_a_changed_fee(method: str, worker: Worker)
     assert set(far.books().unequal) <= set(far.oddities.all)
 
 
+def test_after_days_without_a_run_all_open_fees_are_read_and_not_only_those_that_alma_names(
+    worker: Worker,
+) -> None:
+    text = worker.settings.read_text()
+    worker.settings.write_text(text.replace("[sfs]", "fee_transactions = true\n[sfs]", 1))
+    worker.run("alma_to_sis")
+    far = worker.far
+    far.load_inbound()
+    charged = far.books().fees.keys() - set(far.oddities.all)
+    fee = next(fee for fee in far.alma.fees.values() if fee.id in charged)
+    far.alma.waive_at_desk(fee.id, 1)
+
+    named = worker.run("alma_to_sis", "open_fees", method="open_fees")["open_fees"]["accounts"]
+    ago = (datetime.now(UTC) - timedelta(days=4, minutes=1)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+    worker.sql(f"UPDATE event SET at = '{ago}' WHERE subject LIKE 'dag %'")
+    all_open = worker.run("alma_to_sis", "open_fees", method="open_fees")["open_fees"]["accounts"]
+
+    assert (named, all_open > 10) == (1, True)
+
+
+@pytest.mark.parametrize(("kind", "taken"), [("scheduled", 1), ("manual", 1), ("backfill", 0)])
+def test_an_export_that_came_after_the_interval_is_left_to_later_runs_by_a_backfill_only(
+    worker: Worker, kind: str, taken: int
+) -> None:
+    """A scheduled run may have waited for it."""
+    worker.far.write_sis_export()
+
+    returned = worker.run(
+        "alma_to_sis", "sis_profile", kind, datetime.now(UTC) - timedelta(minutes=5), method="sis_profile"
+    )
+
+    assert returned["sis_profile"]["files"] == taken
+
+
+@pytest.mark.parametrize(
+    ("kind", "method", "ago", "chosen"),
+    [
+        ("scheduled", "analytics_report", 0, "analytics_report"),
+        ("scheduled", "analytics_report", 60, "analytics_report"),
+        ("manual", "all_users", 60, "all_users"),
+        ("backfill", "analytics_report", 11, "analytics_report"),
+        ("backfill", "analytics_report", 13, None),
+        ("backfill", "open_fees", 60, None),
+        ("backfill", "all_users", 60, None),
+        ("backfill", "sis_profile", 60, "wait_for_export"),
+    ],
+)
+def test_of_past_intervals_a_backfill_takes_exports_and_nothing_that_shows_the_present(
+    kind: str, method: str, ago: int, chosen: str | None
+) -> None:
+    task = DagBag(str(DAGS)).dags["alma_to_sis"].get_task("choose_retrieval")
+    end = datetime.now(UTC) - timedelta(hours=ago)
+    context: Any = {
+        "dag_run": SimpleNamespace(run_type=DagRunType(kind)),
+        "params": {"method": method},
+        "data_interval_start": end - timedelta(hours=12),
+        "data_interval_end": end,
+    }
+    if chosen is None:
+        with pytest.raises(AirflowSkipException, match="a backfill with the method sis_profile"):
+            task.choose_branch(context)
+    else:
+        assert task.choose_branch(context) == chosen
+
+
 def test_a_late_export_is_waited_for_until_it_is_whole(worker: Worker) -> None:
     text = worker.settings.read_text()
     worker.settings.write_text(text.replace("[sfs]", "export_wait_minutes = 60\n[sfs]", 1))
@@ -236,7 +305,7 @@ def test_a_late_export_is_waited_for_until_it_is_whole(worker: Worker) -> None:
     def there(run_type: str = "scheduled", *, ago: timedelta = timedelta(0)) -> bool:
         task = DagBag(str(DAGS)).dags["alma_to_sis"].get_task("wait_for_export")
         context: Any = {
-            "dag_run": SimpleNamespace(run_type=run_type),
+            "dag_run": SimpleNamespace(run_type=DagRunType(run_type)),
             "data_interval_start": end - timedelta(hours=12) - ago,
             "data_interval_end": end - ago,
         }

@@ -54,11 +54,15 @@ class Run:
         """Hold the right to act in a direction while the task works."""
         return self.ledger.lease(direction, self.owner)
 
+    @property
+    def kind(self) -> str:
+        """How the run came to be."""
+        return kind_of(self.context)
+
     def interval_end(self) -> datetime:
-        """The end of the run's interval; now, for a run started by hand, whose interval is a past one."""
+        """The end of the run's interval; now, for a run that somebody started, whose interval is a past one."""
         end = self.context.get("data_interval_end")
-        by_hand = str(getattr(self.context["dag_run"], "run_type", "")).endswith("manual")
-        return datetime.now(UTC) if end is None or by_hand else end
+        return datetime.now(UTC) if end is None or self.kind not in ("scheduled", "backfill") else end
 
     def marks(self, archive: RemoteFolder) -> list[MarkPlace]:
         """Where the ledger's mark stands: in Airflow's variables and in the archive, each backed up apart."""
@@ -77,6 +81,12 @@ class Run:
         from alma_hook import layouts
 
         return layouts.load(self.campus.sfs.layout, self.campus.folder)
+
+
+def kind_of(context: Context) -> str:
+    """Return how a run came to be: ``scheduled``, ``manual``, ``backfill``, ``operator_triggered``, ..."""
+    # Its text would be that of the enum's member.
+    return str(context["dag_run"].run_type.value)
 
 
 def runbook(doc_md: str, task_id: str) -> str:

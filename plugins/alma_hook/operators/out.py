@@ -9,10 +9,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 from airflow.sdk import BaseSensorOperator
 
 from alma_hook import campus as settings
+from alma_hook.airflow_names import AirflowSkipException
 from alma_hook.errors import SendingStopped
 from alma_hook.operators.base import (
     AS_IN_SETTINGS,
@@ -22,6 +24,7 @@ from alma_hook.operators.base import (
     archive_of,
     explained,
     failing_for_good,
+    kind_of,
 )
 
 try:
@@ -36,20 +39,39 @@ if TYPE_CHECKING:
 
 
 WAIT_FOR_EXPORT = "wait_for_export"
+#: How far back Alma is asked for fees that were paid or waived.
+_WINDOW_DAYS = 5
 
 
 class ChooseRetrieval(BaseBranchOperator):
-    """Choose how fees are found: what the trigger form says, else what the settings say."""
+    """Choose how fees are found: what the trigger form says, else what the settings say.
 
-    def __init__(self, *, default: str, **kwargs: Any) -> None:
+    Of a past interval only the SIS profile's exports tell; a backfill by another method is skipped.
+    """
+
+    def __init__(self, *, default: str, timezone: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.default = default
+        self.timezone = timezone
         explained(self)
 
     def choose_branch(self, context: Context) -> str:
-        """Return the task id of the method."""
+        """Return the task id of the method, and log what time the run is for."""
         chosen = (context.get("params") or {}).get("method", AS_IN_SETTINGS)
         method = self.default if chosen == AS_IN_SETTINGS else str(chosen)
+        start, end = context.get("data_interval_start"), context.get("data_interval_end")
+        kind = kind_of(context)
+        if kind not in ("scheduled", "backfill") or start is None or end is None:
+            self.log.info("Started by hand: by %s, with what there is up to now", method)
+        else:
+            zone = ZoneInfo(self.timezone)
+            first, last = (f"{at.astimezone(zone):%Y-%m-%d %H:%M %Z}" for at in (start, end))
+            self.log.info("For the interval from %s to %s: by %s", first, last, method)
+            if method != "sis_profile" and kind == "backfill" and end + (end - start) < datetime.now(UTC):
+                raise AirflowSkipException(
+                    f"Skipped: {method} shows how things are now, which the next run does as well, and nothing is lost. "
+                    "What Alma exported in a past interval is taken by a backfill with the method sis_profile."
+                )
         return WAIT_FOR_EXPORT if method == "sis_profile" else method
 
 
@@ -91,7 +113,7 @@ class WaitForExport(BaseSensorOperator):
         with failing_for_good():
             campus = settings.load(Path(self.settings_file))
         start, end = context.get("data_interval_start"), context.get("data_interval_end")
-        scheduled = str(context["dag_run"].run_type).endswith("scheduled")
+        scheduled = kind_of(context) == "scheduled"
         if (
             self.minutes is None
             or campus.alma_to_sis.export_directory is None
@@ -115,12 +137,16 @@ class SisProfile(CampusOperator):
     """List the accounts that Alma's SIS profile exported as modified, and those open in the ledger."""
 
     def work(self, run: Run) -> dict[str, Any]:
-        """Take every export not taken yet, up to the interval's end; or ask the API where no folder is set."""
+        """Take every export not taken yet; or ask the API where no folder is set.
+
+        A backfill leaves what came after its interval to the runs of later ones. A scheduled run may have waited
+        for an export that came after its interval's end, so it takes all that there is.
+        """
         from alma_hook import sftp, sis_profile
 
-        until = run.interval_end()
         if run.campus.alma_to_sis.export_directory is None:
-            return self._ask(run, until)
+            return self._ask(run, run.interval_end())
+        until = run.interval_end() if run.kind == "backfill" else datetime.now(UTC)
         with run.lease("out") as lease, sftp.connect(run.campus.connections.alma_export) as folder:
             counts = sis_profile.take_in(folder, run.ledger, lease, run.campus, run.live, until)
         self.say(
@@ -153,19 +179,33 @@ class OpenFees(CampusOperator):
     """List the accounts with open fees, to find what was paid or waived in Alma since."""
 
     def work(self, run: Run) -> dict[str, int]:
-        """All of them, or only those that Alma names as changed where the key may ask for that."""
+        """All of them, or only those that Alma names as changed where the key may ask for that.
+
+        Alma names those of a few days only: when no run has ended for longer, each account is read.
+        """
         from alma_hook.fees import gather_open_accounts
 
         changed: Iterator[Fee] | None = None
-        if run.campus.alma_to_sis.fee_transactions:
+        if run.campus.alma_to_sis.fee_transactions and not self._after_an_outage(run):
             _, api = alma_of(run)
             last = run.interval_end().astimezone(UTC).date()
             # A window may be seven days long. Alma's days are of an unstated zone, hence the day ahead.
-            changed = api.fee_transactions(last - timedelta(days=5), last + timedelta(days=1))
+            first = last - timedelta(days=_WINDOW_DAYS)
+            changed = api.fee_transactions(first, last + timedelta(days=1))
         with run.lease("out") as lease:
             accounts = gather_open_accounts(run.ledger, lease, run.live, changed)
         self.say("%d accounts with open fees", accounts)
         return {"accounts": accounts}
+
+    def _after_an_outage(self, run: Run) -> bool:
+        from alma_hook.ledger import alerts, moment
+
+        with run.ledger.read() as tx:
+            ended = [alerts.last_finished(tx, dag_id) for dag_id in ("alma_to_sis", "alma_to_sis_intraday")]
+        last = max(filter(None, ended), default=None)
+        return run.live and (
+            last is None or moment(last) < datetime.now(UTC) - timedelta(days=_WINDOW_DAYS - 1)
+        )
 
 
 class AllUsers(CampusOperator):

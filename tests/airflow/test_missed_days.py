@@ -1,0 +1,237 @@
+"""Runs of their intervals, late ones, and days on which nothing ran, under the real scheduler."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from simulator.airflow_home import AirflowHome
+from simulator.alma_records import User
+from simulator.deaths import RETRY_AT_ONCE
+from simulator.demo import ROOT, connections, settings_text
+from simulator.serve import running
+from tests.airflow.life import Life
+from tests.airflow.postgres import Postgres
+
+pytestmark = [pytest.mark.airflow, pytest.mark.cluster]
+
+OUT, BACK = "alma_to_sis", "sis_to_alma"
+PACIFIC = ZoneInfo("America/Los_Angeles")
+# Between two looks for an export lies a minute, which a test can't wait.
+POLICY = RETRY_AT_ONCE + "    if task.task_id == 'wait_for_export':\n        task.poke_interval = 2\n"
+#: The length of an interval, so that whenever this runs the export of the last one is still waited for.
+HALF_A_DAY = 12 * 60
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+    """A campus by the SIS profile. Airflow makes the runs that are due, and its database is PostgreSQL."""
+    work = tmp_path_factory.mktemp("missed")
+    file = work / "campus.toml"
+    with (
+        Postgres("airflow") as metadata_server,
+        running(work / "campus", students=40, fees=0) as (campus, facts),
+    ):
+        campus.limits.per_second = 1000
+        settings = settings_text(facts, "default").replace(
+            "[alma_to_sis]", f'[alma_to_sis]\nmethod = "sis_profile"\nexport_wait_minutes = {HALF_A_DAY}', 1
+        )
+        file.write_text(settings)
+        ledger = f"sqlite:///{work / 'ledger.db'}"
+        airflow = AirflowHome(
+            work / "airflow",
+            dags=ROOT / "dags",
+            env={
+                "ALMA_HOOK_CAMPUS": str(file),
+                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": metadata_server.url("psycopg2"),
+            },
+            connections=connections(facts, {"conn_type": "sqlite", "host": ledger[10:]}),
+            schedules=True,
+            policy=POLICY,
+        )
+        made = Life(campus, airflow, ledger, settings, file)
+        made.open_ledger()
+        with airflow:
+            yield made
+
+
+def export(life: Life, at: datetime, *users: User) -> str:
+    """Alma's SIS profile leaves the users that changed, at a time."""
+    name = f"USERS_{at:%Y%m%dT%H%M%S}.xml"
+    ids = "".join(f"<user><primary_id>{user.primary_id}</primary_id></user>" for user in users)
+    path = life.campus.path(life.campus.folders.sis_export) / name
+    path.write_text(f"<users>{ids}</users>")
+    os.utime(path, (at.timestamp(), at.timestamp()))
+    return name
+
+
+def new_fees(life: Life, *places: int) -> list[User]:
+    """A fee for each of these students, who are returned."""
+    users = [life.campus.students[place] for place in places]
+    for user in users:
+        life.campus.alma.add_fee(user, 1250)
+    return users
+
+
+def taken(life: Life) -> dict[str, str]:
+    """By name, the run that took an export."""
+    rows = life.rows("SELECT name, run_id FROM export_file WHERE institution = :i AND live = 1")
+    return {row["name"]: row["run_id"] for row in rows}
+
+
+def runs(life: Life, kind: str) -> dict[str, tuple[datetime, datetime]]:
+    """The runs of a kind, and where their intervals begin and end."""
+    answer = life.airflow.api("GET", f"/api/v2/dags/{OUT}/dagRuns?run_type={kind}&limit=100")
+    return {
+        run["dag_run_id"]: (
+            datetime.fromisoformat(run["data_interval_start"]),
+            datetime.fromisoformat(run["data_interval_end"]),
+        )
+        for run in answer["dag_runs"]
+    }
+
+
+def fill(life: Life, first: datetime, last: datetime, *more: str) -> dict[str, str]:
+    """What a person types; return each run of the backfill with its state at the end."""
+    conf = json.dumps({"method": "sis_profile"})
+    life.airflow.airflow(
+        "backfill", "create", "--dag-id", OUT, "--from-date", first.isoformat(), "--to-date", last.isoformat(),
+        "--dag-run-conf", conf, "--max-active-runs", "1", *more,
+    )  # fmt: skip
+    states = {run_id: life.wait(OUT, run_id) for run_id in sorted(runs(life, "backfill"))}
+    # Airflow makes one backfill of a DAG at a time, and notes its end a little later.
+    deadline = time.monotonic() + 60
+    while not all(
+        each["completed_at"]
+        for each in life.airflow.api("GET", f"/api/v2/backfills?dag_id={OUT}")["backfills"]
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    return states
+
+
+def postings(life: Life) -> int:
+    return len(life.campus.peoplesoft.postings)
+
+
+def test_after_days_without_airflow_one_run_waits_for_the_late_export_and_takes_all_of_them(
+    life: Life,
+) -> None:
+    users = new_fees(life, 0, 1, 2, 3)
+    now = datetime.now(UTC)
+    names = [
+        export(life, now - timedelta(hours=hours), user)
+        for hours, user in zip((70, 46, 25), users, strict=False)
+    ]
+
+    life.airflow.unpause(OUT)
+    deadline = time.monotonic() + 60
+    while not (made := runs(life, "scheduled")) or (
+        life.airflow.task_states(OUT, next(iter(made)))["wait_for_export"] != "up_for_reschedule"
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert taken(life) == {}
+    names.append(export(life, datetime.now(UTC), users[3]))
+    [(run_id, (start, end))] = made.items()
+
+    assert life.wait(OUT, run_id) == "success"
+    assert [at.astimezone(PACIFIC).hour for at in (start, end)] in ([8, 20], [20, 8])
+    assert end <= now < end + timedelta(hours=13)
+    assert taken(life) == dict.fromkeys(names, run_id)
+    log = life.airflow.task_log(OUT, run_id, "choose_retrieval")
+    assert (
+        f"from {start.astimezone(PACIFIC):%Y-%m-%d %H:%M %Z} to {end.astimezone(PACIFIC):%Y-%m-%d %H:%M %Z}"
+        in log
+    )
+    assert life.broken() == []
+    assert postings(life) == 4
+
+
+def test_a_backfill_over_a_change_of_clocks_takes_each_interval_its_export_and_nothing_twice(
+    life: Life,
+) -> None:
+    users = new_fees(life, 4, 5, 6, 7)
+    morning = datetime(2026, 3, 7, 8, tzinfo=PACIFIC)
+    # Clocks are set forward on 8 March at two: from 20:00 to 08:00 there are eleven hours.
+    starts = [morning, morning.replace(hour=20), datetime(2026, 3, 8, 8, tzinfo=PACIFIC)]
+    ends = [*starts[1:], datetime(2026, 3, 8, 20, tzinfo=PACIFIC)]
+    names = [
+        export(life, end.astimezone(UTC) - timedelta(minutes=30), user)
+        for end, user in zip(ends, users, strict=False)
+    ]
+    later = export(life, ends[-1].astimezone(UTC) + timedelta(minutes=30), users[3])
+    before = postings(life)
+
+    states = fill(life, starts[0], starts[-1])
+
+    made = runs(life, "backfill")
+    assert sorted(made.values()) == [
+        (a.astimezone(UTC), b.astimezone(UTC)) for a, b in zip(starts, ends, strict=True)
+    ]
+    assert [(end - start).total_seconds() / 3600 for start, end in sorted(made.values())] == [12, 11, 12]
+    assert set(states.values()) == {"success"}
+    assert [made[taken(life)[name]][0] for name in names] == [start.astimezone(UTC) for start in starts]
+    assert later not in taken(life)
+    assert life.broken() != []  # the fourth fee, which no export of those days names
+    assert postings(life) - before == 3
+
+    again = fill(life, starts[0], starts[1], "--reprocess-behavior", "completed")
+    assert set(again.values()) == {"success"}
+    run_id, state = life.run(OUT)
+    assert (state, taken(life)[later]) == ("success", run_id)
+    assert "Started by hand" in life.airflow.task_log(OUT, run_id, "choose_retrieval")
+    assert life.broken() == []
+    assert postings(life) - before == 4
+
+
+def test_a_backfill_by_what_shows_the_present_is_skipped_and_says_so(life: Life) -> None:
+    start = datetime(2026, 10, 31, 20, tzinfo=PACIFIC)
+    body = {
+        "dag_id": OUT, "from_date": start.isoformat(), "to_date": start.isoformat(),
+        "dag_run_conf": {"method": "all_users"},
+    }  # fmt: skip
+    life.airflow.api("POST", "/api/v2/backfills", body)
+    made = {run_id: of for run_id, of in runs(life, "backfill").items() if of[0] == start}
+    [(run_id, (_, end))] = made.items()
+
+    assert life.wait(OUT, run_id) == "success"
+    # And back again: thirteen hours.
+    assert end - start == timedelta(hours=13)
+    assert set(life.airflow.task_states(OUT, run_id).values()) == {"skipped"}
+    assert "a backfill with the method sis_profile" in life.airflow.task_log(OUT, run_id, "choose_retrieval")
+
+
+def test_what_alma_sftp_and_peoplesoft_kept_from_moving_for_days_moves_when_they_are_back(life: Life) -> None:
+    life.students_pay(3)
+    paid = [payment.reference for payment in life.campus.peoplesoft.payments.values()]
+    export(life, datetime.now(UTC), *new_fees(life, 8, 9))
+    faults = life.campus.faults
+    faults.add_http("refuse", times=None, status=503)
+    for dag_id, red in ((OUT, "read_fees"), (BACK, "post_payments")):
+        run_id, state = life.run(dag_id)
+        assert (state, life.airflow.task_states(dag_id, run_id)[red]) == ("failed", "failed")
+    faults.clear()
+
+    export(life, datetime.now(UTC) + timedelta(seconds=1), *new_fees(life, 10, 11))
+    faults.add_sftp("connect", times=None, action="drop")
+    for dag_id, red in ((OUT, "sis_profile"), (BACK, "find_payment_files")):
+        run_id, state = life.run(dag_id)
+        assert (state, life.airflow.task_states(dag_id, run_id)[red]) == ("failed", "failed")
+    faults.clear()
+
+    # PeopleSoft loads nothing meanwhile.
+    for number, places in enumerate([(), (12, 13)], 2):
+        export(life, datetime.now(UTC) + timedelta(seconds=number), *new_fees(life, *places))
+        assert life.run(OUT)[1] == "success"
+    assert life.run(BACK)[1] == "success"
+
+    assert len(life.inbound()) == 2
+    assert len(paid) == 3
+    assert life.broken() == []
