@@ -23,6 +23,7 @@ from alma_hook.operators.base import (
     explained,
     failing_for_good,
 )
+from alma_hook.operators.links import SummaryOfRun
 
 try:
     from airflow.sdk import BaseBranchOperator
@@ -221,6 +222,8 @@ class ReadFees(CampusOperator):
 class PlanBatches(CampusOperator):
     """Work out by the formula what PeopleSoft must be told, and fix it as batches."""
 
+    operator_extra_links = (SummaryOfRun(),)
+
     def work(self, run: Run) -> dict[str, Any]:
         """Plan from this run's readings only."""
         from alma_hook import charges, guard, sftp
@@ -269,6 +272,8 @@ class WriteSfsFiles(CampusOperator):
 
 class UploadSfsFiles(CampusOperator):
     """Deliver every written file to PeopleSoft, each exactly once."""
+
+    operator_extra_links = (SummaryOfRun(),)
 
     def work(self, run: Run) -> dict[str, str]:
         """Deliver charges before credits; a rehearsal uploads nothing."""
