@@ -38,13 +38,14 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "timeout": {
                         "label": "Timeout (seconds)",
-                        "description": "How long one call may take, 25 at most. After it a posting counts as unclear and is looked for.",
+                        "description": "How long one call may take, 25 at most. After that a posting is unclear "
+                        "and is looked for.",
                         "schema": {"type": ["integer", "null"], "default": 20, "minimum": 1, "maximum": 25},
                     },
                     "write": {
                         "label": "Test write permission",
-                        "description": "Test connection then also asks whether the key may write users and fees. Posting payments "
-                        "needs it; dry runs don't.",
+                        "description": "Test connection then also asks whether the key may write users and fees, "
+                        "as posting payments needs it; dry runs don't.",
                         "schema": {"type": ["boolean", "null"], "default": True},
                     },
                 },

@@ -119,7 +119,8 @@ def test_held_batches_and_their_answers(ledger: Ledger) -> None:
     found = columns(shown(ledger))
     assert ["000001", "charges", "held", "1", "10.00"] in found
     assert ["P000001", "charges", "dry", "run", "1", "10.00", "alma_P000001.dat"] in found
-    assert shown(ledger).count("         beyond the brake's limits: 1 lines, brake.max_lines is 0\n") == 2
+    assert "         waits for an answer: 1 lines, brake.max_lines is 0\n" in shown(ledger)
+    assert "         would be held: 1 lines, brake.max_lines is 0\n" in shown(ledger)
 
     with ledger.write() as tx:
         holds.refuse(tx, held, "the bursar", "a policy that was not agreed")
@@ -127,6 +128,27 @@ def test_held_batches_and_their_answers(ledger: Ledger) -> None:
     assert ["000001", "charges", "cancelled", "1", "10.00"] in found
     assert "         refused by the bursar: 1 lines, brake.max_lines is 0\n" in shown(ledger)
     assert "policy" not in shown(ledger)
+
+
+def test_a_released_batch_is_replaced_by_what_still_holds(ledger: Ledger) -> None:
+    read(ledger, fee())
+    with ledger.write() as tx:
+        held = batches.open_batch(tx, "charges", True, [line("charge", 1000)], TARGET, held=True)
+        holds.set_aside(tx, held, ["1 lines, brake.max_lines is 0"])
+        holds.release(tx, held, holds.digest(tx, held), "the bursar", "")
+        batches.drop_unsent(tx)
+    send(ledger, line("charge", 1000))
+    found = columns(shown(ledger))
+    assert ["000001", "charges", "replaced", "1", "10.00"] in found
+    assert "released by the bursar: 1 lines" in shown(ledger)
+    assert ["000002", "charges", "delivered", "1", "10.00", "alma_000002.dat"] in found
+
+
+def test_no_apostrophe_colours_the_rest_as_a_quotation(ledger: Ledger) -> None:
+    with ledger.write() as tx:
+        exceptions.open_all(tx, [exceptions.Listed(exceptions.OVERPAID, "payment 1", 1, "")])
+    assert "paid more than Alma\u2019s balance" in shown(ledger)
+    assert "'" not in shown(ledger)
 
 
 def test_a_run_in_which_nothing_happened(ledger: Ledger) -> None:

@@ -508,7 +508,7 @@ def test_a_held_batch_is_shown_released_and_sent(braked: Worker, capfd: pytest.C
     assert returned["report"]["unexplained"] == 0
     assert "set aside: batch 000001 (charges, 20 lines, " in said
     assert said.count("Held for approval: batch 000001") == 2
-    assert "beyond the brake's limits: 20 lines, brake.max_lines is 12" in braked.shown
+    assert "waits for an answer: 20 lines, brake.max_lines is 12" in braked.shown
     for task_id in ("held_batches", "report"):
         answer = braked.links[task_id]["Answer for held batches"]
         assert answer.endswith("/dags/release_batch/required_actions?response_received=false")

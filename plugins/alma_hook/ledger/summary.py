@@ -105,19 +105,20 @@ def text(summary: RunSummary, title: str) -> str:
     lines = "\n\n".join("\n".join(part) for part in parts if part).splitlines()
     while len("\n".join(lines)) > _MOST:
         lines = [*lines[:-2], "and more: `python -m alma_hook exceptions`"]
-    return "\n".join(lines)
+    # Airflow colours what follows a straight apostrophe as a quotation.
+    return "\n".join(lines).replace("'", "\u2019")
 
 
 def _sent(batches: Sequence[Row]) -> list[str]:
     lines = []
     for row in batches:
-        left = f"{row['batch_id']:8} {row['kind']:8} {_STATES.get(row['state'], row['state']):12}"
+        state = "replaced" if row["state"] == "cancelled" and row["answer"] == "released" else row["state"]
+        left = f"{row['batch_id']:8} {row['kind']:8} {_STATES.get(state, state):12}"
         file = "" if row["state"] in ("held", "released", "cancelled") else row["file_name"]
         lines.append(f"{left}{row['line_count']:>7}{amount(int(row['total'])):>14}  {file}".rstrip())
         if row["why"] is not None:
-            answer = (
-                f"{row['answer']} by {row['answered_by']}" if row["answer"] else "beyond the brake's limits"
-            )
+            waits = "would be held" if row["state"] == "preview" else "waits for an answer"
+            answer = f"{row['answer']} by {row['answered_by']}" if row["answer"] else waits
             lines.append(f"         {answer}: {row['why']}")
     return _table(f"{'BATCH':8} {'KIND':8} {'STATE':12}{'LINES':>7}{'TOTAL':>14}  FILE", lines)
 

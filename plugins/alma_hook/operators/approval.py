@@ -65,7 +65,7 @@ def await_answer(hours: int, approvers: Sequence[str]) -> AwaitAnswer:
                 type="string",
                 maxLength=500,
                 title="Reason",
-                description="Kept in the ledger beside your name. No student's name or number.",
+                description="Needed for either answer. Kept in the ledger beside your name: no student's name or number.",
             )
         },
     )
