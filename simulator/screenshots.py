@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -35,7 +36,7 @@ _HELD = "\n[brake]\nmax_lines = 20\n"
 
 
 class NoBrowserError(Exception):
-    """There is no Chromium; the text says how to get one."""
+    """There is nothing to take pictures with; the text says what to install."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,11 @@ class Seen:
 
 
 def screenshots(work: Path, pictures: Path) -> list[Path]:
-    """Take every picture into a folder and return them; about two minutes."""
+    """Take every picture into a folder and return them; about two minutes.
+
+    Raises ``NoBrowserError`` before anything is started.
+    """
+    chromium = _chromium()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     pictures.mkdir(parents=True, exist_ok=True)
@@ -62,7 +67,7 @@ def screenshots(work: Path, pictures: Path) -> list[Path]:
             say("A day of fees, of payments, and a batch that is held")
             seen = _live(demo, facts)
             say("The pictures")
-            with _browser(demo.airflow) as page:
+            with _browser(chromium, demo.airflow) as page:
                 taken = [
                     _take(page, demo.airflow, pictures / f"{name}.png", shot, seen)
                     for name, shot in SHOTS.items()
@@ -110,17 +115,23 @@ def _waiting(airflow: AirflowHome) -> str:
 # -- the browser -----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _browser(airflow: AirflowHome) -> Iterator[Any]:
-    """Give a page of a browser that is signed in."""
-    from playwright.sync_api import sync_playwright
-
+def _chromium() -> str:
     found = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if found is None:
         raise NoBrowserError(f"There is none of {', '.join(_BROWSERS)}: apt-get install chromium")
+    if find_spec("playwright") is None:
+        raise NoBrowserError("playwright is not installed: `make screenshots` brings it")
+    return found
+
+
+@contextmanager
+def _browser(chromium: str, airflow: AirflowHome) -> Iterator[Any]:
+    """Give a page of a browser that is signed in."""
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as player:
         # Its own sandbox needs rights that a container lacks; it sees nothing but this Airflow.
-        browser = player.chromium.launch(executable_path=found, args=[*_BROWSER_OPTIONS, "--no-sandbox"])
+        browser = player.chromium.launch(executable_path=chromium, args=[*_BROWSER_OPTIONS, "--no-sandbox"])
         context = browser.new_context(
             viewport={"width": _WIDTH, "height": _HEIGHT}, locale="en-US", timezone_id="UTC"
         )
@@ -194,7 +205,7 @@ def _connection_extra(pages: _Pages, seen: Seen) -> None:
 
 def _connection_test(pages: _Pages, _seen: Seen) -> None:
     # By itself: the ledger's address is a path of this machine.
-    pages.open("/connections", "alma_default", height=400)
+    pages.open("/connections", "alma_default", height=480)
     pages.page.get_by_placeholder("Search Connections").fill("alma_default")
     pages.see("1 Connection")
     pages.page.get_by_role("row", name="alma_default").get_by_role("button", name="Test Connection").click()
@@ -205,6 +216,19 @@ def _trigger(pages: _Pages, _seen: Seen) -> None:
     pages.open("/dags/alma_to_sis", "Last 24 Hours", height=1000)
     pages.press("Trigger")
     pages.see("How fees are found")
+
+
+def _dag(pages: _Pages, _seen: Seen) -> None:
+    pages.open("/dags/alma_to_sis", "Last 24 Hours", height=900)
+    pages.press("Dag Docs")
+    pages.see("when it is red")
+    # The window opens small; a person pulls it larger by its corner.
+    box = pages.page.get_by_role("dialog").bounding_box()
+    pages.page.mouse.move(box["x"] + box["width"] - 5, box["y"] + box["height"] - 5)
+    pages.page.mouse.down()
+    pages.page.mouse.move(1250, 880, steps=5)
+    pages.page.mouse.up()
+    pages.page.wait_for_timeout(500)
 
 
 def _summary(pages: _Pages, seen: Seen) -> None:
@@ -236,6 +260,7 @@ SHOTS: dict[str, Callable[[_Pages, Seen], None]] = {
     "connection_extra": _connection_extra,
     "connection_test": _connection_test,
     "trigger": _trigger,
+    "dag": _dag,
     "summary": _summary,
     "summary_of_payments": _payments,
     "task": _task,

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow import __version__ as airflow_version
 
 from simulator.airflow_home import AirflowHome
 from simulator.serve import running
 
 pytestmark = pytest.mark.airflow
+OLD = airflow_version.startswith("3.1.")
 
 
+@pytest.mark.skipif(OLD, reason="Airflow 3.1 takes a form's fields from the hook's code, with FAB")
 def test_the_form_has_its_own_fields(airflow_home: AirflowHome) -> None:
     (alma,) = [
         each
@@ -36,6 +39,7 @@ def test_the_form_has_its_own_fields(airflow_home: AirflowHome) -> None:
 
 def test_the_button_tests_a_saved_connection(airflow_home: AirflowHome, tmp_path: Path) -> None:
     """As the page asks: with every field of the form, blank ones too, and the key as asterisks."""
+    shown = "" if OLD else "***"  # Airflow 3.1 asks for the key again
     with running(tmp_path, students=2, fees=0) as (_, facts):
         keys = facts["alma"]["api_keys"]
 
@@ -52,7 +56,9 @@ def test_the_button_tests_a_saved_connection(airflow_home: AirflowHome, tmp_path
             }
             airflow_home.api("POST", "/api/v2/connections", {**fields, "password": key})
             try:
-                reply = airflow_home.api("POST", "/api/v2/connections/test", {**fields, "password": "***"})
+                reply = airflow_home.api(
+                    "POST", "/api/v2/connections/test", {**fields, "password": shown or key}
+                )
             finally:
                 airflow_home.api("DELETE", "/api/v2/connections/alma_of_the_form")
             return reply["status"], reply["message"]

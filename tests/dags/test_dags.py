@@ -177,7 +177,7 @@ def test_the_form_says_when_every_run_is_a_dry_run(
     path = with_settings(tmp_path, "live = false", f"live = {str(live).lower()}")
     for dag_id in ("alma_to_sis", "alma_to_sis_intraday", "sis_to_alma"):
         said = told(parsed(path, monkeypatch).dags[dag_id].params.get_param("dry_run"))
-        assert ("`live = false`" in said) is not live, dag_id
+        assert ("**live = false**" in said) is not live, dag_id
 
 
 def test_every_task_has_an_owner_a_time_limit_and_retries(bag: DagBag) -> None:

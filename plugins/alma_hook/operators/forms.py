@@ -39,7 +39,7 @@ def dry_run(live: bool, nothing: str, *, alone: bool = False) -> Param:
     text = (
         nothing
         if live
-        else "The settings say `live = false`: every run is a dry run, whatever is chosen here."
+        else "The settings say **live = false**: every run is a dry run, whatever is chosen here."
     )
     return Param(
         False,
@@ -55,8 +55,8 @@ def batch() -> Param:
         type="string",
         pattern="^[0-9]{1,12}$",
         title="Batch",
-        description_md="`alma_to_sis` starts these runs by itself, with both answers filled in. By hand: the batch's number, "
-        "as `python -m alma_hook held` lists it, such as 000012.",
+        description_md="These runs are started by alma_to_sis, with both answers filled in. By hand: the batch's number, such "
+        "as 000012. The command **python -m alma_hook held** lists it.",
     )
 
 
