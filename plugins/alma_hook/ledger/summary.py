@@ -85,15 +85,22 @@ def _files(tx: Tx, of: Mapping[str, str]) -> list[Row]:
 
 
 def _payments(tx: Tx, of: Mapping[str, str]) -> dict[str, tuple[int, int]]:
+    """Return number and cents of the payments that the run took in and posted, by the event's name."""
+    told = tx.rows(f"SELECT what, subject {_EVENTS} AND what IN ('taken in', 'posted')", **of)
+    numbers = [int(row["subject"].removeprefix("payment ")) for row in told]
+    # One pass over them all: joined with the events, SQLite would look at each payment once for each event.
     rows = tx.rows(
-        "SELECT e.what, COUNT(*) AS n, CAST(SUM(CASE e.what WHEN 'posted' THEN p.posted ELSE p.amount END) AS BIGINT) AS cents "
-        # PostgreSQL may convert before it compares, and only these two are numbers for sure.
-        "FROM (SELECT what, CAST(CASE WHEN what IN ('taken in', 'posted') THEN SUBSTR(subject, 9) END AS BIGINT) AS number "
-        f"{_EVENTS} AND what IN ('taken in', 'posted')) e "
-        "JOIN payment p ON p.institution = :i AND p.payment_no = e.number GROUP BY e.what",
-        **of,
+        "SELECT payment_no, amount, posted FROM payment WHERE institution = :i AND payment_no BETWEEN :first AND :last",
+        first=min(numbers, default=0),
+        last=max(numbers, default=0),
     )
-    return {row["what"]: (int(row["n"]), int(row["cents"])) for row in rows}
+    payments = {int(row["payment_no"]): row for row in rows}
+    found: dict[str, tuple[int, int]] = {}
+    for row, number in zip(told, numbers, strict=True):
+        count, cents = found.get(row["what"], (0, 0))
+        column = "posted" if row["what"] == "posted" else "amount"
+        found[row["what"]] = (count + 1, cents + int(payments[number][column]))
+    return found
 
 
 def text(summary: RunSummary, title: str) -> str:
