@@ -260,10 +260,10 @@ SHOTS: dict[str, Callable[[_Pages, Seen], None]] = {
     "connection_extra": _connection_extra,
     "connection_test": _connection_test,
     "trigger": _trigger,
-    "dag": _dag,
     "summary": _summary,
     "summary_of_payments": _payments,
     "task": _task,
     "held": _held,
     "answer": _answer,
+    "dag": _dag,  # the last: Airflow opens the next window of docs as large as this one was left
 }
