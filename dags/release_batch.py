@@ -23,10 +23,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from alma_hook import campus, operators
-from alma_hook.operators import alerting, approval
+from alma_hook.operators import alerting, approval, forms
 
 SETTINGS_FILE = campus.find(Path(__file__).parent)
 CAMPUS = campus.load(SETTINGS_FILE)
@@ -40,20 +40,7 @@ with DAG(
     tags=["alma", "peoplesoft", "fees"],
     default_args=alerting.defaults(SETTINGS_FILE),
     on_failure_callback=alerting.when_run_fails(SETTINGS_FILE),
-    params={
-        "batch": Param(
-            type="string",
-            pattern="^[0-9]{1,12}$",
-            title="Batch",
-            description="The batch's number, as `python -m alma_hook held` lists it.",
-        ),
-        "digest": Param(
-            type="string",
-            pattern="^[0-9a-f]{12}$",
-            title="Digest",
-            description="The digest that stands beside it: the answer holds for these lines only.",
-        ),
-    },
+    params={"batch": forms.batch(), "digest": forms.digest()},
 ):
     wait = approval.await_answer(CAMPUS.brake.answer_hours, CAMPUS.brake.approvers)
     record = approval.RecordAnswer(task_id="record_answer")

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
 from alma_hook import campus, operators
-from alma_hook.operators import alerting
+from alma_hook.operators import alerting, forms
 from alma_hook.schedule import every
 
 SETTINGS_FILE = campus.find(Path(__file__).parent)
@@ -40,11 +40,8 @@ with DAG(
     default_args=alerting.defaults(SETTINGS_FILE),
     on_failure_callback=alerting.when_run_fails(SETTINGS_FILE),
     params={
-        "dry_run": Param(
-            False,
-            type="boolean",
-            title="Dry run",
-            description="Take the files in, post nothing, leave them there.",
+        "dry_run": forms.dry_run(
+            CAMPUS.live, "Take the files in; post nothing to Alma and leave them there.", alone=True
         ),
     },
 ):

@@ -1,12 +1,14 @@
 """``python -m simulator serve --work DIR``: a campus to try things on."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from simulator.campus import DEFAULT_LAYOUT
 from simulator.demo import Demo, demo
 from simulator.demo_killed import KilledDemo
+from simulator.screenshots import NoBrowserError, screenshots
 from simulator.serve import serve
 
 
@@ -45,7 +47,22 @@ def parser() -> argparse.ArgumentParser:
             help="another story: the tasks are killed in the middle of their work",
         )
         command.set_defaults(run=_demo, keep=keep)
+    command = commands.add_parser(
+        "screenshots", help="take the pictures of Airflow's pages for the docs; needs playwright and Chromium"
+    )
+    command.add_argument("--work", type=Path, default=Path(".work") / "screenshots", help="folder, made anew")
+    command.add_argument("--into", type=Path, default=Path("docs") / "images")
+    command.set_defaults(run=_screenshots)
     return top
+
+
+def _screenshots(arguments: argparse.Namespace) -> int:
+    try:
+        screenshots(arguments.work.resolve(), arguments.into.resolve())
+    except NoBrowserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from simulator.airflow_home import AirflowHome
 from simulator.campus import Campus
@@ -89,7 +89,14 @@ class Demo:
     """A simulated campus, a real Airflow, and the story between them. All files lie below ``work``."""
 
     def __init__(
-        self, work: Path, campus: Campus, facts: dict[str, Any], layout: str, *, policy: str = ""
+        self,
+        work: Path,
+        campus: Campus,
+        facts: dict[str, Any],
+        layout: str,
+        *,
+        connections_in: Literal["env", "database"] = "env",
+        policy: str = "",
     ) -> None:
         self.campus = campus
         self.told = Told()
@@ -103,6 +110,7 @@ class Demo:
             dags=ROOT / "dags",
             env={"ALMA_HOOK_CAMPUS": str(self.settings)},
             connections=connections(facts, {"conn_type": "sqlite", "host": str(self.ledger)}),
+            connections_in=connections_in,
             policy=policy,
         )
 
@@ -334,7 +342,8 @@ def connections(facts: dict[str, Any], ledger: Mapping[str, Any]) -> dict[str, d
     return {
         "alma_default": {
             "conn_type": "alma",
-            "host": facts["alma"]["url"],
+            "host": "http://127.0.0.1",
+            "port": facts["alma"]["port"],
             "password": facts["alma"]["api_keys"]["read_write"],
             "extra": {"requests_per_second": CALLS_PER_SECOND},
         },

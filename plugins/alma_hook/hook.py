@@ -92,18 +92,27 @@ class AlmaHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """Ask Alma who the key belongs to and, when it is to write, whether it may."""
+        answers = ""
         try:
             api = self.get_conn()
-            institution = api.institution()
-            if self._may_write:
-                api.check_write()
+            answers = f"Alma answers for {api.institution()}"
+            if not self._may_write:
+                return True, f"{answers}, reading"
+            api.check_write()
+        except NotPermitted as error:
+            if not answers:
+                return False, str(error)
+            return False, (
+                f"{answers}, but the key may not write (Alma code {error.code}). Payments can't be posted with it: give it "
+                "the area Users with read/write. For dry runs only, switch the test of that off."
+            )
         except AlmaHookError as error:
-            return False, str(error)
+            unheard = isinstance(error, Retriable) and error.code is None
+            where = " Is the gateway's address right, and may this machine reach it?" if unheard else ""
+            return False, f"{error}{where}"
         finally:
             self.close()
-        return True, f"Alma answers for {institution}" + (
-            ", reading and writing" if self._may_write else ", reading"
-        )
+        return True, f"{answers}, reading and writing"
 
     def _number(self, extra: dict[str, Any], name: str, default: float, most: float) -> float:
         try:

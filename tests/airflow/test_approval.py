@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 
 from simulator.airflow_home import AirflowHome
 from simulator.demo import ROOT, connections, settings_text
@@ -93,6 +96,24 @@ def test_what_a_person_releases_is_sent_and_waiting_blocks_nothing(life: Life) -
     assert (state, held(life), life.inbound()) == ("success", ["000001"], {})
     run_id = asked(life, "000001")
 
+    # Whoever looks at the run finds the way to the answer, and there what it is about.
+    looked_at = life.airflow.api("GET", f"/api/v2/dags/{OUT}/dagRuns")["dag_runs"][0]["dag_run_id"]
+    tasks = f"/api/v2/dags/{OUT}/dagRuns/{quote(looked_at, safe='')}/taskInstances"
+    for task_id in ("held_batches", "report"):
+        links = life.airflow.api("GET", f"{tasks}/{task_id}/links")["extra_links"]
+        assert links["Answer for held batches"].startswith(
+            f"{life.airflow.url}/dags/{RELEASE}/required_actions"
+        )
+    links = life.airflow.api("GET", f"{tasks}/ask_for_approval/links?map_index=0")["extra_links"]
+    assert links["Triggered DAG"].endswith(f"/dags/{RELEASE}/runs/{run_id}")
+    started = life.airflow.api("GET", f"{tasks}/ask_for_approval/0")
+    assert started["rendered_map_index"] == "batch 000001"
+    note = life.airflow.api("GET", f"/api/v2/dags/{RELEASE}/dagRuns/{run_id}")["note"]
+    if "note" in signature(TriggerDagRunOperator).parameters:
+        assert note.startswith("batch 000001 (charges, ")
+    summary = life.airflow.api("GET", f"{tasks}/report")["rendered_fields"]["summary"]
+    assert "waits for an answer: " in summary
+
     # Another run meanwhile is not blocked, and asks nobody a second time.
     assert life.run(OUT)[1] == "success"
     assert len(life.airflow.api("GET", f"/api/v2/dags/{RELEASE}/dagRuns")["dag_runs"]) == 1
@@ -110,6 +131,12 @@ def test_what_a_person_releases_is_sent_and_waiting_blocks_nothing(life: Life) -
 
     life.airflow.answer(RELEASE, run_id, "await_answer", "Release", {"reason": "a new fine policy"})
     assert life.wait(RELEASE, run_id) == "success"
+    path = f"/api/v2/dags/{RELEASE}/dagRuns/{run_id}/taskInstances/report"
+    rows = [row.split() for row in life.airflow.api("GET", path)["rendered_fields"]["summary"].splitlines()]
+    assert [row[:3] for row in rows if row[:1] in (["000001"], ["000002"])] == [
+        ["000001", "charges", "replaced"],
+        ["000002", "charges", "delivered"],
+    ]
 
     assert answers(life) == {"000001": ("released", "admin", "a new fine policy")}
     assert list(life.inbound()) == ["alma_charges_000002.dat"]

@@ -140,12 +140,17 @@ def test_missing_settings_are_told_with_the_places_looked_at(
 # -- what a reader finds ------------------------------------------------------------------------------
 
 
+def told(param: Any) -> str:
+    """What a trigger form says of a field: in plain text, or else in Markdown."""
+    return str(param.description or param.schema.get("description_md") or "")
+
+
 def test_every_parameter_is_described(bag: DagBag) -> None:
     for dag in bag.dags.values():
         assert ("dry_run" in dag.params) == (dag.dag_id not in ("release_batch", "watch_fees"))
         for name in dag.params:
             param = dag.params.get_param(name)
-            assert param.description, f"{dag.dag_id}.{name}"
+            assert told(param), f"{dag.dag_id}.{name}"
             assert param.schema.get("title"), f"{dag.dag_id}.{name}"
 
 
@@ -154,7 +159,25 @@ def test_the_form_offers_every_method(bag: DagBag) -> None:
     param = dag.params.get_param("method")
     assert set(METHODS) == set(param.schema["enum"]) - {param.value}
     assert set(METHODS) <= set(dag.task_ids)
-    assert all(f"{method}:" in str(param.description) for method in METHODS)
+    assert all(f"**{method}**:" in told(param) for method in METHODS)
+    assert param.schema["values_display"] == {param.value: "as in the settings: analytics_report"}
+
+
+def test_the_form_says_which_window_a_run_by_hand_takes(bag: DagBag) -> None:
+    for dag_id in ("alma_to_sis", "alma_to_sis_intraday", "sis_to_alma"):
+        params = bag.dags[dag_id].params
+        said = "".join(told(params.get_param(name)) for name in params)
+        assert said.count("A run started by hand takes what is there now") == 1, dag_id
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_the_form_says_when_every_run_is_a_dry_run(
+    live: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = with_settings(tmp_path, "live = false", f"live = {str(live).lower()}")
+    for dag_id in ("alma_to_sis", "alma_to_sis_intraday", "sis_to_alma"):
+        said = told(parsed(path, monkeypatch).dags[dag_id].params.get_param("dry_run"))
+        assert ("**live = false**" in said) is not live, dag_id
 
 
 def test_every_task_has_an_owner_a_time_limit_and_retries(bag: DagBag) -> None:
@@ -198,6 +221,24 @@ def test_the_page_of_a_task_says_what_it_does_and_what_a_red_one_means(bag: DagB
             if task.task_id != "ask_for_approval":  # Airflow's own, with a page of its own
                 (red,) = [text for names, text in rows.items() if f"`{task.task_id}`" in names]
                 assert f"**When it is red:** {red}" in str(task.doc_md), task.task_id
+
+
+def test_the_buttons_of_a_task_need_no_registration(bag: DagBag) -> None:
+    """Airflow's API server knows them from the serialized DAG alone, however the package is installed."""
+    buttons = {
+        (dag.dag_id, task.task_id): set(task.operator_extra_link_dict)
+        for dag in bag.dags.values()
+        for task in DagSerialization.from_dict(DagSerialization.to_dict(dag)).tasks
+    }
+    for dag_id in ("alma_to_sis", "alma_to_sis_intraday", "release_batch"):
+        assert buttons[dag_id, "upload_sfs_files"] == {"Summary of this run"}
+        assert buttons[dag_id, "held_batches"] == {"Answer for held batches"}
+        assert buttons[dag_id, "ask_for_approval"] == {"Triggered DAG"}
+        assert buttons[dag_id, "report"] == {"Answer for held batches"}
+    assert buttons["sis_to_alma", "post_payments"] == {"Summary of this run"}
+    for dag in bag.dags.values():
+        leading = [name for (dag_id, name), links in buttons.items() if dag_id == dag.dag_id and links]
+        assert ("report" in dag.task_ids) == bool(leading)
 
 
 def test_what_airflow_shows_of_a_dag(bag: DagBag) -> None:

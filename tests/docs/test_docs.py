@@ -19,6 +19,7 @@ from alma_hook import __main__ as command_line
 from alma_hook import campus
 from alma_hook.ledger import Ledger, batches
 from alma_hook.money import cents
+from simulator import screenshots
 from tests import docs_tables
 
 ROOT = docs_tables.ROOT
@@ -149,6 +150,17 @@ def test_links_within_the_repository_resolve(page):
             headings = re.findall(r"^#+ (.+)$", text_of(linked), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in slugs, target
+
+
+def test_each_picture_is_taken_by_make_screenshots_shown_and_small():
+    images = ROOT / "docs" / "images"
+    pictures = {file.name for file in images.iterdir()}
+    assert pictures == {f"{name}.png" for name in screenshots.SHOTS}
+    shown = re.findall(r"!\[[^]]+\]\((?:docs/)?images/([^)]+)\)", everything())
+    assert set(shown) == pictures
+    for file in images.iterdir():
+        assert file.read_bytes().startswith(b"\x89PNG"), file.name
+        assert file.stat().st_size < screenshots.MOST_BYTES, file.name
 
 
 def test_what_a_dropped_in_package_imports_is_named():

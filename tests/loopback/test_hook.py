@@ -375,7 +375,7 @@ def test_connection_with_a_key_that_may_read_only(alma: AlmaServer, connect: Con
     fields = {"conn_type": "alma", "host": alma.url, "password": READ_KEY.value}
     connect("alma_default", **fields)
     works, message = open_hook().test_connection()
-    assert (works, "lacks a permission" in message) == (False, True)
+    assert (works, "Alma answers for 01CAMPUS_INST, but the key may not write" in message) == (False, True)
 
     connect("alma_default", **fields, extra={"write": False})
     assert open_hook().test_connection() == (True, "Alma answers for 01CAMPUS_INST, reading")
@@ -389,8 +389,9 @@ def test_connection_with_a_wrong_key(alma: AlmaServer, connect: Connect) -> None
 
 
 @pytest.mark.parametrize("status", [200, 404])
-def test_connection_to_something_else(status: int, connect: Connect, at_once: None) -> None:
-    with answering(status, b"<html><body>Library catalogue</body></html>") as url:
+@pytest.mark.parametrize("page", [b"<html><body>Library catalogue</body></html>", b"<html><br>"])
+def test_connection_to_something_else(status: int, page: bytes, connect: Connect, at_once: None) -> None:
+    with answering(status, page) as url:
         connect("alma_default", conn_type="alma", host=url, password="x")
         works, message = open_hook().test_connection()
     assert (works, "gateway" in message) == (False, True)
@@ -400,6 +401,7 @@ def test_connection_to_nothing(connect: Connect, at_once: None) -> None:
     connect("alma_default", conn_type="alma", host=f"http://127.0.0.1:{closed_port()}", password="x")
     works, message = open_hook().test_connection()
     assert (works, "can't be reached" in message) == (False, True)
+    assert "gateway's address" in message
 
 
 def test_connection_that_is_not_there() -> None:

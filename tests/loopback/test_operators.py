@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +24,7 @@ from alma_hook.airflow_names import AirflowFailException, AirflowSkipException
 from alma_hook.connections import ledger_url, outside_of_tasks
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
 from alma_hook.ledger import Ledger, institutions
+from alma_hook.money import amount
 from simulator.alma_api import FULL_KEY
 from simulator.alma_http import AlmaServer
 from simulator.campus import Campus
@@ -44,6 +45,9 @@ class Worker:
     settings: Path
     url: str
     runs: int = 0
+    #: Of the last run: what its report shows, and the buttons of its tasks.
+    shown: str = ""
+    links: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def ledger(self) -> Ledger:
         return Ledger(self.url, "01CAMPUS_INST", run_id="setup")
@@ -90,6 +94,11 @@ class Worker:
                 assert task.poke(context)
             elif task.task_id != "ask_for_approval":  # which is Airflow's own, and asks the scheduler
                 returned[task.task_id] = task.execute(context)
+                self.links[task.task_id] = {
+                    link.name: link.get_link(task, ti_key=context["ti"]) for link in task.operator_extra_links
+                }
+            if task.task_id == "report":
+                self.shown = task.summary
             if task.task_id == upto:
                 break
         return returned
@@ -377,6 +386,32 @@ def test_what_goes_from_task_to_task_is_ids_and_counts(worker: Worker) -> None:
         assert len(json.dumps(run)) < 4000
 
 
+def test_a_run_is_summed_up_for_a_person_and_its_tasks_lead_there(
+    worker: Worker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    returned = worker.run("alma_to_sis")
+    (row,) = [line.split() for line in worker.shown.splitlines() if line.startswith("000001")]
+    charged = returned["plan_batches"]["charged"]
+    assert row == ["000001", "charges", "delivered", "20", amount(charged), *inbound(worker.far)]
+    assert worker.shown.startswith("alma_to_sis, live\n")
+    for task_id in ("plan_batches", "upload_sfs_files"):
+        link = worker.links[task_id]["Summary of this run"]
+        assert link.endswith("/dags/alma_to_sis/runs/manual%201/tasks/report/rendered_templates")
+
+    worker.far.load_inbound()
+    worker.far.students_pay(1.0)
+    worker.far.write_query_output()
+    returned = worker.run("sis_to_alma")
+    posted = returned["post_payments"]
+    rows = [line.split() for line in worker.shown.splitlines()]
+    assert [str(returned["take_in_payments"]["new"]), amount(posted["cents"]), "taken", "in"] in rows
+    assert [str(posted["posted"]), amount(posted["cents"]), "posted", "to", "Alma"] in rows
+    assert {"take_in_payments", "post_payments"} <= {name for name, of in worker.links.items() if of}
+
+    worker.run("sis_to_alma", dry_run=True)
+    assert worker.shown.startswith("sis_to_alma, dry run: nothing was sent or posted\n")
+
+
 # -- what a task says when it can't ------------------------------------------------------------------
 
 
@@ -453,10 +488,14 @@ def test_alma_down_is_tried_again_by_airflow(worker: Worker) -> None:
     assert worker.run("alma_to_sis")["plan_batches"]["charges"] == 20
 
 
-def test_sftp_down_is_tried_again_by_airflow(worker: Worker) -> None:
+def test_sftp_down_is_tried_again_by_airflow(worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
     worker.far.faults.add_sftp("list", action="drop")
+    capfd.readouterr()
     with pytest.raises(Retriable):
         worker.run("sis_to_alma")
+    # The page of a red task opens with its log.
+    red = "When find_payment_files is red: SFTP failed. Nothing was changed; clear it."
+    assert red in "".join(capfd.readouterr())
     worker.run("sis_to_alma")
 
 
@@ -538,6 +577,10 @@ def test_a_held_batch_is_shown_released_and_sent(braked: Worker, capfd: pytest.C
     assert returned["report"]["unexplained"] == 0
     assert "set aside: batch 000001 (charges, 20 lines, " in said
     assert said.count("Held for approval: batch 000001") == 2
+    assert "waits for an answer: 20 lines, brake.max_lines is 12" in braked.shown
+    for task_id in ("held_batches", "report"):
+        answer = braked.links[task_id]["Answer for held batches"]
+        assert answer.endswith("/dags/release_batch/required_actions?response_received=false")
 
     status, shown = command(braked, capfd, "held")
     assert status == 0
@@ -563,6 +606,7 @@ def test_a_held_batch_is_shown_released_and_sent(braked: Worker, capfd: pytest.C
     assert (result.loaded, result.posted) == (True, 20)
     assert "batch held for approval" not in returned["report"]["exceptions"]
     assert braked.run("alma_to_sis")["plan_batches"]["batches"] == []
+    assert braked.links["report"] == {"Answer for held batches": ""}
 
     fee_id = next(fee.fee_id for fee in far.books().fees.values() if fee.charged_cents)
     _, life = command(braked, capfd, "explain", fee_id)

@@ -153,10 +153,9 @@ def open_subjects(tx: Tx, kinds: Sequence[str]) -> list[str]:
     return [row["subject"] for row in in_list(tx, sql, kinds)]
 
 
-def counts(tx: Tx) -> dict[str, int]:
-    """Return how many entries are open, by kind."""
-    rows = tx.rows(
-        "SELECT kind, COUNT(*) AS n FROM exception_item WHERE institution = :i AND closed_at IS NULL "
-        "GROUP BY kind ORDER BY kind"
+def totals(tx: Tx) -> list[Row]:
+    """Return each kind of what is open with its number ``n`` of entries and their ``cents``."""
+    return tx.rows(
+        "SELECT kind, COUNT(*) AS n, CAST(SUM(amount) AS BIGINT) AS cents FROM exception_item "
+        "WHERE institution = :i AND closed_at IS NULL GROUP BY kind ORDER BY kind"
     )
-    return {row["kind"]: int(row["n"]) for row in rows}

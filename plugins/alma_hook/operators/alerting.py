@@ -19,6 +19,7 @@ from alma_hook import campus as settings
 from alma_hook import errors
 from alma_hook.errors import AlmaHookError
 from alma_hook.operators.base import CampusOperator, Run, runbook
+from alma_hook.operators.links import page
 from alma_hook.schedule import TASK_DEFAULTS
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def when_task_fails(settings_file: Path) -> Callable[[Context], None]:
             said,
             "",
             f"What it means: {runbook(str(context['dag'].doc_md or ''), ti.task_id)}",
-            f"Log: {getattr(ti, 'log_url', None) or _page(ti.dag_id, ti.run_id, ti.task_id)}",
+            f"Log: {getattr(ti, 'log_url', None) or page(ti.dag_id, ti.run_id, ti.task_id)}",
         )
         _tell(settings_file, Message(cause, place, lines), context)
 
@@ -119,7 +120,7 @@ def when_run_fails(settings_file: Path) -> Callable[[Context], None]:
             "stopped. What it had begun stands in the ledger.",
             "",
             "What to do: clear the red task; it goes on where it stopped, and sends nothing twice.",
-            f"Run: {_page(run.dag_id, run.run_id)}",
+            f"Run: {page(run.dag_id, run.run_id)}",
         )
         _tell(settings_file, Message(DIED, f"{place}/", lines), context, unless_since=run.start_date)
 
@@ -176,17 +177,6 @@ def _of_error(error: object) -> tuple[str, str]:
     return FAILED, f"{type(error).__name__}; the log says more."
 
 
-def _page(dag_id: str, run_id: str = "", task_id: str = "") -> str:
-    from urllib.parse import quote
-
-    from alma_hook.airflow_names import conf
-
-    base = str(conf.get("api", "base_url", fallback="") or "").rstrip("/")
-    path = f"/dags/{quote(dag_id)}"
-    path += f"/runs/{quote(run_id, safe='')}" if run_id else ""
-    return base + path + (f"/tasks/{quote(task_id)}" if task_id else "")
-
-
 class WatchFees(CampusOperator):
     """Tell people what is late, missing, waiting or old: each thing once, and again each day while it lasts."""
 
@@ -213,7 +203,7 @@ class WatchFees(CampusOperator):
         with run.ledger.write() as tx:
             alerts.over(tx, watch.CAUSES, [(each.cause, each.subject) for each in found])
         for each in due:
-            lines = (each.text, "", f"What to do: {each.do}", f"DAG {each.dag_id}: {_page(each.dag_id)}")
+            lines = (each.text, "", f"What to do: {each.do}", f"DAG {each.dag_id}: {page(each.dag_id)}")
             send(run.campus, Message(each.cause, each.subject, lines), run.context)
             # One by one: what was told before a message fails is not told again.
             with run.ledger.write() as tx:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
@@ -16,6 +17,7 @@ from airflow.sdk import Param
 
 from alma_hook.errors import Fatal, SendingStopped
 from alma_hook.operators.base import CampusOperator, Run, explained, failing_for_good, opened, warn_of_held
+from alma_hook.operators.links import RELEASE_BATCH, HeldForApproval, SummaryOfRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
 
     from alma_hook.ledger import Row, Tx
 
-DAG_ID = "release_batch"
+DAG_ID = RELEASE_BATCH
 AWAIT_ANSWER = "await_answer"
 RELEASE, REFUSE = "Release", "Refuse"
 #: Who answers when the time runs out.
 NOBODY = "nobody, the time ran out"
 _LARGEST = 10
+# Of older standard providers a run can't be started with one.
+_RUNS_CAN_HAVE_NOTES = "note" in signature(TriggerDagRunOperator).parameters
 
 
 def ask_for_approval(held: HeldBatches) -> Any:
@@ -39,6 +43,7 @@ def ask_for_approval(held: HeldBatches) -> Any:
     """
     return TriggerDagRunOperator.partial(
         task_id="ask_for_approval",
+        map_index_template="batch {{ task.conf.batch }}",
         trigger_dag_id=DAG_ID,
         logical_date=None,
         skip_when_already_exists=True,
@@ -60,7 +65,7 @@ def await_answer(hours: int, approvers: Sequence[str]) -> AwaitAnswer:
                 type="string",
                 maxLength=500,
                 title="Reason",
-                description="Kept in the ledger beside your name. No student's name or number.",
+                description="Needed for either answer. Kept in the ledger beside your name: no student's name or number.",
             )
         },
     )
@@ -69,6 +74,9 @@ def await_answer(hours: int, approvers: Sequence[str]) -> AwaitAnswer:
 class HeldBatches(CampusOperator):
     """List the batches that wait for a person, of this run and of earlier ones."""
 
+    operator_extra_links = (HeldForApproval(),)
+    held = 0
+
     def work(self, run: Run) -> list[dict[str, Any]]:
         """Return the run of ``release_batch`` that each needs; a rehearsal asks for none."""
         from alma_hook.ledger import holds
@@ -76,13 +84,15 @@ class HeldBatches(CampusOperator):
         if not run.live:
             self.say("Rehearsal: nobody is asked.")
             return []
-        warn_of_held(self, run)
-        found = []
+        self.held = warn_of_held(self, run)
+        found: list[dict[str, Any]] = []
         with run.ledger.read() as tx:
             for row in holds.held(tx):
                 batch_id, digest = str(row["batch_id"]), holds.digest(tx, row["batch_id"])
                 run_id = f"batch_{batch_id}_{digest}"
                 found.append({"trigger_run_id": run_id, "conf": {"batch": batch_id, "digest": digest}})
+                if _RUNS_CAN_HAVE_NOTES:
+                    found[-1]["note"] = holds.describe(row)
         return found
 
 
@@ -118,6 +128,8 @@ class AwaitAnswer(HITLOperator):
 
 class RecordAnswer(CampusOperator):
     """Write the person's answer into the ledger; the tasks after it send what was released."""
+
+    operator_extra_links = (SummaryOfRun(),)
 
     def work(self, run: Run) -> dict[str, Any]:
         """Release or refuse. Skips what follows when the batch was refused or answered elsewhere."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from alma_hook.errors import BadFile, Fault
 from alma_hook.operators.base import BACK_SHARE, CampusOperator, Run, alma_of, archive_of
+from alma_hook.operators.links import SummaryOfRun
 
 
 class FindPaymentFiles(CampusOperator):
@@ -25,6 +26,8 @@ class FindPaymentFiles(CampusOperator):
 
 class TakeInPayments(CampusOperator):
     """Take each payment line into the ledger once."""
+
+    operator_extra_links = (SummaryOfRun(),)
 
     def work(self, run: Run) -> dict[str, Any]:
         """Take every file that can be taken; say all faults of the others, which `archive_files` fails for."""
@@ -48,6 +51,8 @@ class TakeInPayments(CampusOperator):
 
 class PostPayments(CampusOperator):
     """Post every waiting payment to Alma, each exactly once."""
+
+    operator_extra_links = (SummaryOfRun(),)
 
     def work(self, run: Run) -> dict[str, Any]:
         """Post account by account; a campus that is not live posts nothing."""

@@ -16,6 +16,7 @@ from airflow.sdk import BaseOperator
 
 from alma_hook import campus as settings
 from alma_hook.errors import Fatal, SendingStopped
+from alma_hook.operators.links import HeldForApproval
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -64,6 +65,10 @@ class Run:
         end = self.context.get("data_interval_end")
         return datetime.now(UTC) if end is None or self.kind not in ("scheduled", "backfill") else end
 
+    def begun(self) -> datetime | None:
+        """When the run could begin at the earliest; Airflow keeps it when tasks are cleared."""
+        return getattr(self.context.get("dag_run"), "run_after", None)
+
     def marks(self, archive: RemoteFolder) -> list[MarkPlace]:
         """Where the ledger's mark stands: in Airflow's variables and in the archive, each backed up apart."""
         from alma_hook.connections import VariableMark
@@ -98,11 +103,18 @@ def runbook(doc_md: str, task_id: str) -> str:
     return "see docs/operations.md"
 
 
+def when_red(task: Any) -> str:
+    """Return what a task's DAG says of it when it is red."""
+    return runbook(str(task.dag.doc_md or "") if task.has_dag() else "", task.task_id)
+
+
 def explained(task: Any) -> None:
     """Give a task its page in Airflow: what it does, and what its DAG's table says of it when it is red."""
     if task.doc_md is None:
-        red = runbook(str(task.dag.doc_md or "") if task.has_dag() else "", task.task_id)
-        task.doc_md = f"{getdoc(type(task))}\n\n**When it is red:** {red}\n\nIt may be cleared and run again at any time."
+        task.doc_md = (
+            f"{getdoc(type(task))}\n\n**When it is red:** {when_red(task)}\n\n"
+            "It may be cleared and run again at any time."
+        )
 
 
 class CampusOperator(BaseOperator):
@@ -118,9 +130,17 @@ class CampusOperator(BaseOperator):
         explained(self)
 
     def execute(self, context: Context) -> Any:
-        """Run the task's work with its campus and ledger."""
-        with failing_for_good(), opened(self.settings_file, context) as run:
-            return self.work(run)
+        """Run the task's work with its campus and ledger; before an error, log what its DAG's table says of it."""
+        from alma_hook.airflow_names import AirflowSkipException
+
+        try:
+            with failing_for_good(), opened(self.settings_file, context) as run:
+                return self.work(run)
+        except AirflowSkipException:
+            raise
+        except Exception:
+            self.log.error("When %s is red: %s", self.task_id, when_red(self))
+            raise
 
     @abstractmethod
     def work(self, run: Run) -> Any:
@@ -203,8 +223,8 @@ def archive_of(run: Run, folder: RemoteFolder, stack: ExitStack) -> RemoteFolder
     return folder if archive is None else stack.enter_context(sftp.connect(archive))
 
 
-def warn_of_held(task: CampusOperator, run: Run) -> None:
-    """Say of each batch that is set aside what it is and what to do: it does not make a task red."""
+def warn_of_held(task: CampusOperator, run: Run) -> int:
+    """Say of each batch that is set aside what it is and what to do, and return how many: no task is red for it."""
     from alma_hook.ledger import holds
 
     with run.ledger.read() as tx:
@@ -214,23 +234,39 @@ def warn_of_held(task: CampusOperator, run: Run) -> None:
             "Held for approval: %s. Not sent. `python -m alma_hook held` shows it; answer with `release` or `refuse`.",
             holds.describe(row),
         )
+    return len(rows)
 
 
 class Report(CampusOperator):
-    """Say how the books stand: what is open on both sides, what explains the difference, what does not."""
+    """Say what the run has come to and how the books stand: *Rendered Templates* of this task shows it at a glance."""
+
+    # What a task's template fields hold at its end is what Airflow shows as rendered templates.
+    template_fields = ("summary",)
+    overwrite_rtif_after_execution = True
+    operator_extra_links = (HeldForApproval(),)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.summary = ""
+        self.held = 0
 
     def work(self, run: Run) -> dict[str, Any]:
-        """Log the balances line, what PeopleSoft has not shown yet, the held batches and the exceptions."""
-        from alma_hook.ledger import alerts, exceptions, fees
+        """Show the summary; log the balances line, what PeopleSoft has not shown yet, and the exceptions."""
+        from alma_hook.ledger import alerts, exceptions, summary
         from alma_hook.ledger import items as far_items
         from alma_hook.money import amount
 
+        dag_id = str(run.context["ti"].dag_id)
         if run.live:
             with run.ledger.write() as tx:
-                alerts.finish_run(tx, str(run.context["ti"].dag_id))
+                alerts.finish_run(tx, dag_id)
         with run.ledger.read() as tx:
-            line, listed, items = fees.balances(tx), exceptions.counts(tx), exceptions.open_items(tx)
-            unseen = far_items.summary(tx)
+            done = summary.of_run(tx, dag_id, run.begun())
+            items, unseen = exceptions.open_items(tx), far_items.summary(tx)
+        line = done.balances
+        self.summary = summary.text(
+            done, f"{dag_id}, {'live' if run.live else 'dry run: nothing was sent or posted'}"
+        )
         self.say(
             "Balances: Alma %s, PeopleSoft %s, explained %s, on its way %s, UNEXPLAINED %s (%d fees)",
             *(
@@ -239,7 +275,7 @@ class Report(CampusOperator):
             ),
             line["fees"],
         )
-        warn_of_held(self, run)
+        self.held = warn_of_held(self, run)
         if run.campus.sis_to_alma.items is not None:
             self.say(
                 "Not seen in PeopleSoft: %d charges (%s), the oldest delivered %s; newest complete list of items: %s",
@@ -251,6 +287,6 @@ class Report(CampusOperator):
             self.say("and %d more: `python -m alma_hook exceptions` shows them all", len(items) - _SHOWN)
         return {
             **{name: int(value) for name, value in line.items() if name != "institution"},
-            "exceptions": listed,
+            "exceptions": {row["kind"]: int(row["n"]) for row in done.open},
             "unseen_charges": int(unseen["charges"]),
         }

@@ -26,6 +26,7 @@ from alma_hook.operators.base import (
     failing_for_good,
     kind_of,
 )
+from alma_hook.operators.links import SummaryOfRun
 
 try:
     from airflow.sdk import BaseBranchOperator
@@ -261,6 +262,8 @@ class ReadFees(CampusOperator):
 class PlanBatches(CampusOperator):
     """Work out by the formula what PeopleSoft must be told, and fix it as batches."""
 
+    operator_extra_links = (SummaryOfRun(),)
+
     def work(self, run: Run) -> dict[str, Any]:
         """Plan from this run's readings only."""
         from alma_hook import charges, guard, sftp
@@ -309,6 +312,8 @@ class WriteSfsFiles(CampusOperator):
 
 class UploadSfsFiles(CampusOperator):
     """Deliver every written file to PeopleSoft, each exactly once."""
+
+    operator_extra_links = (SummaryOfRun(),)
 
     def work(self, run: Run) -> dict[str, str]:
         """Deliver charges before credits; a rehearsal uploads nothing."""
