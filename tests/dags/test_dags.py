@@ -185,7 +185,9 @@ def test_every_task_has_an_owner_a_time_limit_and_retries(bag: DagBag) -> None:
         for task in dag.tasks:
             assert task.owner not in ("", "airflow"), task.task_id
             assert task.execution_timeout is not None, task.task_id
-            assert task.execution_timeout <= timedelta(hours=12), task.task_id
+            # With an older provider a person's time to answer is this task's own.
+            longest = timedelta(days=8) if task.task_id == "await_answer" else timedelta(hours=12)
+            assert task.execution_timeout <= longest, task.task_id
             assert task.retries > 0, task.task_id
             assert task.pool == "default_pool", task.task_id  # a task that names a missing pool hangs
 

@@ -34,6 +34,10 @@ NOBODY = "nobody, the time ran out"
 _LARGEST = 10
 # Of older standard providers a run can't be started with one.
 _RUNS_CAN_HAVE_NOTES = "note" in signature(TriggerDagRunOperator).parameters
+# And there the time in which to answer goes by the name of another one.
+_TIME_TO_ANSWER = (
+    "response_timeout" if "response_timeout" in signature(HITLOperator).parameters else "execution_timeout"
+)
 
 
 def ask_for_approval(held: HeldBatches) -> Any:
@@ -52,12 +56,13 @@ def ask_for_approval(held: HeldBatches) -> Any:
 
 def await_answer(hours: int, approvers: Sequence[str]) -> AwaitAnswer:
     """Return the task in which a person answers, within so many hours; without ``approvers`` whoever may run the DAG."""
-    return AwaitAnswer(  # type: ignore[call-arg]  # settings_file comes from the DAG's default_args
+    time_to_answer: dict[str, Any] = {_TIME_TO_ANSWER: timedelta(hours=hours)}
+    return AwaitAnswer(
         task_id=AWAIT_ANSWER,
         subject="A batch for PeopleSoft is beyond the brake's limits",
         options=[RELEASE, REFUSE],
         defaults=REFUSE,
-        response_timeout=timedelta(hours=hours),
+        **time_to_answer,
         assigned_users=[{"id": name, "name": name} for name in approvers] or None,
         params={
             "reason": Param(
