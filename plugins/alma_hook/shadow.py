@@ -9,15 +9,14 @@ Meanwhile the campus's present process posts to Alma what students pay in People
 payments would bear our key and be `Pa`. Here they bear another's, and are known by their sum alone:
 
     Pa = what others paid on the fee in Alma since its first line,
-         and no more than PeopleSoft's output shows as paid by that day
+         and no more than PeopleSoft's output shows as paid before
 
 So a fall of Alma's balance that is a payment in PeopleSoft is no credit; any other is.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 
@@ -77,13 +76,16 @@ class Held:
 
 @dataclass
 class Shadow:
-    """What all dry runs together come to. ``not_credited``: falls in Alma that are payments in PeopleSoft, by fee."""
+    """What all dry runs together come to.
+
+    ``not_credited``: falls in Alma that are payments in PeopleSoft: when they were seen, fee, cents.
+    """
 
     runs: tuple[tuple[str, str], ...] = ()
     lines: list[WouldSend] = field(default_factory=list)
     posted: list[WouldPost] = field(default_factory=list)
     held: list[Held] = field(default_factory=list)
-    not_credited: Counter[str] = field(default_factory=Counter)
+    not_credited: list[tuple[str, str, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -155,15 +157,15 @@ class _Replay:
     # -- a run of alma_to_sis --------------------------------------------------------------------------
 
     def _run(self, at: str, run_id: str) -> None:
-        day = self.campus.today(moment(at))
+        day = self._day(at)
         lines: dict[str, list[Line]] = {"charge": [], "credit": []}
         listed: list[Listed] = []
         for seen in self.history.seen[at, run_id]:
             fee = self._fee(seen.fee_id)
             fee.seen = seen
             if seen.told and not fee.begun:
-                self._begin(fee, day)
-            self._match(fee, day)
+                self._begin(fee, at)
+            self._match(fee, at)
             decision = charges.decide(self._position(fee, seen), self.campus, day)
             if isinstance(decision, Line):
                 lines[decision.kind].append(decision)
@@ -176,7 +178,7 @@ class _Replay:
             listed += misfits
             for part in brake.part(fitting, frozenset(), self.campus.brake, None):
                 for line in part.lines:
-                    self._send(WouldSend(at, run_id, line, part.broken), day)
+                    self._send(WouldSend(at, run_id, line, part.broken))
         for entry in listed:
             fee = self._fee(str(entry.fee_id))
             if fee.held is None or fee.held.entry.kind != entry.kind:
@@ -204,39 +206,52 @@ class _Replay:
             taken_back=bool(seen.taken_back),
         )
 
-    def _send(self, would: WouldSend, day: date) -> None:
+    def _send(self, would: WouldSend) -> None:
         fee = self._fee(would.line.fee_id)
         self.shadow.lines.append(would)
         fee.net += would.cents
         if would.line.kind == "charge":
             fee.sent = would.line
         if not fee.begun:
-            self._begin(fee, day)
+            self._begin(fee, would.at)
             waiting, fee.waiting = fee.waiting, []
             for row in waiting:
                 self._payment(row, would)
 
-    def _begin(self, fee: _Fee, day: date) -> None:
+    def _begin(self, fee: _Fee, at: str) -> None:
         """From here on payments count: what both sides had before is no news to either."""
-        assert fee.seen is not None
-        fee.begun = True
-        fee.others_before = fee.seen.others_paid
-        fee.received_before = fee.left_before = min(
-            fee.others_before, self._received(fee.seen.fee_id, day)
-        )
+        if fee.seen is not None:
+            fee.begun = True
+            fee.others_before = fee.seen.others_paid
+            fee.received_before = min(fee.others_before, self._received(fee.seen.fee_id, at))
+            fee.left_before = fee.received_before
 
-    def _match(self, fee: _Fee, day: date) -> None:
+    def _match(self, fee: _Fee, at: str) -> None:
         """See how much of what others paid in Alma are payments in PeopleSoft."""
-        if fee.begun and fee.seen is not None:
-            received = self._received(fee.seen.fee_id, day) - fee.received_before
-            matched = max(fee.matched, min(received, fee.seen.others_paid - fee.others_before))
-            self.shadow.not_credited[fee.seen.fee_id] += matched - fee.matched
+        if not fee.begun or fee.seen is None:
+            return
+        others = fee.seen.others_paid - fee.others_before
+        matched = max(fee.matched, min(others, self._received(fee.seen.fee_id, at) - fee.received_before))
+        if others - matched in self._today(fee.seen.fee_id, at):
+            matched = others
+        if matched > fee.matched:
+            self.shadow.not_credited.append((at, fee.seen.fee_id, matched - fee.matched))
             fee.matched = matched
 
-    def _received(self, fee_id: str, day: date) -> int:
-        """Return what PeopleSoft's output showed, whenever it came, as paid on a fee up to a day."""
-        until = day.isoformat()
-        return sum(int(row["stands"]) for row in self.payments.get(fee_id, []) if row["paid_on"] <= until)
+    def _received(self, fee_id: str, at: str) -> int:
+        """Return what was surely paid on a fee in PeopleSoft before an instant, whenever its output showed it."""
+        day = self._day(at).isoformat()
+        paid = self.payments.get(fee_id, [])
+        return sum(int(row["stands"]) for row in paid if row["paid_on"] < day or row["taken_at"] <= at)
+
+    def _today(self, fee_id: str, at: str) -> set[int]:
+        """Return what may have been paid before or after it that day: told by its very amount alone."""
+        day = self._day(at).isoformat()
+        paid = self.payments.get(fee_id, [])
+        return {int(row["stands"]) for row in paid if row["paid_on"] == day and row["taken_at"] > at}
+
+    def _day(self, at: str) -> date:
+        return self.campus.today(moment(at))
 
     def _close(self, fee: _Fee, until: str | None) -> None:
         if fee.held is not None:

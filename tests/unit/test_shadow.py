@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from alma_hook import payment_intake, shadow
+from alma_hook.ledger import batches
 from alma_hook.ledger import shadow as entries
 from alma_hook.shadow import Shadow
 from simulator.alma_records import Fee
@@ -102,7 +103,7 @@ class PresentProcess:
     def post(self) -> None:
         """Post to Alma what students have paid since the last time."""
         for number, payment in sorted(self.far.peoplesoft.payments.items()):
-            for application in payment.applied if number not in self.done else []:
+            for application in payment.applications if number not in self.done else []:
                 item = self.far.peoplesoft.items[application.item_nbr]
                 fee_id = item.reference.removeprefix(self.far.reference_prefix)
                 cents = min(application.cents, self.far.alma.fees[fee_id].balance_cents)
@@ -123,7 +124,7 @@ METHODS = ["analytics_report", "sis_profile", "all_users"]
 
 def a_day_at_the_library(campuses: tuple[Bridge, Bridge]) -> None:
     both(campuses, lambda c: c.far.new_fees(4))
-    both(campuses, lambda c: c.far.desk_payments(2))
+    both(campuses, lambda c: c.far.desk_payments(5))
     both(campuses, lambda c: c.far.waives(2))
     both(campuses, lambda c: c.far.clock.advance(hours=12))
     both(campuses, lambda c: c.far.refresh_analytics())
@@ -149,3 +150,132 @@ def test_dry_runs_would_have_sent_what_live_runs_sent(
     assert set(held) == listed
     assert {f"fee {fee_id}": kind for fee_id, kind in held.items()} == live.exceptions()
     assert dry.folder.files("/sfs/inbound", "*") == []
+
+
+# -- beside a present process ----------------------------------------------------------------------------
+
+
+def test_beside_a_present_process_that_does_the_same(open_campus: OpenCampus, ledger_url: str) -> None:
+    """Its charges and payments are those of the live campus: what the dry runs find is neither more nor less."""
+    live, dry = campuses = open_campus("live", live=True), open_campus("dry", live=False, url=ledger_url)
+    present = PresentProcess(dry)
+    for _ in range(8):
+        a_day_at_the_library(campuses)
+        live.alma_to_sis()
+        dry.alma_to_sis(live=False)
+        for file in sorted(live.far.path("/sfs/inbound").glob("*.dat")):
+            present.load(file.name, file.read_bytes())
+        live.far.load_inbound()
+        both(campuses, lambda c: c.far.students_pay(0.4))
+        both(campuses, lambda c: c.far.clock.advance(hours=1))
+        both(campuses, lambda c: c.far.write_query_output())
+        live.sis_to_alma()
+        dry_sis_to_alma(dry)
+        present.post()
+        assert dry.books().fees == live.books().fees
+    assert would_be_lines(dry) == sent_lines(live)
+    posted = posted_payments(live)
+    assert len(posted) > 10
+    assert would_be_payments(dry) == posted
+    both(campuses, lambda c: c.far.clock.advance(hours=12))
+    paid = sum(cents for _, _, cents in posted)
+    assert sum(cents for _, _, cents in dry_run(dry).not_credited) == paid
+
+
+def dry_run(bridge: Bridge) -> Shadow:
+    """Half a day passes, the night's report comes, the DAG runs dry."""
+    bridge.far.clock.advance(hours=12)
+    bridge.far.refresh_analytics()
+    bridge.alma_to_sis(live=False)
+    return shown(bridge)
+
+
+def told(found: Shadow) -> list[tuple[str, int, str]]:
+    return [(would.line.kind, would.line.amount, would.line.reason) for would in found.lines]
+
+
+@pytest.fixture
+def dry(open_campus: OpenCampus) -> Bridge:
+    """A campus without a fee, not live."""
+    return open_campus("dry", live=False, fees=0)
+
+
+@pytest.fixture
+def fee(dry: Bridge) -> Fee:
+    """A fee of 50.00 that a dry run has seen, and that the present process has charged in PeopleSoft."""
+    made = dry.far.alma.add_fee(dry.far.students[0], 5000)
+    dry_run(dry)
+    charge(dry, made)
+    return made
+
+
+def charge(bridge: Bridge, fee: Fee) -> None:
+    """The present process charges a fee in PeopleSoft."""
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        content = batches.content(tx, "P000001")
+    ledger.close()
+    PresentProcess(bridge).load("present.dat", content.split(b"\n", 1)[1])
+    assert bridge.books().fees[fee.id].peoplesoft_cents == fee.balance_cents
+
+
+def pays(bridge: Bridge, cents: int) -> None:
+    """The student pays in PeopleSoft, and its output shows it."""
+    (item,) = bridge.far.peoplesoft.open_items()
+    bridge.far.peoplesoft.pay(item.item_nbr, cents)
+    bridge.far.write_query_output()
+
+
+def test_a_payment_that_the_present_process_posts_is_no_credit(dry: Bridge, fee: Fee) -> None:
+    pays(dry, 2000)
+    dry_sis_to_alma(dry)
+    PresentProcess(dry).post()
+    found = dry_run(dry)
+    assert told(found) == [("charge", 5000, "new")]
+    assert [(fee_id, cents) for _, fee_id, cents in found.not_credited] == [(fee.id, 2000)]
+    assert [(posted.cents, posted.why) for posted in found.posted] == [(2000, "")]
+
+
+def test_nor_is_one_whose_file_is_taken_in_later(dry: Bridge, fee: Fee) -> None:
+    pays(dry, 5000)
+    PresentProcess(dry).post()
+    dry_run(dry)
+    dry_sis_to_alma(dry)
+    found = shown(dry)
+    assert told(found) == [("charge", 5000, "new")]
+    assert [posted.cents for posted in found.posted] == [5000]
+
+
+def test_what_is_paid_at_the_desk_besides_is_a_credit(dry: Bridge, fee: Fee) -> None:
+    pays(dry, 2000)
+    dry_sis_to_alma(dry)
+    PresentProcess(dry).post()
+    dry.far.alma.pay_at_desk(fee.id, 1200)
+    assert told(dry_run(dry)) == [("charge", 5000, "new"), ("credit", 1200, "paid in the library")]
+    dry.far.alma.raise_fee(fee.id, 300)
+    assert told(dry_run(dry))[2:] == [("charge", 300, "raised")]
+
+
+def test_a_payment_whose_file_is_never_seen_looks_like_one_at_the_desk(dry: Bridge, fee: Fee) -> None:
+    pays(dry, 2000)
+    PresentProcess(dry).post()
+    assert told(dry_run(dry))[1:] == [("credit", 2000, "paid in the library")]
+
+
+def test_what_was_paid_before_the_fee_was_first_seen_is_of_no_concern(dry: Bridge) -> None:
+    fee = dry.far.alma.add_fee(dry.far.students[0], 5000)
+    dry_run(dry)
+    charge(dry, fee)
+    pays(dry, 2000)
+    PresentProcess(dry).post()
+    # A ledger of later: the fee is 30.00 when it is first seen.
+    ledger = dry.ledger("cleared")
+    with ledger.write() as tx:
+        tx.run("DELETE FROM dry_reading WHERE institution = :i")
+    ledger.close()
+    dry_sis_to_alma(dry)
+    found = dry_run(dry)
+    assert told(found) == [("charge", 3000, "new")]
+    assert [(posted.cents, posted.rest, posted.why) for posted in found.posted] == [(0, 2000, shadow.BEFORE)]
+    dry.far.alma.pay_at_desk(fee.id, 1000)
+    assert told(dry_run(dry))[1:] == [("credit", 1000, "paid in the library")]
