@@ -284,11 +284,23 @@ class _Replay:
             rest = value - cents
             self.shadow.posted.append(
                 WouldPost(
-                    at, run_id, int(row["payment_no"]), str(row["fee_id"]), cents, rest, OVERPAID if rest else ""
+                    at,
+                    run_id,
+                    int(row["payment_no"]),
+                    str(row["fee_id"]),
+                    cents,
+                    rest,
+                    OVERPAID if rest else "",
                 )
             )
 
     def _not_posted(self, row: Row, why: str) -> WouldPost:
         return WouldPost(
-            row["taken_at"], row["run_id"], int(row["payment_no"]), str(row["fee_id"]), 0, int(row["stands"]), why
+            row["taken_at"],
+            row["run_id"],
+            int(row["payment_no"]),
+            str(row["fee_id"]),
+            0,
+            int(row["stands"]),
+            why,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 
-from alma_hook import payment_intake, shadow
+from alma_hook import __main__ as command_line
+from alma_hook import charge_file, charges, payment_intake, shadow
 from alma_hook.ledger import batches
 from alma_hook.ledger import shadow as entries
 from alma_hook.shadow import Shadow
@@ -279,3 +280,159 @@ def test_what_was_paid_before_the_fee_was_first_seen_is_of_no_concern(dry: Bridg
     assert [(posted.cents, posted.rest, posted.why) for posted in found.posted] == [(0, 2000, shadow.BEFORE)]
     dry.far.alma.pay_at_desk(fee.id, 1000)
     assert told(dry_run(dry))[1:] == [("credit", 1000, "paid in the library")]
+
+
+def test_the_report_stays_what_it_was_when_the_campus_is_live(dry: Bridge, fee: Fee) -> None:
+    before = shown(dry)
+    dry.campus = dry.campus.model_copy(update={"live": True})
+    dry.far.clock.advance(hours=12)
+    dry.far.refresh_analytics()
+    dry.alma_to_sis()
+    assert [line[1:4] for line in sent_lines(dry)] == [(fee.id, "charge", 5000)]
+    assert shown(dry) == before
+    dry.campus = dry.campus.model_copy(update={"live": False})
+    assert told(dry_run(dry)) == []
+    dry.far.alma.waive_at_desk(fee.id, 700)
+    again = dry_run(dry)
+    assert told(again) == [("credit", 700, "waived")]
+    assert again.lines[0].line.emplid == dry.far.students[0].primary_id
+
+
+def test_a_dry_run_of_a_live_campus_is_no_part_of_it(open_campus: OpenCampus) -> None:
+    live = open_campus("live", live=True)
+    live.alma_to_sis(live=False)
+    assert shown(live).runs == ()
+
+
+def test_a_fee_that_is_not_as_before_alone_is_kept_anew(dry: Bridge, fee: Fee) -> None:
+    for _ in range(3):
+        dry_run(dry)
+    dry.far.alma.waive_at_desk(fee.id, 700)
+    dry_run(dry)
+    ledger = dry.ledger("look")
+    with ledger.read() as tx:
+        assert tx.one("SELECT COUNT(*) FROM dry_reading WHERE institution = :i") == 2
+    ledger.close()
+
+
+# -- beside the files of the present process -------------------------------------------------------------
+
+Said = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """``said(bridge, "--since", ...)``: exit status of `shadow-report`, and all that it printed."""
+
+    def run(bridge: Bridge, *arguments: object) -> tuple[int, str]:
+        status = command_line.main(
+            [
+                "shadow-report",
+                *("--settings", str(bridge.file), "--ledger", bridge.url),
+                *map(str, arguments),
+            ]
+        )
+        printed = capsys.readouterr()
+        text = printed.out + printed.err
+        assert not [student for student in bridge.far.students if student.primary_id in text]
+        return status, text
+
+    return run
+
+
+def test_without_a_dry_run_there_is_nothing_to_tell(dry: Bridge, said: Said) -> None:
+    assert said(dry) == (0, "No dry run of a campus with `live = false` was made with this version yet.\n")
+
+
+@pytest.fixture
+def four(dry: Bridge) -> list[Fee]:
+    """Fees of four students that a dry run has seen, of 10.00, 20.00, 30.00 and 40.00; the first is waived by 1.00 since."""
+    fees = [dry.far.alma.add_fee(dry.far.students[n], 1000 * (n + 1)) for n in range(4)]
+    dry_run(dry)
+    dry.far.alma.waive_at_desk(fees[0].id, 100)
+    dry_run(dry)
+    return fees
+
+
+SUMS = (
+    "matched                      1           20.00           20.00\n"
+    "differing                    1            9.00           10.00\n"
+    "only ours                    2           70.00            0.00\n"
+    "only theirs                  1            0.00           55.00\n"
+)
+
+
+def test_its_sfs_files_are_compared_by_the_fee_that_a_reference_names(
+    dry: Bridge, four: list[Fee], said: Said, tmp_path: Path
+) -> None:
+    """It knows of no waiver, leaves two fees out, and charges one that no dry run has seen."""
+    ledger = dry.ledger("look")
+    with ledger.read() as tx:
+        rows = list(batches.lines(tx, "P000001"))
+    ledger.close()
+    by_fee = {row["fee_id"]: row for row in rows}
+    of_them = [dict(by_fee[four[0].id]), dict(by_fee[four[1].id])]
+    of_them.append({**of_them[0], "reference": "ALMA777", "amount": 5500})
+    file = tmp_path / "libfines.dat"
+    control = charge_file.Control("charges", 3, 8500, "LIB01", "", "USD", date(2026, 11, 3))
+    file.write_bytes(charge_file.write(dry.layout, control, charges.frame(of_them)))
+    status, text = said(dry, "--compare", file)
+    assert status == 0
+    assert SUMS in text
+    assert "of those matched theirs went 0 on an earlier day, 0 on the same, 1 on a later one\n" in text
+    assert f"differing: fee {four[0].id}, ours 9.00, theirs 10.00, libfines.dat line 2\n" in text
+    assert "only theirs: fee 777, ours 0.00, theirs 55.00, libfines.dat line 4\n" in text
+    # Other days than theirs, and another layout than theirs.
+    status, text = said(dry, "--compare", file, "--until", "2026-11-02")
+    assert (status, "3 entries of theirs lie outside of these days" in text) == (0, True)
+    status, text = said(dry, "--compare", file, "--layout", "princeton_libfines")
+    assert (status, "libfines.dat, line 1" in text) == (1, True)
+
+
+def test_or_as_csv_by_reference_or_by_emplid_and_amount(
+    dry: Bridge, four: list[Fee], said: Said, tmp_path: Path
+) -> None:
+    emplid = [student.primary_id for student in dry.far.students]
+    file = tmp_path / "sent.CSV"
+    file.write_text(
+        "Date,EMPLID,Amount,Note,Reference\n"
+        f"2026-11-03,{emplid[0]},10.00,,LIB-{four[0].id}\n"
+        f"2026-11-03,{emplid[1]},20.00,,OTHER-5\n"
+        f",{emplid[2]},55,,\n"
+    )
+    written = tmp_path / "patrons.csv"
+    status, text = said(dry, "--compare", file, "--csv", written)
+    assert status == 0
+    assert SUMS in text
+    assert "only theirs: no fee that is known, ours 0.00, theirs 55.00, sent.CSV line 4\n" in text
+    assert "8 entries are in" in text
+    assert written.stat().st_mode & 0o777 == 0o600
+    first, _heading, *rows = written.read_text().splitlines()
+    assert first.startswith("HOLDS PATRON DATA")
+    assert len(rows) == 8
+    assert f"differing,ours,{four[0].id},{emplid[0]},-1.00,waived" in "\n".join(rows)
+    # It is never written over.
+    status, text = said(dry, "--csv", written)
+    assert (status, "was not written" in text) == (1, True)
+
+
+def test_every_bad_line_of_every_file_is_told_at_once(
+    dry: Bridge, four: list[Fee], said: Said, tmp_path: Path
+) -> None:
+    one, other, third = tmp_path / "one.csv", tmp_path / "other.csv", tmp_path / "third.dat"
+    one.write_text("reference,amount,date\nALMA1,1.005,\n,2.00,11/22/2026\nALMA1,0\nALMA2,0.00,\n")
+    other.write_text("emplid,sum\n1,2\n")
+    third.write_text("not an SFS file")
+    status, text = said(dry, "--compare", one, other, third, tmp_path / "gone.csv")
+    assert status == 1
+    for told_of in (
+        "one.csv, line 2, amount: more than two decimals",
+        "one.csv, line 3: names neither a reference nor an EMPLID",
+        "one.csv, line 3, date: is not a day such as 2026-11-22",
+        "one.csv, line 4: has 2 fields, the heading 3",
+        "one.csv, line 5, amount: is nought",
+        "other.csv, line 1: lacks the heading amount, or both of reference and emplid",
+        "third.dat, line 1",
+        "gone.csv: can't be read",
+    ):
+        assert told_of in text

@@ -52,9 +52,7 @@ def keep(tx: Tx, seen: Sequence[Seen]) -> None:
     values = ", ".join(f":{name}" for name in _COLUMNS)
     tx.many(
         f"INSERT INTO dry_reading (institution, planned_at, run_id, {columns}) VALUES (:i, :now, :run, {values})",
-        [
-            {"now": tx.now, "run": tx.run_id, **asdict(fee)} for fee in seen if before.get(fee.fee_id) != fee
-        ],
+        [{"now": tx.now, "run": tx.run_id, **asdict(fee)} for fee in seen if before.get(fee.fee_id) != fee],
     )
     tx.event(_SUBJECT, "planned", f"{len(seen)} fees considered")
 
