@@ -23,6 +23,7 @@ from alma_hook.airflow_names import AirflowFailException
 from alma_hook.connections import ledger_url, outside_of_tasks
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
 from alma_hook.ledger import Ledger, institutions
+from alma_hook.money import amount
 from simulator.alma_api import FULL_KEY
 from simulator.alma_http import AlmaServer
 from simulator.campus import Campus
@@ -285,12 +286,20 @@ def test_a_dry_run_moves_nothing(worker: Worker, recorder: Recorder) -> None:
     assert worker.run("sis_to_alma")["post_payments"]["posted"] == 10
 
 
-def test_a_campus_that_is_not_live_moves_nothing(worker: Worker, recorder: Recorder) -> None:
+def test_a_campus_that_is_not_live_moves_nothing(
+    worker: Worker, recorder: Recorder, capfd: pytest.CaptureFixture[str]
+) -> None:
     text = worker.settings.read_text()
     worker.settings.write_text(text.replace("live = true", "live = false"))
+    planned = worker.run("alma_to_sis")["plan_batches"]
     worker.run("alma_to_sis")
     worker.run("sis_to_alma")
     assert (inbound(worker.far), recorder.sent("POST")) == ([], [])
+    # Not twice, although each run finds all of it due.
+    sums = (
+        f"{planned['charges']} of {amount(planned['charged'])} charged, 0 of 0.00 credited, 0 of 0.00 posted"
+    )
+    assert "".join(capfd.readouterr()).count(sums) == 2
 
 
 def test_what_goes_from_task_to_task_is_ids_and_counts(worker: Worker) -> None:
