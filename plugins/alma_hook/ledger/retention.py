@@ -98,14 +98,21 @@ KINDS = (
         "JOIN reading r ON r.institution = f.institution AND r.fee_id = f.fee_id "
         "WHERE f.institution = :i AND r.read_at < :before AND r.own_paid = 0 "
         "AND ((r.balance = 0 AND r.problem IS NULL) OR r.problem = 'user not found in Alma') "
-        "AND NOT EXISTS (SELECT 1 FROM line l WHERE l.institution = f.institution "
-        "AND (l.fee_id = f.fee_id OR l.item_fee = f.fee_id) AND l.state <> 'preview') "
-        "AND NOT EXISTS (SELECT 1 FROM payment p WHERE p.institution = f.institution "
-        "AND (p.fee_id = f.fee_id OR p.posted_to = f.fee_id)) "
-        "AND NOT EXISTS (SELECT 1 FROM carry c WHERE c.institution = f.institution "
-        "AND f.fee_id IN (c.to_fee, c.from_fee, c.item_fee)) "
-        "AND NOT EXISTS (SELECT 1 FROM item m WHERE m.institution = f.institution AND m.fee_id = f.fee_id) "
-        "AND NOT EXISTS (SELECT 1 FROM exception_item x WHERE x.institution = f.institution "
+        # One column each: with an OR no index serves.
+        + "".join(
+            f"AND NOT EXISTS (SELECT 1 FROM {table} t WHERE t.institution = f.institution AND t.{column} = f.fee_id{more}) "
+            for table, column, more in (
+                ("line", "fee_id", " AND t.state <> 'preview'"),
+                ("line", "item_fee", " AND t.state <> 'preview'"),
+                ("payment", "fee_id", ""),
+                ("payment", "posted_to", ""),
+                ("carry", "to_fee", ""),
+                ("carry", "from_fee", ""),
+                ("carry", "item_fee", ""),
+                ("item", "fee_id", ""),
+            )
+        )
+        + "AND NOT EXISTS (SELECT 1 FROM exception_item x WHERE x.institution = f.institution "
         "AND x.fee_id = f.fee_id AND x.closed_at IS NULL)",
         tuple(f"DELETE FROM {table} WHERE {_OF_FEE}" for table in ("reading_payment", "reading", "fee")),
     ),
