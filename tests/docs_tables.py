@@ -90,6 +90,14 @@ MEANINGS = {
     "alerts.delivered_hours": "That nothing was delivered for so many hours is told; none: it is not.",
     "alerts.payment_file_hours": "That no payment file came for so many hours is told; none: it is not.",
     "alerts.export_file_hours": "That no export of Alma's SIS profile came for so many hours is told; none: it is not.",
+    "retention.schedule": "When `tidy_up` runs, in `timezone`.",
+    "retention.sent_file_days": "So many days after its end the bytes of a file that was sent or given up go from the ledger. "
+    "`0`, here and below: they are kept. See [what is kept](security.md#what-is-stored-where).",
+    "retention.payment_file_days": "So many days after it was found the bytes of a file of PeopleSoft's output go.",
+    "retention.dry_run_days": "So many days after a dry run its batches, lines and files go; what it saw of each fee, once a "
+    "live run is as old.",
+    "retention.uncharged_fee_days": "So many days after the last reading a fee goes that PeopleSoft was never told of and that "
+    "was settled then, or whose account was gone.",
     "brake.answer_hours": "So long `release_batch` waits for a person's answer; then the batch counts as refused.",
     "brake.approvers": "Airflow's names of the users who may answer in its pages; none: whoever may edit its DAG runs.",
     "brake.approval_hours": "So long a released line may leave without being held again. It must last until the next run "
@@ -188,6 +196,9 @@ def type_of(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
         return "`true`, `false`"
     if any(isinstance(m, BeforeValidator) for m in metadata):
         return "amount in quotes"
+    floors = [m.func for m in metadata if isinstance(m, AfterValidator) and isinstance(m.func, campus.Floor)]
+    if floors:
+        return f"`0`, or a whole number from {floors[0].days}"
     if annotation is int:
         low = [m.ge for m in metadata if isinstance(m, annotated_types.Ge)]
         high = [m.le for m in metadata if isinstance(m, annotated_types.Le)]

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 from alma_hook import __version__, campus, confirmations, watch
@@ -23,6 +24,7 @@ from alma_hook.ledger import (
     items,
     moment,
     payments,
+    shadow,
     story,
 )
 from alma_hook.money import amount
@@ -63,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
         ("exceptions", _exceptions, "list what does not fit, oldest first"),
         ("resolve", _resolve, "settle one exception that a person has dealt with"),
         ("explain", _explain, "tell one fee's life, in order"),
+        (
+            "shadow-report",
+            _shadow_report,
+            "say what would have been sent and posted, had the dry runs been live",
+        ),
         ("check", _check, "say what is late, missing, waiting or old; exit status 1 if anything is"),
         ("held", _held, "show the batches that wait for approval"),
         ("release", _release, "approve a held batch as `held` shows it"),
@@ -107,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "explain":
             sub.add_argument("fee_id")
+        if name == "shadow-report":
+            _add_report_options(sub)
         if name == "resolve":
             sub.add_argument("exception_id")
             sub.add_argument(
@@ -117,6 +126,26 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--reason", required=True, help="what was done, for whoever reads it later")
         sub.set_defaults(command=command)
     return parser
+
+
+def _add_report_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--since", type=date.fromisoformat, metavar="DATE", help="the first day that is told of")
+    sub.add_argument("--until", type=date.fromisoformat, metavar="DATE", help="the last day that is told of")
+    sub.add_argument(
+        "--compare",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        default=[],
+        help="files of what the present process sent: SFS files, or CSV with amount, reference or emplid, and date",
+    )
+    sub.add_argument("--layout", help="the layout of those SFS files (default: sfs.layout of the settings)")
+    sub.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="write every entry of both sides to a new file; it holds EMPLIDs",
+    )
 
 
 def _init(options: argparse.Namespace) -> None:
@@ -210,6 +239,35 @@ def _explain(options: argparse.Namespace) -> None:
         raise Fatal(f"The ledger knows no fee {options.fee_id}.")
     for at, text in life:
         print(f"{at[:19]}  {text}")
+
+
+def _shadow_report(options: argparse.Namespace) -> None:
+    """Sums, fee ids, files and line numbers; patrons only in the file of ``--csv``."""
+    # Imports pandas, which takes a second.
+    from alma_hook import layouts, shadow_compare, shadow_report
+    from alma_hook.shadow import replay
+
+    settings, ledger = _settings(options), _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        history = shadow.history(tx)
+    found = replay(history, settings, layouts.load(settings.sfs.layout, settings.folder))
+    days = shadow_report.Days(settings, options.since, options.until)
+    known = {seen.fee_id for of_run in history.seen.values() for seen in of_run}
+    layout = layouts.load(options.layout or settings.sfs.layout, settings.folder)
+    theirs = shadow_compare.read(options.compare, settings, layout, known)
+    told = [sent for sent in theirs if sent.day is None or days.hold_day(sent.day)]
+    together = shadow_compare.compare([would for would in found.lines if days.hold(would.at)], told)
+    for line in shadow_report.summary(found, days):
+        print(line)
+    if options.compare:
+        for line in shadow_report.comparison(together, days):
+            print(line)
+        if len(told) < len(theirs):
+            print(f"{len(theirs) - len(told)} entries of theirs lie outside of these days")
+    if options.csv is not None:
+        count = shadow_report.write_csv(options.csv, together)
+        print(f"\n{count} entries are in {options.csv}, which holds EMPLIDs: only its owner may read it.")
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -54,6 +54,19 @@ class Shape:
         return text
 
 
+@dataclass(frozen=True)
+class Floor:
+    """Checks that so many days are 0 (kept for ever) or no fewer than ``days``; ``why`` says what needs them."""
+
+    days: int
+    why: str
+
+    def __call__(self, days: int) -> int:
+        if days and days < self.days:
+            raise ValueError(f"must be 0 (all is kept) or at least {self.days}: {self.why}")
+        return days
+
+
 def _regular_expression(text: str) -> str:
     try:
         re.compile(text)
@@ -409,6 +422,30 @@ class Alerts(_Section):
     export_file_hours: int | None = Field(default=None, ge=1)
 
 
+class Retention(_Section):
+    """After how many days what is stored of patrons goes from the ledger. 0: it is kept."""
+
+    schedule: Cron = "30 4 * * 6"
+    sent_file_days: Annotated[
+        int, AfterValidator(Floor(60, "by its file a line is looked up that has to be made void"))
+    ] = 0
+    payment_file_days: Annotated[
+        int,
+        AfterValidator(
+            Floor(60, "in it a line is looked up that was refused, or a payment that was taken back")
+        ),
+    ] = 0
+    dry_run_days: Annotated[
+        int,
+        AfterValidator(
+            Floor(30, "they are compared with what the present process and the first live runs send")
+        ),
+    ] = 0
+    uncharged_fee_days: Annotated[
+        int, AfterValidator(Floor(180, "until then a fee that was settled in Alma may be asked about"))
+    ] = 0
+
+
 class Campus(_Section):
     """All settings of one institution. ``live`` false: nothing is uploaded, nothing is posted."""
 
@@ -422,6 +459,7 @@ class Campus(_Section):
     sfs: Sfs
     brake: Brake = Brake()
     alerts: Alerts = Alerts()
+    retention: Retention = Retention()
     # Without a row no fee would ever be charged.
     item_types: Mapping[Text, ItemType] = Field(min_length=1)
     descriptions: Mapping[Text, Text] = {}

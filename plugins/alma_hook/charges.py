@@ -40,9 +40,11 @@ from alma_hook.ledger import (
     moment,
     payments,
     reversals,
+    shadow,
 )
 from alma_hook.ledger.batches import Line
 from alma_hook.ledger.exceptions import Listed
+from alma_hook.ledger.shadow import Seen
 from alma_hook.money import amount
 
 #: A task may read for hours before its plan; a plan cleared days later must not use the old readings.
@@ -250,6 +252,7 @@ def plan(
         lines: dict[str, list[Line]] = {"charge": [], "credit": []}
         held: list[Listed] = []
         considered: list[str] = []
+        seen: list[Seen] = []
         again: set[str] = set()
         for row in fees.readings_of_run(tx):
             counts.read += 1
@@ -268,6 +271,7 @@ def plan(
                 above=row["fee_id"] in above,
                 taken_back=row["emplid"] in taken_back,
             )
+            seen.append(seen_of(position, int(row["others_paid"])))
             decision = decide(position, campus, day)
             if isinstance(decision, Listed):
                 held.append(decision)
@@ -307,6 +311,8 @@ def plan(
         exceptions.open_all(tx, held)
         counts.listed = len(held)
         fees.forget_read(tx, live, sorted(again))
+        if not campus.live:
+            shadow.keep(tx, seen)
     return counts
 
 
@@ -343,9 +349,9 @@ def position_of(
     """
     sent = None
     if row["line_reference"] is not None:
-        sent = _copy(row["fee_id"], {name: row[f"line_{name}"] for name in _COPIED})
+        sent = to_copy(row["fee_id"], {name: row[f"line_{name}"] for name in _COPIED})
     elif carried is not None:
-        sent = _copy(row["fee_id"], carried)
+        sent = to_copy(row["fee_id"], carried)
     return Position(
         fee_id=row["fee_id"],
         status=row["status"],
@@ -364,10 +370,21 @@ def position_of(
     )
 
 
+def seen_of(position: Position, others_paid: int) -> Seen:
+    """Return what is kept of a fee that a dry run has considered, see ``shadow``."""
+    p = position
+    other_payments = sorted(p.own) != sorted(p.posted.items())
+    return Seen(
+        p.fee_id, p.emplid, p.status, p.type, p.currency, p.original, p.balance, p.charged - p.credited, p.own_paid(),
+        others_paid, p.reason, p.problem or (exceptions.OTHER_PAYMENTS if other_payments else None), int(p.taken_back),
+    )  # fmt: skip
+
+
 _COPIED = ("emplid", "item_type", "term", "reference", "description", "account_type")
 
 
-def _copy(fee_id: str, line: Row) -> Line:
+def to_copy(fee_id: str, line: Row) -> Line:
+    """Return what later lines about a fee copy of a charge that was sent."""
     return Line(
         fee_id=fee_id,
         kind="charge",

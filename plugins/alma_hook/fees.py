@@ -11,7 +11,7 @@ from typing import Protocol
 
 from alma_hook import ledger as books
 from alma_hook.alma import FeeLists, look_up
-from alma_hook.alma_answers import Fee, User
+from alma_hook.alma_answers import Fee, Transaction, User
 from alma_hook.errors import Inconsistent, QuotaSpent, Refused, Retriable, UserNotFound
 from alma_hook.ledger import Lease, Ledger, batches
 from alma_hook.ledger import fees as entries
@@ -159,7 +159,9 @@ def _store(tx: books.Tx, live: bool, reading: AccountReading, before: dict[str, 
         if version is None:
             version = -1 if entries.known(tx, fee.fee_id) else 0
         emplid = fee.user_id if reading.emplid is None else reading.emplid
-        entries.store_reading(tx, fee, version, emplid=emplid, reason=reason_of(fee))
+        entries.store_reading(
+            tx, fee, version, emplid=emplid, reason=reason_of(fee), others_paid=others_paid(fee)
+        )
     for fee_id in reading.missing:
         entries.store_missing(tx, fee_id, before.get(fee_id, 0), reading.problem or NOT_FOUND)
     # Where nothing could be read there may be new fees too: the account stays on the list.
@@ -169,15 +171,26 @@ def _store(tx: books.Tx, live: bool, reading: AccountReading, before: dict[str, 
 
 def reason_of(fee: Fee) -> str:
     """Say for people why a fee's balance is what it is; it never changes an amount."""
-    others = [t for t in fee.transactions if t not in fee.own_payments()]
-    kinds = [re.sub(r"[^a-z]", "", t.type.lower()) for t in others]
-    if any("waive" in kind for kind in kinds):
+    if any("waive" in _kind(t) for t in _of_others(fee)):
         return "waived"
-    if any("payment" in kind for kind in kinds):
+    if any("payment" in _kind(t) for t in _of_others(fee)):
         return "paid in the library"
     if fee.status == "CLOSED" and not fee.transactions:
         return "closed"
     return "fee"
+
+
+def others_paid(fee: Fee) -> int:
+    """Return the cents paid on a fee in Alma by others than us: at the desk, or by another interface."""
+    return sum(t.cents for t in _of_others(fee) if "payment" in _kind(t))
+
+
+def _of_others(fee: Fee) -> list[Transaction]:
+    return [t for t in fee.transactions if t not in fee.own_payments()]
+
+
+def _kind(transaction: Transaction) -> str:
+    return re.sub(r"[^a-z]", "", transaction.type.lower())
 
 
 def gather_open_accounts(ledger: Ledger, lease: Lease, live: bool, changed: Iterable[Fee] | None) -> int:

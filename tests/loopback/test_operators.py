@@ -363,12 +363,43 @@ def test_a_dry_run_moves_nothing(worker: Worker, recorder: Recorder) -> None:
     assert worker.run("sis_to_alma")["post_payments"]["posted"] == 10
 
 
-def test_a_campus_that_is_not_live_moves_nothing(worker: Worker, recorder: Recorder) -> None:
+def test_a_campus_that_is_not_live_moves_nothing(
+    worker: Worker, recorder: Recorder, capfd: pytest.CaptureFixture[str]
+) -> None:
     text = worker.settings.read_text()
     worker.settings.write_text(text.replace("live = true", "live = false"))
+    planned = worker.run("alma_to_sis")["plan_batches"]
     worker.run("alma_to_sis")
     worker.run("sis_to_alma")
     assert (inbound(worker.far), recorder.sent("POST")) == ([], [])
+    # Not twice, although each run finds all of it due.
+    sums = (
+        f"{planned['charges']} of {amount(planned['charged'])} charged, 0 of 0.00 credited, 0 of 0.00 posted"
+    )
+    assert "".join(capfd.readouterr()).count(sums) == 2
+
+
+def test_what_is_too_old_goes_by_its_dag(worker: Worker, capfd: pytest.CaptureFixture[str]) -> None:
+    worker.run("alma_to_sis", dry_run=True)
+    worker.run("alma_to_sis")
+    text = worker.settings.read_text()
+    worker.settings.write_text(text + "\n[retention]\nsent_file_days = 60\ndry_run_days = 30\n")
+    for table in ("batch SET created_at", "batch SET noted_at", "batch SET changed_at"):
+        worker.sql(f"UPDATE {table} = '2020-01-01T00:00:00.000Z'")
+    gone = {
+        "files that were sent or given up": 1,
+        "batches of dry runs": 1,
+        "dry runs from before the campus was live": 0,
+        "fees as they saw them": 0,
+    }
+    capfd.readouterr()
+    assert worker.run("tidy_up", dry_run=True) == {"remove_old": gone}
+    said = "".join(capfd.readouterr())
+    assert "batches of dry runs: 1 would go; the oldest that is there is of 2020-01-01" in said
+    assert "files of PeopleSoft's output: retention.payment_file_days is not set; none is there" in said
+    assert worker.run("tidy_up") == {"remove_old": gone}
+    assert "batches of dry runs: 1 are gone; none is there" in "".join(capfd.readouterr())
+    assert set(worker.run("tidy_up")["remove_old"].values()) == {0}
 
 
 def test_what_goes_from_task_to_task_is_ids_and_counts(worker: Worker) -> None:

@@ -79,6 +79,15 @@ def test_the_brakes_amounts_are_cents(tmp_path: Path) -> None:
     )  # type: ignore[arg-type]
 
 
+def test_nothing_goes_unless_the_settings_say_when(tmp_path: Path) -> None:
+    days = ("sent_file_days", "payment_file_days", "dry_run_days", "uncharged_fee_days")
+    kept = load(tmp_path, SHORTEST).retention
+    assert [getattr(kept, name) for name in days] == [0, 0, 0, 0]
+    said = [f"{name} = {least}" for name, least in zip(days, (60, 60, 30, 180), strict=True)]
+    least = load(tmp_path, changed(("[sfs]", "\n".join(["[retention]", *said, "[sfs]"])))).retention
+    assert [getattr(least, name) for name in days] == [60, 60, 30, 180]
+
+
 def test_every_fault_is_named_at_once_with_its_key(tmp_path: Path) -> None:
     found = faults(
         tmp_path,
@@ -113,6 +122,11 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[sfs]", '[sfs]\nfile_name = "{kind}_{sequence}_{place}.dat"', "sfs.file_name", "place"),
         ("[sfs]", '[sfs]\nfile_name = "{kind}_{sequence}.txt"', "sfs.file_name", "must end in .dat"),
         ("[sfs]", '[sfs]\nfile_name = "../{kind}_{sequence}.dat"', "sfs.file_name", "without a folder"),
+        ("[sfs]", "[retention]\nsent_file_days = 59\n[sfs]", "retention.sent_file_days",
+         "must be 0 (all is kept) or at least 60: by its file a line is looked up that has to be made void"),
+        ("[sfs]", "[retention]\npayment_file_days = -1\n[sfs]", "retention.payment_file_days", "at least 60: in it"),
+        ("[sfs]", "[retention]\ndry_run_days = 29\n[sfs]", "retention.dry_run_days", "at least 30: they are compared"),
+        ("[sfs]", "[retention]\nuncharged_fee_days = 1\n[sfs]", "retention.uncharged_fee_days", "at least 180: until"),
         ("[sfs]", '[sfs]\nlayout = "../other"', "sfs.layout", "small letters, digits or _"),
         ("[sfs]", '[emplid]\npattern = "[0-9"\n[sfs]', "emplid.pattern", "not a regular expression"),
         ("[sfs]", '[emplid]\nsource = "barcode"\n[sfs]', "emplid.source", "primary_id or identifier:"),

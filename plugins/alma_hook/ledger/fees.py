@@ -157,7 +157,14 @@ def meet(tx: Tx, fee_id: str, user_id: str) -> None:
 
 
 def store_reading(
-    tx: Tx, fee: Fee, version: int, *, emplid: str | None, reason: str, problem: str | None = None
+    tx: Tx,
+    fee: Fee,
+    version: int,
+    *,
+    emplid: str | None,
+    reason: str,
+    others_paid: int = 0,
+    problem: str | None = None,
 ) -> None:
     """Keep the newest reading of a fee; ``version`` is the fee's from before Alma was asked.
 
@@ -190,6 +197,7 @@ def store_reading(
             "own": sum(t.cents for t in own),
             "reason": reason,
             "problem": problem,
+            "others": others_paid,
         },
     )
     tx.many(
@@ -218,6 +226,7 @@ def store_missing(tx: Tx, fee_id: str, version: int, problem: str) -> None:
             "original": 0,
             "balance": 0,
             "own": 0,
+            "others": 0,
         }
         _store(
             tx, fee_id, {**nothing, "version": version, "status": "MISSING", "reason": "", "problem": problem}
@@ -229,7 +238,7 @@ def _store(tx: Tx, fee_id: str, values: Mapping[str, Any]) -> None:
         tx.run(f"DELETE FROM {table} WHERE institution = :i AND fee_id = :fee", fee=fee_id)
     tx.run(
         "INSERT INTO reading VALUES (:i, :fee, :run, :now, :version, :emplid, :status, :type, :owner, :currency, "
-        ":original, :balance, :own, :reason, :problem)",
+        ":original, :balance, :own, :reason, :problem, :others)",
         fee=fee_id,
         run=tx.run_id,
         now=tx.now,

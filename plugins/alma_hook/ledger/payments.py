@@ -53,12 +53,14 @@ def keep_file(
         at=written_at,
     )
     tx.run(
-        "UPDATE payment_file SET state = 'found', kind = :kind, "
+        # The bytes again, too: they may have been removed since.
+        "UPDATE payment_file SET state = 'found', kind = :kind, content = :content, "
         "written_at = CASE WHEN written_at > :at THEN written_at ELSE :at END "
         "WHERE institution = :i AND name = :name AND sha256 = :sha "
         "AND (state IN ('archived', 'withdrawn') OR kind <> :kind)",
         name=name,
         sha=sha256,
+        content=content,
         kind=kind,
         at=written_at,
     )

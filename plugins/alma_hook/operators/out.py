@@ -290,7 +290,17 @@ class PlanBatches(CampusOperator):
         for row in held:
             verb = "is set aside" if run.live else "would be set aside"
             self.log.warning("Beyond the brake's limits, %s: %s", verb, holds.describe(row))
+        if not run.campus.live:
+            self._say_what_would_have_left(run)
         return asdict(counts)
+
+    def _say_what_would_have_left(self, run: Run) -> None:
+        from alma_hook import shadow, shadow_report
+        from alma_hook.ledger import shadow as seen
+
+        with run.ledger.read() as tx:
+            history = seen.history(tx)
+        self.say("%s", shadow_report.in_one_line(shadow.replay(history, run.campus, run.layout), run.campus))
 
 
 class WriteSfsFiles(CampusOperator):
