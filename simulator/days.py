@@ -38,7 +38,7 @@ def days(
             f"  {len(campus.students)} students, {len(campus.alma.fees)} fees; a day takes {minutes:g} minutes"
         )
         print(
-            f"  {len(campus.oddities.all)} fees differ for good: staff, disputed, a credit, an unknown type"
+            f"  {len(campus.oddities.all)} odd fees may differ for good: of staff, disputed, a credit, of an unknown type"
         )
         day = 0
         while True:
