@@ -60,11 +60,13 @@ mutants: $(READY) ## small faults put into money, charges and payments: which do
 simulate: $(READY) ## random lives with deaths and faults on all cores (SEEDS=20000 FIRST=0; ONLY=3,5.17 of one)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
-lint: $(READY) ## ruff, mypy, and the fences between the modules
+lint: $(READY) ## ruff, mypy, the fences between the modules, and both container files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yaml
+	$(BIN)/hadolint Dockerfile
 
 format: $(READY) ## let ruff put the code into shape
 	$(BIN)/ruff check --fix .

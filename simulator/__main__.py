@@ -1,11 +1,14 @@
 """``python -m simulator serve --work DIR``: a campus to try things on."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from simulator.address import LOOPBACK
 from simulator.campus import DEFAULT_LAYOUT
+from simulator.days import days
 from simulator.demo import Demo, demo
 from simulator.demo_killed import KilledDemo
 from simulator.screenshots import NoBrowserError, screenshots
@@ -17,16 +20,23 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="python -m simulator", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True)
     command = commands.add_parser("serve", help="run Alma, PeopleSoft and SFTP until SIGTERM or Ctrl-C")
-    command.add_argument(
-        "--work", type=Path, required=True, help="folder for simulator.json and the SFTP files"
-    )
-    command.add_argument("--alma-port", type=int, default=0, help="0 takes a free port")
-    command.add_argument("--sftp-port", type=int, default=0, help="0 takes a free port")
-    command.add_argument("--seed", type=int, default=1, help="the same seed makes the same campus")
-    command.add_argument("--students", type=int, default=2000)
-    command.add_argument("--fees", type=int, default=1500)
+    _servers(command)
     command.add_argument("--layout", type=Path, default=DEFAULT_LAYOUT, help="SFS layout declaration (TOML)")
     command.set_defaults(run=_serve)
+    command = commands.add_parser(
+        "days", help="the same, where days pass by themselves, for an Airflow elsewhere (docker-compose.yaml)"
+    )
+    _servers(command)
+    command.add_argument("--name", default=LOOPBACK, help="what that Airflow calls this machine")
+    command.add_argument("--minutes", type=float, default=5, help="how long a day takes")
+    command.add_argument(
+        "--hand-over",
+        type=Path,
+        required=True,
+        help="folder for the campus.toml and connections.json it needs",
+    )
+    command.add_argument("--ledger", type=json.loads, required=True, help="the ledger's connection, as JSON")
+    command.set_defaults(run=_days)
     for name, keep, text in (
         (
             "demo",
@@ -65,6 +75,17 @@ def _screenshots(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _servers(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--work", type=Path, required=True, help="folder for simulator.json and the SFTP files"
+    )
+    command.add_argument("--alma-port", type=int, default=0, help="0 takes a free port")
+    command.add_argument("--sftp-port", type=int, default=0, help="0 takes a free port")
+    command.add_argument("--seed", type=int, default=1, help="the same seed makes the same campus")
+    command.add_argument("--students", type=int, default=2000)
+    command.add_argument("--fees", type=int, default=1500)
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     return demo(
         arguments.work.resolve(),
@@ -86,6 +107,22 @@ def _serve(arguments: argparse.Namespace) -> int:
         students=arguments.students,
         fees=arguments.fees,
         layout=arguments.layout,
+    )
+    return 0
+
+
+def _days(arguments: argparse.Namespace) -> int:
+    days(
+        arguments.work,
+        hand_over=arguments.hand_over,
+        ledger=arguments.ledger,
+        minutes=arguments.minutes,
+        name=arguments.name,
+        alma_port=arguments.alma_port,
+        sftp_port=arguments.sftp_port,
+        seed=arguments.seed,
+        students=arguments.students,
+        fees=arguments.fees,
     )
     return 0
 

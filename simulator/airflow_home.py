@@ -39,6 +39,7 @@ FINAL_STATES = frozenset({"success", "failed"})
 # Carried by every process of one home, so that even one whose parent was killed is found again.
 _MARK = "ALMA_AIRFLOW_HOME_MARK"
 
+_AIRFLOW = (sys.executable, "-P", "-m", "airflow")
 _COMMANDS: Mapping[str, Sequence[str]] = {
     "api-server": ("api-server", "--host", "127.0.0.1"),
     # The log servers would listen on fixed ports of every interface; the logs are local files here.
@@ -82,7 +83,8 @@ class AirflowHomeError(Exception):
 class AirflowHome:
     """One Airflow with its own folder, SQLite metadata database, password and loopback port.
 
-    `env` goes to every process after the settings above, so it may replace them (`AIRFLOW__SECTION__KEY`).
+    `env` goes to every process after the settings above, so it may replace them (`AIRFLOW__SECTION__KEY`), or
+    take them away (None): with an executor and a database of another kind the same home is a cluster's.
     `connections` maps connection ids to Airflow's JSON form (`conn_type`, `host`, `login`, `password`,
     `extra`, ...); `connections_in` says where they are kept: in the environment, or as rows in the metadata
     database, as the UI makes them. `schedules=False` creates runs on request only, whatever the DAGs'
@@ -95,7 +97,7 @@ class AirflowHome:
         work: Path,
         *,
         dags: Path,
-        env: Mapping[str, str] | None = None,
+        env: Mapping[str, str | None] | None = None,
         connections: Mapping[str, Mapping[str, Any]] | None = None,
         connections_in: Literal["env", "database"] = "env",
         plugins: Path | None = None,
@@ -135,7 +137,10 @@ class AirflowHome:
         if connections_in == "env":
             for name, fields in self._connections.items():
                 self.env[f"AIRFLOW_CONN_{name.upper()}"] = json.dumps(fields)
-        self.env.update(env or {})
+        for name, value in (env or {}).items():
+            self.env.pop(name, None)
+            if value is not None:
+                self.env[name] = value
 
     # ---- its life ------------------------------------------------------------------------------------------
 
@@ -153,15 +158,19 @@ class AirflowHome:
     ) -> None:
         self.stop()
 
-    def prepare(self) -> None:
-        """Make the folder, the metadata database and the login; end what a killed parent left running."""
+    def prepare(self, *, migrate: bool = True) -> None:
+        """Make the folder, the metadata database and the login; end what a killed parent left running.
+
+        ``migrate=False`` leaves the database to the caller.
+        """
         self._end_leftovers()
         for folder in (self.work, self.logs, self.work / "plugins", self.work / "config"):
             folder.mkdir(parents=True, exist_ok=True)
         (self.work / "config" / "airflow_local_settings.py").write_text(self._policy)
         self._passwords.touch(mode=0o600)
         self._passwords.write_text(json.dumps({"admin": self.password}))
-        self.airflow("db", "migrate")
+        if migrate:
+            self.airflow("db", "migrate")
         if self._connections_in == "database" and self._connections:
             rows = self.work / "connections.json"
             rows.touch(mode=0o600)
@@ -174,7 +183,7 @@ class AirflowHome:
     def airflow(self, *arguments: str) -> str:
         """Run one `airflow` command in this home and return what it printed."""
         done = subprocess.run(
-            [sys.executable, "-P", "-m", "airflow", *arguments],
+            [*_AIRFLOW, *arguments],
             env=self.env,
             cwd=self.work,
             stdin=subprocess.DEVNULL,
@@ -206,10 +215,23 @@ class AirflowHome:
 
     def start_process(self, name: str) -> None:
         """Start one of api-server, scheduler, dag-processor, triggerer (again, after `kill_process`)."""
+        self._start(name, [*_AIRFLOW, *_COMMANDS[name]], self.env)
+
+    def start_worker(
+        self, name: str, *options: str, env: Mapping[str, str], inside: Sequence[str] = ()
+    ) -> None:
+        """Start a Celery worker, where Celery is the executor; any `name` that no other process has.
+
+        `env` goes on top of this home's; `inside` is a command that the worker's is given to, such as unshare's.
+        """
+        command = [*inside, *_AIRFLOW, "celery", "worker", "--skip-serve-logs", *options]
+        self._start(name, command, {**self.env, **env})
+
+    def _start(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> None:
         with (self.logs / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "airflow", *_COMMANDS[name]],
-                env=self.env,
+                command,
+                env=env,
                 cwd=self.work,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,10 +1,11 @@
-"""The simulator's HTTP server: a thread a connection around ``AlmaApi.handle``, on loopback."""
+"""The simulator's HTTP server: a thread a connection around ``AlmaApi.handle``."""
 
 import logging
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol, Self
 
+from simulator.address import LOOPBACK, listens_on
 from simulator.wire import ConnectionDropped, Request, Response
 
 _log = logging.getLogger(__name__)
@@ -63,11 +64,15 @@ class _Connection(BaseHTTPRequestHandler):
 class AlmaServer:
     """``with AlmaServer(api) as server: server.url``: serves until the block ends.
 
-    ``port`` 0 takes a free one. ``control`` answers paths under ``/simulator``.
+    ``port`` 0 takes a free one. ``control`` answers paths under ``/simulator``. ``name``: what other machines
+    call this one; they are only listened to if it has one.
     """
 
-    def __init__(self, api: Handler, *, port: int = 0, control: Handler | None = None) -> None:
-        self._server = _Server(("127.0.0.1", port), _Connection)
+    def __init__(
+        self, api: Handler, *, port: int = 0, control: Handler | None = None, name: str = LOOPBACK
+    ) -> None:
+        self._server = _Server((listens_on(name), port), _Connection)
+        self._name = name
         self._server.api = api
         self._server.control = control
         self._thread = threading.Thread(
@@ -84,8 +89,8 @@ class AlmaServer:
 
     @property
     def url(self) -> str:
-        """``http://127.0.0.1:PORT``, without ``/almaws/v1``."""
-        return f"http://127.0.0.1:{self.port}"
+        """``http://NAME:PORT``, without ``/almaws/v1``."""
+        return f"http://{self._name}:{self.port}"
 
     def start(self) -> Self:
         """Begin serving in a background thread."""

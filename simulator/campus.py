@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
+from simulator.address import LOOPBACK
 from simulator.alma import AlmaModel, days_ago
 from simulator.alma_api import AlmaApi
 from simulator.alma_records import Fee, User
@@ -92,7 +93,7 @@ class Campus:
         """The place on disk of a path that an SFTP client sees."""
         return self.root / remote.lstrip("/")
 
-    def sftp_server(self, *, port: int = 0, key_file: Path | None = None) -> SftpServer:
+    def sftp_server(self, *, port: int = 0, key_file: Path | None = None, name: str = LOOPBACK) -> SftpServer:
         """An SFTP server (not started) over this campus's folders, with this campus's faults."""
         return SftpServer(
             self.root,
@@ -101,6 +102,7 @@ class Campus:
             inbound=self.folders.inbound,
             on_arrival=self._on_arrival,
             key_file=key_file,
+            name=name,
         )
 
     def _on_arrival(self, _name: str) -> None:

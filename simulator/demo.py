@@ -30,7 +30,7 @@ institution = "{institution}"
 live = true
 
 [alma_to_sis]
-report_path = "{report_path}"
+{schedule}report_path = "{report_path}"
 export_directory = "{sis_export}"
 reserve_calls = 1000
 
@@ -47,7 +47,7 @@ LOSTITEMREPLACEMENTFEE = "300000000002"
 LOSTITEMPROCESSFEE = "300000000003"
 
 [sis_to_alma]
-directory = "{outbound}"
+{schedule}directory = "{outbound}"
 archive_directory = "{outbound_archive}"
 
 [sis_to_alma.columns]
@@ -324,11 +324,18 @@ def _wait(airflow: AirflowHome) -> None:
         print()
 
 
-def settings_text(facts: dict[str, Any], layout: str) -> str:
-    """The campus.toml of a simulated campus. ``facts`` are those of ``serve.running``."""
+def settings_text(facts: dict[str, Any], layout: str, *, schedule: str = "") -> str:
+    """The campus.toml of a simulated campus. ``facts`` are those of ``serve.running``.
+
+    ``schedule``: of both DAGs, as a cron expression, where it is not the package's own.
+    """
     alma = facts["alma"]
     return SETTINGS.format(
-        institution=alma["institution"], report_path=alma["report_path"], layout=layout, **facts["folders"]
+        institution=alma["institution"],
+        report_path=alma["report_path"],
+        layout=layout,
+        schedule=f'schedule = "{schedule}"\n' if schedule else "",
+        **facts["folders"],
     )
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from simulator.address import LOOPBACK
 from simulator.alma_api import FULL_KEY, READ_KEY, USERS_ONLY_KEY
 from simulator.alma_http import AlmaServer
 from simulator.campus import DEFAULT_LAYOUT, Campus
@@ -27,20 +28,22 @@ def running(
     fees: int = 1500,
     layout: Path = DEFAULT_LAYOUT,
     institution: str = "01SIMULATED_INST",
+    name: str = LOOPBACK,
 ) -> Iterator[tuple[Campus, dict[str, Any]]]:
     """A campus with both servers up: yields it and what ``simulator.json`` holds.
 
     The SFTP root is ``work/sftp``; its host key is kept in ``work`` so that a restart is the same host.
+    ``name``: what other machines call this one; unless it is told, only this machine can reach the servers.
     """
     work.mkdir(parents=True, exist_ok=True)
     campus = Campus(
         work / "sftp", seed=seed, students=students, fees=fees, layout=layout, institution=institution
     )
-    sftp = campus.sftp_server(port=sftp_port, key_file=work / "sftp_host_key")
+    sftp = campus.sftp_server(port=sftp_port, key_file=work / "sftp_host_key", name=name)
     described = work / "simulator.json"
-    with AlmaServer(campus.api, port=alma_port, control=Control(campus)) as alma, sftp:
+    with AlmaServer(campus.api, port=alma_port, control=Control(campus), name=name) as alma, sftp:
         facts = describe(campus, alma, sftp)
-        _write_whole(described, json.dumps(facts, indent=2) + "\n")
+        write_whole(described, json.dumps(facts, indent=2) + "\n")
         try:
             yield campus, facts
         finally:
@@ -67,7 +70,7 @@ def describe(campus: Campus, alma: AlmaServer, sftp: SftpServer) -> dict[str, An
         },
         "control": f"{alma.url}/simulator",
         "sftp": {
-            "host": "127.0.0.1",
+            "host": sftp.name,
             "port": sftp.port,
             "login": sftp.username,
             "password": sftp.password,
@@ -96,7 +99,7 @@ def serve(work: Path, **options: Any) -> None:
     print("simulator ended", flush=True)
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write so that a reader finds the whole file or none; it holds the stand-in's keys, hence the mode."""
     unfinished = path.with_name(f"{path.name}.writing")
     handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

