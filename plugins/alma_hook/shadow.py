@@ -164,8 +164,10 @@ class _Replay:
             fee = self._fee(seen.fee_id)
             fee.seen = seen
             if seen.told and not fee.begun:
-                self._begin(fee, at)
+                self._resume(fee, at)
             self._match(fee, at)
+            if fee.begun:
+                self._payments_waiting(fee, (at, run_id))
             decision = charges.decide(self._position(fee, seen), self.campus, day)
             if isinstance(decision, Line):
                 lines[decision.kind].append(decision)
@@ -214,9 +216,7 @@ class _Replay:
             fee.sent = would.line
         if not fee.begun:
             self._begin(fee, would.at)
-            waiting, fee.waiting = fee.waiting, []
-            for row in waiting:
-                self._payment(row, would)
+            self._payments_waiting(fee, (would.at, would.run_id))
 
     def _begin(self, fee: _Fee, at: str) -> None:
         """From here on payments count: what both sides had before is no news to either."""
@@ -225,6 +225,14 @@ class _Replay:
             fee.others_before = fee.seen.others_paid
             fee.received_before = min(fee.others_before, self._received(fee.seen.fee_id, at))
             fee.left_before = fee.received_before
+
+    def _resume(self, fee: _Fee, at: str) -> None:
+        """Begin with a fee that live runs told of: what it is lower by may be a payment of since then already."""
+        if fee.seen is not None:
+            fall = fee.seen.told - fee.seen.own_paid - fee.seen.balance
+            since = max(0, min(fall, fee.seen.others_paid, self._received(fee.seen.fee_id, at)))
+            fee.begun = True
+            fee.others_before = fee.seen.others_paid - since
 
     def _match(self, fee: _Fee, at: str) -> None:
         """See how much of what others paid in Alma are payments in PeopleSoft."""
@@ -260,8 +268,13 @@ class _Replay:
 
     # -- a run of sis_to_alma --------------------------------------------------------------------------
 
-    def _payment(self, row: Row, charged: WouldSend | None = None) -> None:
-        """Judge a payment when it is taken in, or when its fee is ``charged`` afterwards."""
+    def _payments_waiting(self, fee: _Fee, run: tuple[str, str]) -> None:
+        waiting, fee.waiting = fee.waiting, []
+        for row in waiting:
+            self._payment(row, run)
+
+    def _payment(self, row: Row, run: tuple[str, str] | None = None) -> None:
+        """Judge a payment when it is taken in, or by the run after which its fee counts as charged."""
         fee = self._fee(str(row["fee_id"]))
         if not fee.begun:
             fee.waiting.append(row)
@@ -280,7 +293,7 @@ class _Replay:
         else:
             cents = min(value, fee.in_alma())
             fee.posted += cents
-            at, run_id = (row["taken_at"], row["run_id"]) if charged is None else (charged.at, charged.run_id)
+            at, run_id = run or (row["taken_at"], row["run_id"])
             rest = value - cents
             self.shadow.posted.append(
                 WouldPost(

@@ -153,6 +153,29 @@ def test_dry_runs_would_have_sent_what_live_runs_sent(
     assert dry.folder.files("/sfs/inbound", "*") == []
 
 
+Said = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Said:
+    """``said(bridge, "--since", ...)``: exit status of `shadow-report`, and all that it printed."""
+
+    def run(bridge: Bridge, *arguments: object) -> tuple[int, str]:
+        status = command_line.main(
+            [
+                "shadow-report",
+                *("--settings", str(bridge.file), "--ledger", bridge.url),
+                *map(str, arguments),
+            ]
+        )
+        printed = capsys.readouterr()
+        text = printed.out + printed.err
+        assert not [student for student in bridge.far.students if student.primary_id in text]
+        return status, text
+
+    return run
+
+
 # -- beside a present process ----------------------------------------------------------------------------
 
 
@@ -183,9 +206,9 @@ def test_beside_a_present_process_that_does_the_same(open_campus: OpenCampus, le
     assert sum(cents for _, _, cents in dry_run(dry).not_credited) == paid
 
 
-def dry_run(bridge: Bridge) -> Shadow:
+def dry_run(bridge: Bridge, hours: float = 12) -> Shadow:
     """Half a day passes, the night's report comes, the DAG runs dry."""
-    bridge.far.clock.advance(hours=12)
+    bridge.far.clock.advance(hours=hours)
     bridge.far.refresh_analytics()
     bridge.alma_to_sis(live=False)
     return shown(bridge)
@@ -247,6 +270,73 @@ def test_nor_is_one_whose_file_is_taken_in_later(dry: Bridge, fee: Fee) -> None:
     assert [posted.cents for posted in found.posted] == [5000]
 
 
+def test_nor_is_one_of_the_same_day_by_its_very_amount(dry: Bridge, fee: Fee) -> None:
+    dry.far.clock.advance(hours=8)
+    pays(dry, 5000)
+    PresentProcess(dry).post()
+    assert told(dry_run(dry, hours=1)) == [("charge", 5000, "new"), ("credit", 5000, "paid in the library")]
+    dry.far.clock.advance(hours=1)
+    dry_sis_to_alma(dry)
+    found = shown(dry)
+    assert told(found) == [("charge", 5000, "new")]
+    assert [posted.cents for posted in found.posted] == [5000]
+
+
+def test_payments_that_could_not_have_been_posted_say_why(dry: Bridge, fee: Fee) -> None:
+    disputed = dry.far.alma.add_fee(dry.far.students[1], 3000)
+    closed = dry.far.alma.add_fee(dry.far.students[2], 2000)
+    dry_run(dry)
+    dry.far.alma.dispute(disputed.id)
+    dry.far.alma.waive_at_desk(closed.id)
+    dry_run(dry)
+    numbers = [student.primary_id for student in dry.far.students]
+    lines = [
+        f"{n},{emplid},ALMA{fee_id},{value},11/03/2026\n"
+        for n, (emplid, fee_id, value) in enumerate(
+            [
+                (numbers[5], fee.id, "1.00"),
+                (numbers[0], fee.id, "60.00"),
+                (numbers[1], disputed.id, "30.00"),
+                (numbers[2], closed.id, "20.00"),
+                (numbers[3], "777", "5.00"),
+            ]
+        )
+    ]
+    text = "Payment ID,Emplid,Reference Number,Paid Amount,Date Paid\n" + "".join(lines)
+    dry.folder.put("/sfs/outbound/LIBRARY_PAYMENTS_1.csv", text.encode())
+    dry_sis_to_alma(dry)
+    assert [(posted.cents, posted.rest, posted.why) for posted in shown(dry).posted] == [
+        (0, 100, shadow.OTHER_EMPLID),
+        (5000, 1000, "paid more than Alma's balance"),
+        (0, 3000, "fee is INDISPUTE in Alma"),
+        (0, 2000, shadow.SETTLED),
+        (0, 500, shadow.NOT_CHARGED),
+    ]
+
+
+def test_what_a_person_would_have_been_asked_about_is_told(dry: Bridge, fee: Fee, said: Said) -> None:
+    dry.far.alma.add_fee(dry.far.students[1], 300_000)
+    found = dry_run(dry)
+    assert [would.beyond for would in found.lines] == [
+        (),
+        ("a line of 3000.00, brake.max_line is 2000.00",),
+    ]
+    assert (
+        "a person would have been asked first: a line of 3000.00, brake.max_line is 2000.00\n" in said(dry)[1]
+    )
+
+
+def test_what_does_not_fit_the_layout_is_held(open_campus: OpenCampus) -> None:
+    def wordy(text: str) -> str:
+        return text.replace("[item_types]", f'[descriptions]\nOVERDUEFINE = "{"fine " * 7}"\n[item_types]')
+
+    dry = open_campus("dry", live=False, fees=0, settings=wordy)
+    dry.far.alma.add_fee(dry.far.students[0], 5000)
+    found = dry_run(dry)
+    assert found.lines == []
+    assert [held.entry.kind for held in found.held] == ["does not fit the layout"]
+
+
 def test_what_is_paid_at_the_desk_besides_is_a_credit(dry: Bridge, fee: Fee) -> None:
     pays(dry, 2000)
     dry_sis_to_alma(dry)
@@ -282,20 +372,39 @@ def test_what_was_paid_before_the_fee_was_first_seen_is_of_no_concern(dry: Bridg
     assert told(dry_run(dry))[1:] == [("credit", 1000, "paid in the library")]
 
 
+def go_live(bridge: Bridge, live: bool = True) -> None:
+    bridge.campus = bridge.campus.model_copy(update={"live": live})
+
+
 def test_the_report_stays_what_it_was_when_the_campus_is_live(dry: Bridge, fee: Fee) -> None:
-    before = shown(dry)
-    dry.campus = dry.campus.model_copy(update={"live": True})
+    unmapped = dry.far.alma.add_fee(dry.far.students[1], 400, type="LOCKERKEY")
+    before = dry_run(dry)
+    assert [held.entry.kind for held in before.held] == ["fee type without item type"]
+    go_live(dry)
     dry.far.clock.advance(hours=12)
     dry.far.refresh_analytics()
     dry.alma_to_sis()
     assert [line[1:4] for line in sent_lines(dry)] == [(fee.id, "charge", 5000)]
+    dry.far.clock.advance(hours=1)
+    pays(dry, 1000)
+    dry.sis_to_alma()
+    assert len(posted_payments(dry)) == 1
     assert shown(dry) == before
-    dry.campus = dry.campus.model_copy(update={"live": False})
-    assert told(dry_run(dry)) == []
+    # Not live again: what live runs sent and posted counts, what was seen before them doesn't.
+    go_live(dry, False)
+    again = dry_run(dry)
+    assert (again.lines, again.posted, len(again.runs)) == ([], [], 1)
+    assert [held.entry.fee_id for held in again.held] == [unmapped.id]
+    present = PresentProcess(dry)
+    present.done = set(dry.far.peoplesoft.payments)
+    pays(dry, 2000)
+    dry_sis_to_alma(dry)
+    present.post()
     dry.far.alma.waive_at_desk(fee.id, 700)
     again = dry_run(dry)
     assert told(again) == [("credit", 700, "waived")]
     assert again.lines[0].line.emplid == dry.far.students[0].primary_id
+    assert [(posted.cents, posted.why) for posted in again.posted] == [(2000, "")]
 
 
 def test_a_dry_run_of_a_live_campus_is_no_part_of_it(open_campus: OpenCampus) -> None:
@@ -316,28 +425,6 @@ def test_a_fee_that_is_not_as_before_alone_is_kept_anew(dry: Bridge, fee: Fee) -
 
 
 # -- beside the files of the present process -------------------------------------------------------------
-
-Said = Callable[..., tuple[int, str]]
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Said:
-    """``said(bridge, "--since", ...)``: exit status of `shadow-report`, and all that it printed."""
-
-    def run(bridge: Bridge, *arguments: object) -> tuple[int, str]:
-        status = command_line.main(
-            [
-                "shadow-report",
-                *("--settings", str(bridge.file), "--ledger", bridge.url),
-                *map(str, arguments),
-            ]
-        )
-        printed = capsys.readouterr()
-        text = printed.out + printed.err
-        assert not [student for student in bridge.far.students if student.primary_id in text]
-        return status, text
-
-    return run
 
 
 def test_without_a_dry_run_there_is_nothing_to_tell(dry: Bridge, said: Said) -> None:
