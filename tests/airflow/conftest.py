@@ -1,4 +1,4 @@
-"""One real Airflow for all tests of this folder: starting it costs more than most of them."""
+"""One real Airflow for all tests of a file: starting it costs more than most of them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from simulator.airflow_home import AirflowHome
 WriteDag = Callable[[str, str], None]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dags_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("dags")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def airflow_home(tmp_path_factory: pytest.TempPathFactory, dags_folder: Path) -> Iterator[AirflowHome]:
     """A running Airflow that reads the DAGs of `dags_folder`, and of no other."""
     with AirflowHome(

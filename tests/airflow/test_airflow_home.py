@@ -12,7 +12,7 @@ import pytest
 
 from simulator.airflow_home import AirflowHomeError, alive
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.cluster]
 
 PLUS_ONE = """
     from airflow.sdk import BaseHook, dag, task

@@ -12,7 +12,7 @@ from airflow import __version__ as airflow_version
 from simulator.airflow_home import AirflowHome
 from simulator.serve import running
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.cluster]
 OLD = airflow_version.startswith("3.1.")
 
 
