@@ -86,6 +86,10 @@ def _servers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--fees", type=int, default=1500)
 
 
+def _of_servers(arguments: argparse.Namespace) -> dict[str, int]:
+    return {name: getattr(arguments, name) for name in ("alma_port", "sftp_port", "seed", "students", "fees")}
+
+
 def _demo(arguments: argparse.Namespace) -> int:
     return demo(
         arguments.work.resolve(),
@@ -99,15 +103,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    serve(
-        arguments.work,
-        alma_port=arguments.alma_port,
-        sftp_port=arguments.sftp_port,
-        seed=arguments.seed,
-        students=arguments.students,
-        fees=arguments.fees,
-        layout=arguments.layout,
-    )
+    serve(arguments.work, layout=arguments.layout, **_of_servers(arguments))
     return 0
 
 
@@ -118,11 +114,7 @@ def _days(arguments: argparse.Namespace) -> int:
         ledger=arguments.ledger,
         minutes=arguments.minutes,
         name=arguments.name,
-        alma_port=arguments.alma_port,
-        sftp_port=arguments.sftp_port,
-        seed=arguments.seed,
-        students=arguments.students,
-        fees=arguments.fees,
+        **_of_servers(arguments),
     )
     return 0
 

@@ -77,6 +77,10 @@ class Fee:
         """The payments on it that carry our key."""
         return tuple(t for t in self.transactions if keys.is_ours(t.external_id))
 
+    def of_others(self) -> tuple[Transaction, ...]:
+        """All that was done on it by others than us."""
+        return tuple(t for t in self.transactions if not keys.is_ours(t.external_id))
+
 
 @dataclass(frozen=True, slots=True)
 class User:

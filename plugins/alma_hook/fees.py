@@ -171,9 +171,10 @@ def _store(tx: books.Tx, live: bool, reading: AccountReading, before: dict[str, 
 
 def reason_of(fee: Fee) -> str:
     """Say for people why a fee's balance is what it is; it never changes an amount."""
-    if any("waive" in _kind(t) for t in _of_others(fee)):
+    kinds = [_kind(t) for t in fee.of_others()]
+    if any("waive" in kind for kind in kinds):
         return "waived"
-    if any("payment" in _kind(t) for t in _of_others(fee)):
+    if any("payment" in kind for kind in kinds):
         return "paid in the library"
     if fee.status == "CLOSED" and not fee.transactions:
         return "closed"
@@ -182,11 +183,7 @@ def reason_of(fee: Fee) -> str:
 
 def others_paid(fee: Fee) -> int:
     """Return the cents paid on a fee in Alma by others than us: at the desk, or by another interface."""
-    return sum(t.cents for t in _of_others(fee) if "payment" in _kind(t))
-
-
-def _of_others(fee: Fee) -> list[Transaction]:
-    return [t for t in fee.transactions if t not in fee.own_payments()]
+    return sum(t.cents for t in fee.of_others() if "payment" in _kind(t))
 
 
 def _kind(transaction: Transaction) -> str:

@@ -15,7 +15,7 @@ from datetime import timedelta
 from itertools import groupby
 from typing import Protocol
 
-from alma_hook import guard, keys
+from alma_hook import guard
 from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee
 from alma_hook.campus import Campus
@@ -36,7 +36,6 @@ from alma_hook.ledger import payments as entries
 #: A call must leave within this many seconds of its mark, or not at all: a worker that stood still
 #: must not send late, when another may have taken over.
 DEADLINE_SECONDS = 30.0
-SETTLED = "fee already settled in Alma"
 
 
 class FeesTarget(FeeLists, Protocol):
@@ -144,7 +143,7 @@ class _Poster:
     def account(self, account: str | None, payments: Sequence[Row]) -> None:
         """Post one account's payments, from one reading of its fees."""
         if account is None:
-            self.list_all(payments, "no such fee was charged")
+            self.list_all(payments, exceptions.NOT_CHARGED)
             return
         payments = [row for row in payments if not self._held(row)]
         if not payments:
@@ -169,9 +168,9 @@ class _Poster:
 
     def _held(self, row: Row) -> bool:
         if row["charged_emplid"] is None:
-            self._list(row, "no such fee was charged")
+            self._list(row, exceptions.NOT_CHARGED)
         elif row["charged_emplid"] != row["emplid"]:
-            self._list(row, "payment by another EMPLID than was charged")
+            self._list(row, exceptions.OTHER_EMPLID)
         elif row["state"] in ("posting", "unknown") and self._quiet_until(row):
             self._list(row, "outcome of the posting unclear")
             self.counts.waiting += 1
@@ -207,7 +206,7 @@ class _Poster:
             self._list(row, exceptions.OTHER_PAYMENTS)
             return None
         if fee.status != "ACTIVE" or fee.balance <= 0:
-            self._list(row, SETTLED if fee.balance <= 0 else f"fee is {fee.status} in Alma")
+            self._list(row, exceptions.SETTLED if fee.balance <= 0 else f"fee is {fee.status} in Alma")
             return None
         value = min(int(row["payable"]), fee.balance)
         deadline = self.monotonic() + DEADLINE_SECONDS
@@ -260,7 +259,7 @@ class _Poster:
             entries.settle_posting(tx, row, "posted", posted=value)
             if self.by_level:
                 listed = [
-                    exceptions.of_payment(part, SETTLED, int(part["stands"]))
+                    exceptions.of_payment(part, exceptions.SETTLED, int(part["stands"]))
                     for part in applied.part_rests(tx)
                 ]
             exceptions.close_others(tx, [f"payment {row['payment_no']}"], listed)
@@ -333,6 +332,4 @@ class _Poster:
 
 def _alike(fee: Fee, value: int) -> bool:
     """Whether a fee bears a payment of that amount without a key of ours."""
-    return any(
-        t.type == "PAYMENT" and t.cents == value and not keys.is_ours(t.external_id) for t in fee.transactions
-    )
+    return any(t.type == "PAYMENT" and t.cents == value for t in fee.of_others())

@@ -26,12 +26,9 @@ from alma_hook.charges import Position
 from alma_hook.layouts import Layout
 from alma_hook.ledger import Row, moment
 from alma_hook.ledger.batches import Line
-from alma_hook.ledger.exceptions import OVERPAID, Listed
+from alma_hook.ledger.exceptions import NOT_CHARGED, OTHER_EMPLID, OVERPAID, SETTLED, Listed
 from alma_hook.ledger.shadow import History, Seen
 
-NOT_CHARGED = "no such fee was charged"
-OTHER_EMPLID = "payment by another EMPLID than was charged"
-SETTLED = "fee already settled in Alma"
 NOT_SEEN = "its fee was not seen by a dry run"
 BEFORE = "in Alma already when the fee was first seen"
 

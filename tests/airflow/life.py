@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,14 @@ _MARKS = {
     "lease": ("direction", ("expires_at",)),
     "batch": ("batch_id", ("changed_at", "acknowledged_at", "uploaded_at")),
 }
+
+
+def until(true: Callable[[], Any], timeout: float = 30) -> None:
+    """Wait until something is so, that many seconds at most."""
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @dataclass

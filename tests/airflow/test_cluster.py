@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from simulator.deaths import POSTED, RENAMED, RETRY_AT_ONCE, Moment
 from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
 from tests import compose
-from tests.airflow.life import NOTICE_SOON, Life
+from tests.airflow.life import NOTICE_SOON, Life, until
 from tests.airflow.postgres import Postgres
 
 pytestmark = [pytest.mark.airflow, pytest.mark.cluster]
@@ -93,13 +93,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def until(true: Callable[[], Any], timeout: float = 60) -> None:
-    deadline = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @dataclass

@@ -8,7 +8,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -41,7 +40,7 @@ from simulator.deaths import (
 )
 from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
-from tests.airflow.life import NOTICE_SOON, Life
+from tests.airflow.life import NOTICE_SOON, Life, until
 from tests.airflow.postgres import Postgres
 
 pytestmark = [
@@ -441,10 +440,3 @@ def test_runs_of_both_directions_and_a_backfill_at_the_same_moment(on_postgres: 
     for dag_id in (OUT, BACK):
         assert life.run(dag_id)[1] == "success"
     assert life.broken() == []
-
-
-def until(true, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

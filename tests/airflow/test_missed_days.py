@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -16,7 +15,7 @@ from simulator.alma_records import User
 from simulator.deaths import RETRY_AT_ONCE
 from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
-from tests.airflow.life import Life
+from tests.airflow.life import Life, until
 from tests.airflow.postgres import Postgres
 
 pytestmark = [pytest.mark.airflow, pytest.mark.cluster]
@@ -106,13 +105,10 @@ def fill(life: Life, first: datetime, last: datetime, *more: str) -> dict[str, s
     )  # fmt: skip
     states = {run_id: life.wait(OUT, run_id) for run_id in sorted(runs(life, "backfill"))}
     # Airflow makes one backfill of a DAG at a time, and notes its end a little later.
-    deadline = time.monotonic() + 60
-    while not all(
-        each["completed_at"]
-        for each in life.airflow.api("GET", f"/api/v2/backfills?dag_id={OUT}")["backfills"]
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    path = f"/api/v2/backfills?dag_id={OUT}"
+    until(
+        lambda: all(each["completed_at"] for each in life.airflow.api("GET", path)["backfills"]), timeout=60
+    )
     return states
 
 
@@ -131,15 +127,11 @@ def test_after_days_without_airflow_one_run_waits_for_the_late_export_and_takes_
     ]
 
     life.airflow.unpause(OUT)
-    deadline = time.monotonic() + 60
-    while not (made := runs(life, "scheduled")) or (
-        life.airflow.task_states(OUT, next(iter(made)))["wait_for_export"] != "up_for_reschedule"
-    ):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: runs(life, "scheduled"), timeout=60)
+    [(run_id, (start, end))] = runs(life, "scheduled").items()
+    until(lambda: life.airflow.task_states(OUT, run_id)["wait_for_export"] == "up_for_reschedule", timeout=60)
     assert taken(life) == {}
     names.append(export(life, datetime.now(UTC), users[3]))
-    [(run_id, (start, end))] = made.items()
 
     assert life.wait(OUT, run_id) == "success"
     assert [at.astimezone(PACIFIC).hour for at in (start, end)] in ([8, 20], [20, 8])

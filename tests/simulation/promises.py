@@ -227,15 +227,25 @@ def _paid_there(world: World) -> Counter[tuple[str, ...] | str]:
     """PeopleSoft's payments; where it tells what is applied to each item, the cents of each fee."""
     sfs, prefix = world.far.peoplesoft, world.far.reference_prefix
     if world.nature.applied:
-        applied: Counter[tuple[str, ...] | str] = Counter()
-        for item in sfs.items.values():
-            applied[item.reference.removeprefix(prefix)] += item.applied_cents
-        return +applied
+        return +Counter({reference.removeprefix(prefix): n for reference, n in _paid_on_items(world).items()})
     return Counter(
         (p.reference.removeprefix(prefix), p.emplid, f"{p.amount_cents}", f"{p.at:%Y-%m-%d}")
         for p in sfs.payments.values()
         if p.amount_cents
     )
+
+
+def _paid_on_items(world: World) -> Counter[str]:
+    """The cents that PeopleSoft tells as paid on the items of each reference."""
+    sfs, found = world.far.peoplesoft, Counter[str]()
+    told = (
+        [(item.reference, item.applied_cents) for item in sfs.items.values()]
+        if world.nature.applied
+        else [(payment.reference, payment.amount_cents) for payment in sfs.payments.values()]
+    )
+    for reference, cents in told:
+        found[reference] += cents
+    return found
 
 
 def _taken_in(world: World, said: Said) -> Counter[tuple[str, ...] | str]:
@@ -422,11 +432,7 @@ def _wrong_with_item(world: World, said: Said, members: Sequence[Fee], stopped: 
     sfs, root, ids = world.far.peoplesoft, members[0], {fee.id for fee in members}
     reference = world.far.reference_prefix + root.id
     told = sum(item.amount_cents for item in sfs.items.values() if item.reference == reference)
-    paid = (
-        sum(item.applied_cents for item in sfs.items.values() if item.reference == reference)
-        if world.nature.applied
-        else sum(each.amount_cents for each in sfs.payments.values() if each.reference == reference)
-    )
+    paid = _paid_on_items(world)[reference]
     settled = [each for each in world.people.settled if each.item_fee == root.id]
     carried = sum(each.cents for each in settled if each.anew is not None)
     written_off = sum(each.cents for each in settled) - carried

@@ -78,11 +78,11 @@ def test_a_broken_life_comes_down_to_a_few_lines(monkeypatch: pytest.MonkeyPatch
         self.alma.pay(account, fee.fee_id, 1, row["external_id"], "", "ONLINE")
 
     monkeypatch.setattr(payments._Poster, "_one", settled)
-    seed = next(seed for seed in range(50) if play(seed).violations)
+    seed = next(seed for seed in range(3, 50) if play(seed).violations)
     only, shrunk = shrink(lambda some: play(seed, some))
 
     assert shrunk.violations
-    assert len(shrunk.trace) < 30 < len(play(seed).trace)
+    assert len(shrunk.trace) < 20 < len(play(seed).trace)
     assert play(seed, Only.parse(str(only))).trace == shrunk.trace
 
 

@@ -22,6 +22,9 @@ class Listed:
     payment_key: str | None = None
 
 
+NOT_CHARGED = "no such fee was charged"
+OTHER_EMPLID = "payment by another EMPLID than was charged"
+SETTLED = "fee already settled in Alma"
 OVERPAID = "paid more than Alma's balance"
 OTHER_PAYMENTS = "payments in Alma differ from those posted"
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from alma_hook.ledger.shadow import LAST_LIVE
 from alma_hook.ledger.store import Tx
 
 #: A live batch before an instant; what dry runs saw before it is of no concern any more.
-_LIVE_BEFORE = (
-    "COALESCE((SELECT MAX(b.created_at) FROM batch b WHERE b.institution = :i AND b.state <> 'preview' "
-    "AND b.created_at < :before), '')"
-)
+_LIVE_BEFORE = f"COALESCE(({LAST_LIVE}), '')"
 _OF_BATCH = "institution = :i AND batch_id = :batch_id"
 _OF_FEE = "institution = :i AND fee_id = :fee_id"
 

@@ -9,6 +9,8 @@ from alma_hook.ledger import reversals
 from alma_hook.ledger.store import Row, Tx
 
 _SUBJECT = "dry run"
+#: When the last live batch before an instant was made.
+LAST_LIVE = "SELECT MAX(b.created_at) FROM batch b WHERE b.institution = :i AND b.state <> 'preview' AND b.created_at < :before"
 _COLUMNS = (
     "fee_id", "emplid", "status", "type", "currency", "original", "balance", "told", "own_paid", "others_paid", "reason",
     "problem", "taken_back",
@@ -63,11 +65,7 @@ def _seen(row: Row) -> Seen:
 
 def _after_live(tx: Tx, before: str) -> str:
     """Return when the last live batch before an instant was made: what was seen until then is of no concern."""
-    found = tx.one(
-        "SELECT MAX(created_at) FROM batch WHERE institution = :i AND state <> 'preview' AND created_at < :before",
-        before=before,
-    )
-    return str(found or "")
+    return str(tx.one(LAST_LIVE, before=before) or "")
 
 
 @dataclass(frozen=True, slots=True)

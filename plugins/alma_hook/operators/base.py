@@ -62,8 +62,8 @@ class Run:
 
     def interval_end(self) -> datetime:
         """The end of the run's interval; now, for a run that somebody started, whose interval is a past one."""
-        end = self.context.get("data_interval_end")
-        return datetime.now(UTC) if end is None or self.kind not in ("scheduled", "backfill") else end
+        interval = interval_of(self.context)
+        return datetime.now(UTC) if interval is None else interval[1]
 
     def begun(self) -> datetime | None:
         """When the run could begin at the earliest; Airflow keeps it when tasks are cleared."""
@@ -101,6 +101,19 @@ def runbook(doc_md: str, task_id: str) -> str:
         if len(cells) > 3 and f"`{task_id}`" in [name.strip() for name in cells[1].split(",")]:
             return cells[2]
     return "see docs/operations.md"
+
+
+def interval_of(context: Context) -> tuple[datetime, datetime] | None:
+    """Return the interval that a run is for; ``None`` for one that somebody started, whose interval is a past one."""
+    start, end = context.get("data_interval_start"), context.get("data_interval_end")
+    if start is None or end is None or kind_of(context) not in ("scheduled", "backfill"):
+        return None
+    return start, end
+
+
+def rehearses(context: Context) -> bool:
+    """Whether the trigger form asks for a dry run."""
+    return bool((context.get("params") or {}).get("dry_run", False))
 
 
 def when_red(task: Any) -> str:
@@ -187,8 +200,7 @@ def opened(settings_file: str, context: Context) -> Iterator[Run]:
     with ExitStack() as closing:
         closing.callback(ledger.close)
         ledger.check()
-        dry_run = bool((context.get("params") or {}).get("dry_run", False))
-        yield Run(campus, ledger, campus.live and not dry_run, context, closing)
+        yield Run(campus, ledger, campus.live and not rehearses(context), context, closing)
 
 
 def alma_of(run: Run, share: float = OUT_SHARE) -> tuple[AlmaHook, AlmaApi]:

@@ -24,6 +24,7 @@ from alma_hook.operators.base import (
     archive_of,
     explained,
     failing_for_good,
+    interval_of,
     kind_of,
 )
 from alma_hook.operators.links import SummaryOfRun
@@ -60,15 +61,16 @@ class ChooseRetrieval(BaseBranchOperator):
         """Return the task id of the method, and log what time the run is for."""
         chosen = (context.get("params") or {}).get("method", AS_IN_SETTINGS)
         method = self.default if chosen == AS_IN_SETTINGS else str(chosen)
-        start, end = context.get("data_interval_start"), context.get("data_interval_end")
-        kind = kind_of(context)
-        if kind not in ("scheduled", "backfill") or start is None or end is None:
+        interval = interval_of(context)
+        if interval is None:
             self.log.info("Started by hand: by %s, with what there is up to now", method)
         else:
+            start, end = interval
             zone = ZoneInfo(self.timezone)
             first, last = (f"{at.astimezone(zone):%Y-%m-%d %H:%M %Z}" for at in (start, end))
             self.log.info("For the interval from %s to %s: by %s", first, last, method)
-            if method != "sis_profile" and kind == "backfill" and end + (end - start) < datetime.now(UTC):
+            past = end + (end - start) < datetime.now(UTC)
+            if method != "sis_profile" and kind_of(context) == "backfill" and past:
                 raise AirflowSkipException(
                     f"Skipped: {method} shows how things are now, which the next run does as well, and nothing is lost. "
                     "What Alma exported in a past interval is taken by a backfill with the method sis_profile."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alma_hook.operators.base import CampusOperator, Run
+from alma_hook.operators.base import CampusOperator, Run, rehearses
 
 
 class RemoveOld(CampusOperator):
@@ -16,7 +16,7 @@ class RemoveOld(CampusOperator):
         from alma_hook import tidying
 
         counts: dict[str, int] = {}
-        only_count = bool((run.context.get("params") or {}).get("dry_run", False))
+        only_count = rehearses(run.context)
         verb = "would go" if only_count else "are gone"
         for done in tidying.tidy_up(run.ledger, run.campus.retention, run.owner, only_count=only_count):
             oldest = f"the oldest that is there is of {done.oldest[:10]}" if done.oldest else "none is there"
