@@ -48,7 +48,7 @@ def deliver_all(
 ) -> list[Outcome]:
     """Deliver every written batch, charges before credits, this run's or one that an earlier run left.
 
-    ``marks`` are renewed before the first, and what became of each batch is noted in the archive.
+    ``marks`` are renewed before each file leaves, and what became of each batch is noted in the archive.
     """
     with ledger.read() as tx:
         rows, unnoted = batches.in_states(tx, *batches.UNFINISHED[1:]), batches.unnoted(tx)
@@ -57,7 +57,7 @@ def deliver_all(
     guard.bind_server(ledger, folder)
     guard.advance(ledger, marks)
     note_states(ledger, lease, sfs, archive)
-    outcomes = [deliver(ledger, lease, sfs, folder, archive, row["batch_id"]) for row in rows]
+    outcomes = [deliver(ledger, lease, sfs, folder, archive, row["batch_id"], marks) for row in rows]
     note_states(ledger, lease, sfs, archive)
     return outcomes
 
@@ -75,7 +75,13 @@ def note_states(ledger: Ledger, lease: Lease, sfs: Sfs, archive: RemoteFolder) -
 
 
 def deliver(
-    ledger: Ledger, lease: Lease, sfs: Sfs, folder: RemoteFolder, archive: RemoteFolder, batch_id: str
+    ledger: Ledger,
+    lease: Lease,
+    sfs: Sfs,
+    folder: RemoteFolder,
+    archive: RemoteFolder,
+    batch_id: str,
+    marks: Sequence[MarkPlace],
 ) -> Outcome:
     """Take one batch as far as it goes: delivered, or parked as unconfirmed.
 
@@ -91,7 +97,7 @@ def deliver(
             f"Batch {batch_id} was made for {row['target']}, and the connection names {folder.target} now. Put the "
             "old address back until the batch is delivered, so that it can't be sent to two places."
         )
-    delivery = _Delivery(ledger, lease, sfs, folder, archive, row, content)
+    delivery = _Delivery(ledger, lease, sfs, folder, archive, row, content, marks)
     while delivery.state in batches.UNFINISHED:
         delivery.step()
     return Outcome(batch_id, row["file_name"], delivery.state)
@@ -109,8 +115,9 @@ class _Delivery:
         archive: RemoteFolder,
         row: Row,
         content: bytes,
+        marks: Sequence[MarkPlace],
     ) -> None:
-        self.ledger, self.lease, self.sfs = ledger, lease, sfs
+        self.ledger, self.lease, self.sfs, self.marks = ledger, lease, sfs, marks
         self.folder, self.archive = folder, archive
         self.row, self.content = row, content
         # A drop box that may only be written to shows nothing, so nothing is asked of it.
@@ -176,6 +183,7 @@ class _Delivery:
             else:
                 self._move("unconfirmed")
             return
+        self._mark_leaving()
         self.folder.write(self.final, self.content)
         self._acknowledge()
         if self.blind or self.folder.size(self.final) is None or self._is_ours(self.final):
@@ -193,6 +201,7 @@ class _Delivery:
         if self.resumed:
             self._look_after_rename()
             return
+        self._mark_leaving()
         try:
             self.folder.rename(self.temporary, self.final)
         except Retriable:
@@ -212,12 +221,20 @@ class _Delivery:
         elif self.folder.size(self.temporary) is not None:
             if give_up:
                 raise Retriable("The far side did not rename the file; the next attempt does it.")
+            self._mark_leaving()
             self.folder.rename(self.temporary, self.final)
             self._delivered()
         elif self._recently_uploaded():
             self._delivered()
         else:
             self._move("unconfirmed")
+
+    def _mark_leaving(self) -> None:
+        """Put a mark between the ledger's word that the file leaves and its leaving.
+
+        A copy that lacks the one, a standby that lags by seconds for instance, lacks the other: it is stopped.
+        """
+        guard.advance(self.ledger, self.marks)
 
     def _recently_uploaded(self) -> bool:
         """With both names gone soon after the upload, the far side has taken the file."""

@@ -494,6 +494,40 @@ def test_a_batch_of_the_same_number_with_other_lines_is_refused(lived: Bridge) -
         repaired(lived)
 
 
+def test_a_standby_that_lags_by_any_of_a_runs_moments_sends_nothing_again(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    copies: list[Path] = []
+
+    def before(action: str, path: str) -> None:
+        if action != "list":
+            copies.append(copied(bridge, f"{len(copies)}.db"))
+
+    bridge.folder.before = before
+    bridge.alma_to_sis("all_users")
+    bridge.folder.before = lambda _action, _path: None
+    assert bridge.books().fees[fee.id].charged_cents == 0
+    bridge.far.load_inbound()
+    assert len(copies) > 10
+
+    stopped = 0
+    marks = [place.read() for place in bridge.marks]
+    for copy in copies:
+        put_back(bridge, copy)
+        for place, mark in zip(bridge.marks, marks, strict=True):
+            assert mark is not None
+            place.write(mark)
+        try:
+            for _ in range(2):
+                bridge.far.clock.advance(hours=1)
+                bridge.alma_to_sis("all_users")
+        except SendingStopped:
+            stopped += 1
+        bridge.far.load_inbound()
+        assert bridge.books().fees[fee.id].charged_cents == 1000
+    assert 0 < stopped < len(copies)
+
+
 def test_an_overpayment_found_again_is_listed(make_bridge: MakeBridge) -> None:
     bridge = make_bridge(students=3, fees=6)
     bridge.alma_to_sis("all_users")
