@@ -395,6 +395,19 @@ class SisToAlma(_Section):
             return "applied"
         return "id" if "payment_id" in self.columns else "line"
 
+    @property
+    def identity(self) -> str:
+        """Which words of a line make it that payment and no other: read otherwise, each would be a new one."""
+        columns = self.columns
+        match self.told_apart:
+            case "id":
+                return f"column {columns['payment_id']!r}"
+            case "line":
+                names = ", ".join(repr(columns[name]) for name in ("emplid", "amount", "paid_on"))
+                return f"columns {names}, dates as {self.date_format}"
+            case _:
+                return "their item"
+
 
 class Alerts(_Section):
     """Who is told of what, by which of Airflow's notifiers. Without one nobody is."""
@@ -503,6 +516,11 @@ class Campus(_Section):
     def reference(self, fee_id: str) -> str:
         """What stands in REF1_DESCR for a fee."""
         return self.sfs.reference_prefix + fee_id
+
+    @property
+    def payment_identity(self) -> str:
+        """What makes a line of PeopleSoft's output one payment: the item's reference, and what tells it from others."""
+        return f"{self.sis_to_alma.identity}, references that begin with {self.sfs.reference_prefix!r}"
 
     def fee_id_of(self, reference: str) -> str | None:
         """The fee id in a reference of ours, or ``None`` where it is not ours."""

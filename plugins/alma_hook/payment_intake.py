@@ -138,7 +138,7 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
             else:
                 file = payment_file.read(row["name"], content, campus)
                 with ledger.write(lease) as tx:
-                    entries.require_shape(tx, campus.sis_to_alma.told_apart)
+                    entries.require_shape(tx, campus.sis_to_alma.told_apart, campus.payment_identity)
                     reversals.observe(
                         tx, row, _shown(tx, row, file, campus), campus.sis_to_alma.reversal_limit
                     )
@@ -183,7 +183,7 @@ def _take_in_items(tx: Tx, row: Row, file: ItemFile, settings: Items, counts: Ta
 
 def _take_in_applied(tx: Tx, row: Row, file: AppliedFile, campus: Campus, counts: TakeInCounts) -> None:
     """Take in what is applied to each item; a file that is older than another taken in says nothing."""
-    entries.require_shape(tx, campus.sis_to_alma.told_apart)
+    entries.require_shape(tx, campus.sis_to_alma.told_apart, campus.payment_identity)
     new = 0
     if reversals.newest(tx, row):
         shown, above = applied.compare(tx, file.items, file.unclear, file.blind)

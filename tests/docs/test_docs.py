@@ -336,7 +336,7 @@ def test_every_state_of_a_batch_and_a_payment_is_explained():
     rows = set(re.findall(r"^\| `(\w+)` \|", text_of(HOW), re.MULTILINE))
 
     assert {*batches.UNFINISHED, "delivered", "unconfirmed", "cancelled", "preview"} <= rows
-    assert {"new", "posting", "unknown", "posted", "settled"} <= rows
+    assert {"new", "posting", "unknown", "posted", "settled", "earlier"} <= rows
 
 
 def patterns(node: ast.expr | None, constants: dict[str, str]) -> set[str]:

@@ -9,16 +9,19 @@ from typing import Any
 
 import pytest
 
-from alma_hook import confirmations, guard
+from alma_hook import campus, confirmations, guard
 from alma_hook.errors import BadFile, LedgerError, SendingStopped
-from alma_hook.ledger import batches, exceptions, institutions
+from alma_hook.ledger import batches, exceptions, institutions, story
 from alma_hook.ledger import guard as entries
+from alma_hook.ledger.payments import IDENTITY
 from alma_hook.ledger.store import LEASE_MINUTES
 from alma_hook.repair import RepairCounts, repair
 from simulator.alma import NOT_AT_DESK
 from tests.bridge import Bridge, Variable
 from tests.conftest import MakeBridge
+from tests.unit.test_applied import by_level
 from tests.unit.test_confirmations import with_items
+from tests.unit.test_reversals import cumulative
 
 ARCHIVE = "/sfs/archive"
 
@@ -282,7 +285,7 @@ def test_the_sandbox_of_the_same_institution_is_not_taken_for_production(lived: 
     bound(lived, lived.api)
     bound(lived, lived.api)
     lived.far.alma.environment = "SANDBOX"
-    with pytest.raises(SendingStopped, match=r"PRODUCTION since .* and what answers now is SANDBOX"):
+    with pytest.raises(SendingStopped, match=r"PRODUCTION since .* and what it meets now is SANDBOX"):
         bound(lived, lived.api)
 
 
@@ -674,3 +677,118 @@ def test_lines_made_void_stay_void_after_a_repair(tmp_path: Path) -> None:
     bridge.far.load_inbound()
     assert bridge.alma_to_sis("all_users").charges == 0
     assert bridge.books().peoplesoft_cents == 1000
+
+
+# -- payments told apart -----------------------------------------------------------------------------------
+
+
+def without_ids(text: str) -> str:
+    """Payments told apart by their line."""
+    days = text.replace("[sis_to_alma]\n", "[sis_to_alma]\ncomplete_days = true\n")
+    return days.replace('payment_id = "Payment ID"\n', "")
+
+
+def with_settings(bridge: Bridge, before: str, after: str) -> None:
+    """The campus changes its settings."""
+    text = bridge.file.read_text()
+    assert before in text
+    bridge.file.write_text(text.replace(before, after))
+    bridge.campus = campus.load(bridge.file)
+
+
+@pytest.mark.parametrize(
+    ("by", "before", "after"),
+    [
+        ("id", 'payment_id = "Payment ID"', 'payment_id = "Item Type"'),
+        ("id", "[sfs]\n", '[sfs]\nreference_prefix = "ALMA0"\n'),
+        ("line", "[sis_to_alma]\n", '[sis_to_alma]\ndate_format = "%d/%m/%Y"\n'),
+        ("line", 'emplid = "Emplid"', 'emplid = "Payment ID"'),
+        ("applied", "[sfs]\n", '[sfs]\nreference_prefix = "ALMA0"\n'),
+    ],
+)
+def test_settings_that_would_make_known_payments_new_ones_stop_the_intake(
+    tmp_path: Path, by: str, before: str, after: str
+) -> None:
+    shape = {"id": cumulative, "line": without_ids, "applied": by_level}[by]
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=shape)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    bridge.alma_to_sis("all_users")
+    bridge.far.load_inbound()
+    bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 300)
+    kind = "applied" if by == "applied" else "payments"
+    bridge.far.write_query_output(kind=kind)
+    bridge.sis_to_alma()
+    paid = posted(bridge)
+    with_settings(bridge, before, after)
+    bridge.far.clock.advance(hours=24)
+    bridge.far.write_query_output(kind=kind)
+    with pytest.raises(SendingStopped, match="rebind 'payments told apart by'"):
+        bridge.sis_to_alma()
+    with_settings(bridge, after, before)
+    bridge.sis_to_alma()
+    assert posted(bridge) == paid
+    assert bridge.exceptions() == {}
+
+
+def test_another_heading_for_the_same_ids_goes_on_by_a_persons_word(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    bridge.alma_to_sis("all_users")
+    bridge.far.load_inbound()
+    bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 300)
+    for heading in ("Payment ID", "Pymt Nbr"):
+        path = bridge.folder.path(bridge.far.write_query_output())
+        path.write_text(path.read_text().replace("Payment ID", heading))
+        if heading == "Pymt Nbr":
+            with_settings(bridge, '"Payment ID"', f'"{heading}"')
+            with bridge.ledger("by hand").write() as tx:
+                assert entries.unbind(tx, IDENTITY, "PeopleSoft's query was made anew")
+        bridge.sis_to_alma()
+        bridge.far.clock.advance(hours=24)
+    assert set(posted(bridge).values()) == {1}
+    assert bridge.exceptions() == {}
+
+
+@pytest.mark.parametrize("by", ["payments", "applied"])
+def test_payments_that_dry_runs_took_in_are_never_posted_once_the_books_are_opened(
+    tmp_path: Path, by: str
+) -> None:
+    shape = by_level if by == "applied" else cumulative
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=shape)
+    # The former process charges by the same reference and students pay; then the books are opened.
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    bridge.alma_to_sis("all_users")
+    bridge.far.load_inbound()
+    first = bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 300)
+    bridge.far.write_query_output(kind=by)
+    lose(bridge, opened=False)
+    with bridge.working("back") as (ledger, lease):
+        for _, work in bridge.tasks_back()[:2]:
+            work(ledger, lease)
+    assert set(bridge.exceptions()) == set()
+    for mark in (bridge.folder.path(f"{ARCHIVE}/{file.name}") for file in bridge.folder.files(ARCHIVE, "*")):
+        mark.unlink()
+    bridge.marks[0] = Variable()
+    with bridge.ledger("setup").write() as tx:
+        institutions.open_clean(tx, "the bursar")
+
+    bridge.alma_to_sis("all_users")
+    bridge.far.load_inbound()
+    bridge.far.clock.advance(hours=24)
+    bridge.far.write_query_output(kind=by)
+    bridge.sis_to_alma()
+    assert posted(bridge) == Counter()
+    bridge.far.peoplesoft.bounce(first[0].payment_id)
+    for _ in range(2):
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output(kind=by)
+        bridge.sis_to_alma()
+    bridge.alma_to_sis("all_users")
+    assert posted(bridge) == Counter()
+    assert bridge.exceptions() == {}
+    assert "earlier" in life_of(bridge, fee.id)
+
+
+def life_of(bridge: Bridge, fee_id: str) -> str:
+    with bridge.ledger("look").read() as tx:
+        return "\n".join(text for _, text in story.of_fee(tx, fee_id))

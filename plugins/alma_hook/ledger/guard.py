@@ -96,10 +96,11 @@ def _accepted_once(tx: Tx) -> bool:
     return bool(tx.run("DELETE FROM binding WHERE institution = :i AND what = :what", what=MARKS))
 
 
-def bind(tx: Tx, what: str, value: str | None) -> None:
+def bind(tx: Tx, what: str, value: str | None, else_: str = "Correct the connection") -> None:
     """Bind the ledger to what it sees for the first time. Raises ``SendingStopped`` when it sees another.
 
-    ``value`` ``None``: it can't be told, which is good enough only while nothing is bound.
+    ``value`` ``None``: it can't be told, which is good enough only while nothing is bound. ``else_`` says what to
+    do when another is seen.
     """
     row = tx.row("SELECT value, bound_at FROM binding WHERE institution = :i AND what = :what", what=what)
     if row is None and value is not None:
@@ -113,8 +114,8 @@ def bind(tx: Tx, what: str, value: str | None) -> None:
         tx.event("institution", f"bound to {what}", value)
     elif row is not None and row["value"] != value:
         raise SendingStopped(
-            f"This ledger works with {what} {row['value']} since {row['bound_at'][:10]}, and what answers now is "
-            f"{value or 'not to be told'}. Nothing was sent. Correct the connection; if the change is meant, run "
+            f"This ledger works with {what} {row['value']} since {row['bound_at'][:10]}, and what it meets now is "
+            f"{value or 'not to be told'}. Nothing was sent. {else_}; if the change is meant, run "
             f"`python -m alma_hook rebind '{what}' --reason ...`."
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alma_hook.errors import Fatal, SendingStopped
-from alma_hook.ledger import guard
+from alma_hook.ledger import guard, payments
 from alma_hook.ledger.store import Tx
 
 
@@ -28,7 +28,10 @@ def restored(tx: Tx) -> None:
 
 
 def open_clean(tx: Tx, by: str) -> None:
-    """Open the books with nothing in PeopleSoft. Raises ``Fatal`` when they are open already."""
+    """Open the books with nothing in PeopleSoft. Raises ``Fatal`` when they are open already.
+
+    Payments that dry runs have taken in are of earlier charges, none of ours: they are never posted.
+    """
     row = tx.row("SELECT opened_at, opened_by FROM institution WHERE institution = :i")
     if row and row["opened_at"]:
         raise Fatal(
@@ -37,4 +40,7 @@ def open_clean(tx: Tx, by: str) -> None:
     tx.run(
         "UPDATE institution SET opened_at = :now, opened_by = :by WHERE institution = :i", now=tx.now, by=by
     )
+    earlier = payments.set_aside_as_earlier(tx)
     tx.event("institution", "opened", "clean: PeopleSoft holds no library fees of ours")
+    if earlier:
+        tx.event("institution", "payments of earlier charges", f"{earlier}, never to be posted")

@@ -8,8 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
-from alma_hook.ledger import exceptions, fees, holds, reversals
+from alma_hook.ledger import exceptions, fees, guard, holds, reversals
 from alma_hook.ledger.store import Row, Tx, in_list, instant
+
+
+#: What a ledger is bound to with its first file of payments.
+IDENTITY = "payments told apart by"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +108,11 @@ def move_file(tx: Tx, name: str, sha256: str, state: str, **counts: int) -> None
     tx.event(f"file {sha256[:12]}", state)
 
 
-def require_shape(tx: Tx, shape: str) -> None:
-    """Keep to one way of telling payments apart: ``id``, ``line`` or ``applied``.
+def require_shape(tx: Tx, shape: str, identity: str) -> None:
+    """Keep to one way of telling payments apart: ``id``, ``line`` or ``applied``, and by which words of a line.
 
-    Raises ``SendingStopped`` when the settings change it.
-
-    Every payment taken in before would else be taken for a new one, and posted again.
+    Raises ``SendingStopped`` when the settings change it: every payment taken in before would else be taken for
+    a new one, and posted again. Another ``identity`` may be accepted by a person, where only a heading has changed.
     """
     kept = tx.one("SELECT payment_shape FROM institution WHERE institution = :i")
     if kept is None:
@@ -120,12 +123,34 @@ def require_shape(tx: Tx, shape: str) -> None:
             "without payment_id) than when the first were taken in: all of them would be posted again. Nothing was "
             "taken in; put it back."
         )
+    guard.bind(
+        tx,
+        IDENTITY,
+        identity,
+        "Put the settings back: each payment taken in before would else count as a new one, and be posted again. Where "
+        "PeopleSoft's file only calls the same things by other names now",
+    )
 
 
 def known(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
     """Return the amounts of those payments that were taken in before, by key."""
     sql = "SELECT payment_key, amount FROM payment WHERE institution = :i AND payment_key"
     return {row["payment_key"]: int(row["amount"]) for row in in_list(tx, sql, keys)}
+
+
+def set_aside_as_earlier(tx: Tx) -> int:
+    """Let what was taken in by now never be posted, nor count for any fee of ours; return how many there were.
+
+    They stay known, so that the next cumulative file brings them in no more.
+    """
+    rows = tx.rows("SELECT payment_no FROM payment WHERE institution = :i AND state = 'new'")
+    tx.run(
+        "UPDATE payment SET state = :earlier, posted_to = NULL WHERE institution = :i AND state = 'new'",
+        earlier=reversals.EARLIER,
+    )
+    for row in rows:
+        exceptions.close_subject(tx, f"payment {row['payment_no']}", "it was taken in before the books were opened")
+    return len(rows)
 
 
 def emplids(tx: Tx, keys: Iterable[str]) -> frozenset[str]:

@@ -20,6 +20,8 @@ TAKEN_BACK = "payment taken back in PeopleSoft"
 BACK = "payment is back after it was settled as taken back"
 #: The key of a payment that is known by Alma's word only: no file of PeopleSoft's has ever told of it.
 LOST = "alma:"
+#: The state of a payment on a charge of before the books were opened: it counts for no fee of ours.
+EARLIER = "earlier"
 _STANDS = "('standing', 'settled')"
 
 
@@ -64,7 +66,7 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
     before: dict[str, list[Row]] = {}
     for row in tx.rows("SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn'"):
         before.setdefault(row["payment_key"], []).append(row)
-    known = "SELECT payment_key, payment_no, amount FROM payment WHERE institution = :i"
+    known = f"SELECT payment_key, payment_no, amount FROM payment WHERE institution = :i AND state <> '{EARLIER}'"
     payments = tx.rows(known) if shown.lacking else in_list(tx, f"{known} AND payment_key", list(shown.cents))
     found: list[tuple[Row, int]] = []
     for payment in payments:
