@@ -294,7 +294,7 @@ class Bridge:
             (
                 "post",
                 lambda ledger, lease: payments.post(
-                    ledger, lease, self.campus, self.api, self.marks, monotonic=monotonic
+                    ledger, lease, self.campus, self.api, folder, self.marks, monotonic=monotonic
                 ),
             ),
             (

@@ -405,8 +405,8 @@ def _repair(options: argparse.Namespace) -> None:
     print(
         f"\n{counts.batches} batches in the archive, {counts.added} of them new to the ledger; {counts.given_up} given up "
         f"that were never sent.\n{counts.accounts} accounts read in Alma, {counts.accounts_gone} not known there; "
-        f"{counts.payments} payments of ours were new to the ledger.\n{counts.files} archived payment files are taken "
-        "in again by the next run; a known payment is not taken twice."
+        f"{counts.payments} payments of ours were new to the ledger.\n{counts.notes} notes of what was said of payments, "
+        f"and {counts.files} archived payment files, were taken in again."
     )
     if counts.unconfirmed:
         print(

@@ -245,7 +245,8 @@ def plan(
         own = fees.own_payments_of_run(tx)
         posted = payments.posted_by_fee(tx)
         above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)
-        taken_back, carried = reversals.waiting_emplids(tx), reversals.carried_lines(tx)
+        emplids, accounts = reversals.waiting_students(tx)
+        carried = reversals.carried_lines(tx)
         refuse_foreign(
             own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
         )
@@ -269,7 +270,7 @@ def plan(
                 position_of(row, own, posted.get(row["fee_id"], {}), carried.get(row["fee_id"])),
                 waits=row["fee_id"] in waiting,
                 above=row["fee_id"] in above,
-                taken_back=row["emplid"] in taken_back,
+                taken_back=row["emplid"] in emplids or row["user_id"] in accounts,
             )
             seen.append(seen_of(position, int(row["others_paid"])))
             decision = decide(position, campus, day)

@@ -9,14 +9,12 @@ sent again by itself: a charge sent twice is worse than one that waits.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from alma_hook import guard
+from alma_hook import guard, notes
 from alma_hook.campus import Sfs
 from alma_hook.errors import Retriable, SendingStopped
 from alma_hook.guard import MarkPlace
@@ -25,8 +23,6 @@ from alma_hook.money import amount
 from alma_hook.remote import RemoteFolder
 
 TEMPORARY = ".part"
-#: Beside each archived file: its lines in the ledger's words, and what became of it.
-MANIFEST, NOTE = ".manifest.csv", ".state"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,26 +48,16 @@ def deliver_all(
     """
     with ledger.read() as tx:
         rows, unnoted = batches.in_states(tx, *batches.UNFINISHED[1:]), batches.unnoted(tx)
+    # What people have said of payments decides what is charged: it is told before anything is.
+    notes.note_payments(ledger, lease, archive, sfs.archive_directory, marks)
     if not rows and not unnoted:
         return []
     guard.bind_server(ledger, folder)
     guard.advance(ledger, marks)
-    note_states(ledger, lease, sfs, archive)
+    notes.note_batches(ledger, lease, archive, sfs.archive_directory)
     outcomes = [deliver(ledger, lease, sfs, folder, archive, row["batch_id"], marks) for row in rows]
-    note_states(ledger, lease, sfs, archive)
+    notes.note_batches(ledger, lease, archive, sfs.archive_directory)
     return outcomes
-
-
-def note_states(ledger: Ledger, lease: Lease, sfs: Sfs, archive: RemoteFolder) -> None:
-    """Note in the archive what became of each batch since the last time; ``repair`` reads it."""
-    with ledger.read() as tx:
-        rows = [(row, batches.lines(tx, row["batch_id"])) for row in batches.unnoted(tx)]
-    for row, lines in rows:
-        void = [f"void {line['line_no']}\n" for line in lines if line["state"] == "void"]
-        note = "".join([f"{row['state']}\n", *void])
-        archive.write(f"{sfs.archive_directory}/{row['file_name']}{NOTE}", note.encode())
-        with ledger.write(lease) as tx:
-            batches.noted(tx, row)
 
 
 def deliver(
@@ -136,7 +122,8 @@ class _Delivery:
     def _written(self) -> None:
         if not self.blind and self.folder.size(self.final) is not None:
             raise self._name_taken("lies at PeopleSoft's already")
-        self._archive()
+        if self.archive.size(f"{self.sfs.archive_directory}/{self.row['file_name']}") is not None:
+            raise self._name_taken("lies in the archive already")
         self._begin_upload()
 
     def _uploading(self) -> None:
@@ -163,6 +150,7 @@ class _Delivery:
         self.state, self.acknowledged = "uploading", False
 
     def _upload(self) -> None:
+        self._archive()
         self.folder.write(self.temporary, self.content)
         self._acknowledge()
         if self.blind:
@@ -183,6 +171,7 @@ class _Delivery:
             else:
                 self._move("unconfirmed")
             return
+        self._archive()
         self._mark_leaving()
         self.folder.write(self.final, self.content)
         self._acknowledge()
@@ -275,7 +264,7 @@ class _Delivery:
             lines = batches.lines(tx, self.row["batch_id"])
         for name, data in (
             (self.row["file_name"], self.content),
-            (self.row["file_name"] + MANIFEST, manifest(self.row, lines)),
+            (self.row["file_name"] + notes.MANIFEST, notes.manifest(self.row, lines)),
         ):
             path = f"{self.sfs.archive_directory}/{name}"
             # A beginning of it: an attempt that died while it wrote. Anything else is another batch's.
@@ -288,17 +277,6 @@ class _Delivery:
             f"A file named {self.row['file_name']} {where}, and this ledger has not put it there. Either the ledger is "
             "an older copy, or another one sends to the same place. Nothing was sent."
         )
-
-
-def manifest(row: Row, lines: list[Row]) -> bytes:
-    """Return what a file says in the ledger's words, one row a line: enough to rebuild the ledger."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*batches.MANIFEST_BATCH, *batches.MANIFEST_LINE])
-    for line in lines:
-        of_batch = [row[name] for name in batches.MANIFEST_BATCH]
-        writer.writerow([*of_batch, *(line[name] for name in batches.MANIFEST_LINE)])
-    return out.getvalue().encode("ascii")
 
 
 def describe(row: Row) -> str:

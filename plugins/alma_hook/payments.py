@@ -15,7 +15,7 @@ from datetime import timedelta
 from itertools import groupby
 from typing import Protocol
 
-from alma_hook import guard
+from alma_hook import guard, notes
 from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee
 from alma_hook.campus import Campus
@@ -32,6 +32,7 @@ from alma_hook.errors import (
 from alma_hook.guard import MarkPlace
 from alma_hook.ledger import Lease, Ledger, Row, applied, exceptions, fees, moment, reversals
 from alma_hook.ledger import payments as entries
+from alma_hook.remote import RemoteFolder
 
 #: A call must leave within this many seconds of its mark, or not at all: a worker that stood still
 #: must not send late, when another may have taken over.
@@ -72,6 +73,7 @@ def post(
     lease: Lease,
     campus: Campus,
     alma: FeesTarget,
+    archive: RemoteFolder,
     marks: Sequence[MarkPlace],
     *,
     monotonic: Callable[[], float] = time.monotonic,
@@ -80,12 +82,13 @@ def post(
     """Post every waiting payment to Alma, account by account.
 
     One account that can't be read leaves its payments to the next run; Alma being down for several in
-    a row ends the task (``Retriable``). Raises ``SendingStopped`` when the ledger's ``marks`` are not its
-    own, or when the first payment ever can't be read back.
+    a row ends the task (``Retriable``). What people have said of payments is noted in the ``archive`` first.
+    Raises ``SendingStopped`` when the ledger's ``marks`` are not its own, or when the first payment ever can't be read back.
     """
     with ledger.write(lease) as tx:
         reversals.route(tx)
         waiting = entries.to_post(tx)
+    notes.note_payments(ledger, lease, archive, campus.sfs.archive_directory, marks)
     if waiting:
         guard.advance(ledger, marks)
     poster = _Poster(ledger, lease, campus, alma, monotonic)

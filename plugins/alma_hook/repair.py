@@ -1,14 +1,13 @@
-"""A lost or old ledger brought back: from the archive's manifests, from Alma's payments, from payment files.
+"""A lost or old ledger brought back: from the archive's manifests and notes, from Alma's payments, from payment files.
 
-What was sent stands in the archive, what was posted stands in Alma with our keys, what is still to be
-posted stands in the archived payment files. Nothing is sent here; what can't be told is left to a person.
+What was sent and what people have said of payments stands in the archive, what was posted stands in Alma with our
+keys, what is still to be posted stands in the archived payment files. Nothing is sent here; what can't be told is
+left to a person.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +16,12 @@ from typing import Any
 from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee
 from alma_hook.campus import Campus
-from alma_hook.delivery import MANIFEST, NOTE
 from alma_hook.errors import BadFile, Fault, Refused
 from alma_hook.ledger import Lease, Ledger, batches, fees, institutions
+from alma_hook.ledger import notes as words
 from alma_hook.ledger import payments as entries
+from alma_hook.notes import MANIFEST, STATE, read_manifest, read_payments
+from alma_hook.payment_intake import take_in
 from alma_hook.remote import RemoteFile, RemoteFolder
 
 _ENDS = ("delivered", "cancelled")
@@ -39,7 +40,10 @@ class Archived:
 
 @dataclass
 class RepairCounts:
-    """What a repair came to. ``accounts_gone``: accounts of charged fees that Alma does not know any more."""
+    """What a repair came to. ``accounts_gone``: accounts of charged fees that Alma does not know any more.
+
+    ``notes``: payments of which the archive tells what people have said. ``files``: of payments, taken in again.
+    """
 
     batches: int = 0
     added: int = 0
@@ -48,6 +52,7 @@ class RepairCounts:
     accounts: int = 0
     accounts_gone: int = 0
     payments: int = 0
+    notes: int = 0
     files: int = 0
 
 
@@ -65,9 +70,10 @@ def repair(
     """Bring the ledger up to what the archive, Alma and the archived payment files say.
 
     May be run on an empty ledger or on an older copy, and again. Everything is read before anything is
-    written. Raises ``BadFile`` with every fault of the archive, ``Retriable`` when a side can't be read.
+    written; the payment files are taken in at the end, so that whichever way runs first knows what was paid.
+    Raises ``BadFile`` with every fault of the archive, ``Retriable`` when a side can't be read.
     """
-    told = read_archive(archive, campus)
+    told, said = read_archive(archive, campus)
     files = _payment_files(folder, campus)
     counts = RepairCounts(batches=len(told), files=len(files))
     account_of = {str(line["fee_id"]): str(line["user_id"]) for one in told for line in one.lines}
@@ -86,27 +92,33 @@ def repair(
         counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
         institutions.restored(tx)
     with ledger.write(back) as tx:
+        news, item_of = words.foreign(tx, said), words.items_of(said)
         for fee in seen:
             fees.meet(tx, fee.fee_id, fee.user_id)
             for payment in fee.own_payments():
+                item_fee = item_of.get(fee.fee_id, fee.fee_id)
                 counts.payments += entries.restore(
-                    tx, fee.fee_id, str(payment.external_id), payment.cents, payment.at
+                    tx, fee.fee_id, item_fee, str(payment.external_id), payment.cents, payment.at
                 )
+        words.restore(tx, news)
+        counts.notes = len(news)
         for kind, file, content in files:
             digest = hashlib.sha256(content).hexdigest()
             entries.keep_file(tx, file.name, digest, content, kind=kind, modified=file.modified)
+    take_in(ledger, back, campus)
     return counts
 
 
-def read_archive(archive: RemoteFolder, campus: Campus) -> list[Archived]:
-    """Return every archived batch of this institution, oldest first. Raises ``BadFile`` with all faults."""
+def read_archive(archive: RemoteFolder, campus: Campus) -> tuple[list[Archived], list[words.Note]]:
+    """Return every archived batch of this institution, oldest first, and what is noted of payments.
+
+    Raises ``BadFile`` with all faults.
+    """
     directory = campus.sfs.archive_directory
     found: list[Archived] = []
     faults: list[Fault] = []
     for file in archive.files(directory, f"*{MANIFEST}"):
-        rows = list(
-            csv.DictReader(io.StringIO(archive.read(f"{directory}/{file.name}").decode("ascii", "replace")))
-        )
+        rows = read_manifest(archive.read(f"{directory}/{file.name}"))
         name = file.name.removesuffix(MANIFEST)
         wrong = _fault_of(rows)
         if wrong is not None:
@@ -128,14 +140,15 @@ def read_archive(archive: RemoteFolder, campus: Campus) -> list[Archived]:
         if hashlib.sha256(content).hexdigest() != rows[0]["sha256"]:
             faults.append(Fault(name, "is not the file that its manifest tells of; bring the right one back"))
             continue
-        note = f"{directory}/{name}{NOTE}"
+        note = f"{directory}/{name}{STATE}"
         said = b"" if archive.size(note) is None else archive.read(note)
         end, *more = said.decode("ascii", "replace").split("\n")
         void = frozenset(int(text[5:]) for text in more if re.fullmatch(r"void [0-9]+", text))
         found.append(Archived(rows[0], tuple(rows), content, end if end in _ENDS else "unconfirmed", void))
-    if faults:
-        raise BadFile("The archive can't be read whole; nothing was changed.", faults)
-    return sorted(found, key=lambda one: one.batch["batch_id"])
+    words_said, unread = read_payments(archive, directory, campus.institution)
+    if faults or unread:
+        raise BadFile("The archive can't be read whole; nothing was changed.", [*faults, *unread])
+    return sorted(found, key=lambda one: one.batch["batch_id"]), words_said
 
 
 def _fault_of(rows: list[dict[str, Any]]) -> str | None:

@@ -251,11 +251,11 @@ class Sent:
         ]
         return file
 
-    def stop_at(self, wanted: str, error: Exception | None = None) -> None:
-        """An attempt that ends at its first action of that name in the inbound folder."""
+    def stop_at(self, wanted: str, error: Exception | None = None, *, place: str = INBOUND) -> None:
+        """An attempt that ends at its first action of that name in a folder, or on a file."""
 
         def before(action: str, path: str) -> None:
-            if action == wanted and path.startswith(INBOUND):
+            if action == wanted and path.startswith(place):
                 raise error or Retriable("broke off")
 
         with pytest.raises(type(error or Retriable(""))):
@@ -306,6 +306,7 @@ def test_the_file_is_archived_before_it_is_sent(sent: Sent) -> None:
 
 
 def test_a_half_written_archive_is_written_again(sent: Sent) -> None:
+    sent.stop_at("write", place=f"{ARCHIVE}/{sent.name}")
     (sent.bridge.folder.path(ARCHIVE) / sent.name).write_bytes(sent.content[:20])
     assert sent.deliver() == "delivered"
     assert (sent.bridge.folder.path(ARCHIVE) / sent.name).read_bytes() == sent.content

@@ -451,6 +451,30 @@ def test_a_users_new_id_is_followed(lived: Bridge) -> None:
     lived.far.alma.rekey_user(fee.user.primary_id, "re.keyed@campus.invalid")
     assert repaired(lived).accounts_gone == 1
     # What the archive calls the user Alma does not know; a run meets the fee under its new one.
+    before = in_peoplesoft(lived)
+    lived.alma_to_sis("all_users")
+    assert lived.exceptions()[f"fee {fee.id}"] == "payments in Alma differ from those posted"
+    lived.sis_to_alma()
+    lived.alma_to_sis("all_users")
+    assert in_peoplesoft(lived) == before
+    assert set(posted(lived).values()) == {1}
+    assert f"fee {fee.id}" not in lived.exceptions()
+
+
+def test_a_users_new_id_is_followed_where_no_file_tells_of_his_payments(lived: Bridge) -> None:
+    lived.far.students_pay(1, in_part=1)
+    lived.far.write_query_output()
+    lived.sis_to_alma()
+    lose(lived)
+    for file in lived.folder.path("/sfs/outbound/archive").glob("*"):
+        file.unlink()
+    fee = next(
+        fee
+        for fee in lived.far.alma.fees.values()
+        if fee.status == "ACTIVE" and any(t.received_by == NOT_AT_DESK for t in fee.transactions)
+    )
+    lived.far.alma.rekey_user(fee.user.primary_id, "re.keyed@campus.invalid")
+    assert repaired(lived).accounts_gone == 1
     with pytest.raises(SendingStopped, match="does not know"):
         lived.alma_to_sis("all_users")
     assert repaired(lived).payments > 0

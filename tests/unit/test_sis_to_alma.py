@@ -795,7 +795,7 @@ def test_three_accounts_in_a_row_end_the_task_and_no_three_apart(small: Bridge) 
         payment_intake.find_files(small.folder, ledger, lease, small.campus)
         payment_intake.take_in(ledger, lease, small.campus)
         posted = payments.post(
-            ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.marks,
+            ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks,
             progress=lambda done, of: seen.append((done, of)),
         )  # fmt: skip
 
@@ -1136,7 +1136,7 @@ def test_a_worker_that_stood_still_sends_nothing_late(small_on_both: Bridge) -> 
         payment_intake.take_in(ledger, lease, bridge.campus)
         with pytest.raises(LeaseTaken):
             payments.post(
-                ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.marks,
+                ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.folder, bridge.marks,
                 monotonic=lambda: stood,
             )  # fmt: skip
 
@@ -1160,7 +1160,9 @@ def test_a_worker_that_was_overtaken_changes_nothing_afterwards(small: Bridge) -
         payment_intake.find_files(small.folder, ledger, lease, small.campus)
         payment_intake.take_in(ledger, lease, small.campus)
         with pytest.raises(LeaseTaken):
-            payments.post(ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.marks)
+            payments.post(
+                ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks
+            )
 
     assert overtaken[0].found_posted == 1
     assert_posted_once(small, paid)
@@ -1244,7 +1246,14 @@ def test_a_worker_overtaken_at_any_moment_writes_nothing_more(
             payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus)
             payment_intake.take_in(ledger, lease, bridge.campus)
             with suppress(LeaseTaken, Retriable, QuotaSpent):
-                payments.post(ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.marks)
+                payments.post(
+                    ledger,
+                    lease,
+                    bridge.campus,
+                    AlmaApi(send, pause=lambda _: None),
+                    bridge.folder,
+                    bridge.marks,
+                )
                 assert not then
         if not then:
             break

@@ -13,6 +13,9 @@ from alma_hook.ledger.store import Row, Tx, in_list
 #: States in which a live batch still has to be worked on, in their order.
 UNFINISHED = ("planned", "written", "uploading", "uploaded", "renaming")
 
+#: States in which nothing of a batch stands in the archive yet.
+_UNSENT = ("planned", "written", "held", "released")
+
 #: The columns of an archived file's manifest: those of its batch, then those of each line.
 MANIFEST_BATCH = (
     "institution", "batch_id", "run_id", "created_at", "layout", "file_name", "file_date", "target", "directory", "sha256",
@@ -236,7 +239,7 @@ def drop_unsent(tx: Tx) -> list[str]:
     What was planned before an outage, or released days after it was held, would else be sent on old evidence.
     """
     freed: list[str] = []
-    for row in in_states(tx, "planned", "written", "released"):
+    for row in in_states(tx, *(state for state in _UNSENT if state != "held")):
         drop(tx, row["batch_id"], row["state"])
         freed += [line["fee_id"] for line in lines(tx, row["batch_id"])]
     return freed
@@ -255,6 +258,9 @@ def deliver(tx: Tx, batch_id: str, before: str) -> None:
 def drop(tx: Tx, batch_id: str, before: str) -> None:
     """Give a batch up whose file surely never reached PeopleSoft; its fees are free to be planned again."""
     move(tx, batch_id, before, "cancelled")
+    if before in _UNSENT:
+        # The archive holds nothing of it, or a file of that name that another campus put there.
+        noted(tx, batch(tx, batch_id))
     tx.run(
         "UPDATE line SET state = 'dropped' WHERE institution = :i AND batch_id = :b AND state = 'pending'",
         b=batch_id,

@@ -11,7 +11,6 @@ from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
 from alma_hook.ledger import exceptions, fees, guard, holds, reversals
 from alma_hook.ledger.store import Row, Tx, in_list, instant
 
-
 #: What a ledger is bound to with its first file of payments.
 IDENTITY = "payments told apart by"
 
@@ -149,7 +148,9 @@ def set_aside_as_earlier(tx: Tx) -> int:
         earlier=reversals.EARLIER,
     )
     for row in rows:
-        exceptions.close_subject(tx, f"payment {row['payment_no']}", "it was taken in before the books were opened")
+        exceptions.close_subject(
+            tx, f"payment {row['payment_no']}", "it was taken in before the books were opened"
+        )
     return len(rows)
 
 
@@ -187,9 +188,10 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     )
 
 
-def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -> bool:
+def restore(tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at: str | None) -> bool:
     """Bring in a payment that Alma shows with our key and the ledger has lost; ``False``: it has it.
 
+    ``item_fee``: the fee whose item in PeopleSoft it was paid on, another one where ``fee_id`` was made anew.
     What identifies it in PeopleSoft is told again by its line, see ``adopt``; or was before, then it is posted now.
     """
     known = tx.row("SELECT * FROM payment_now WHERE institution = :i AND external_id = :id", id=external_id)
@@ -199,13 +201,14 @@ def restore(tx: Tx, fee_id: str, external_id: str, value: int, at: str | None) -
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
         "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at, posted_to) "
-        "SELECT :i, :key, i.last_payment, :external, :fee, COALESCE((SELECT l.emplid FROM line l "
-        "WHERE l.institution = :i AND l.fee_id = :fee AND l.state = 'sent' AND l.kind = 'charge' "
+        "SELECT :i, :key, i.last_payment, :external, CAST(:item AS TEXT), COALESCE((SELECT l.emplid FROM line l "
+        "WHERE l.institution = :i AND l.fee_id = :item AND l.state = 'sent' AND l.kind = 'charge' "
         "ORDER BY l.batch_id DESC, l.line_no DESC LIMIT 1), ''), CAST(:value AS BIGINT), :paid_on, 'Alma', '', 0, :now, "
         ":run, 'posted', CAST(:value AS BIGINT), :now, CAST(:fee AS TEXT) FROM institution i WHERE i.institution = :i",
         key=f"{reversals.LOST}{external_id}",
         external=external_id,
         fee=fee_id,
+        item=item_fee,
         value=value,
         paid_on=(at or "")[:10],
         now=tx.now,
@@ -232,6 +235,10 @@ def _found_posted(tx: Tx, payment: Row, value: int) -> bool:
     exceptions.open_all(tx, listed)
     tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
     return True
+
+
+#: Where else a payment's key stands.
+_BY_KEY = (("reversal", "payment_key"), ("reversal", "covered_by"), ("exception_item", "payment_key"))
 
 
 def adopt(
@@ -266,7 +273,13 @@ def adopt(
                 line=payment.line_no,
                 external=payment.external_id,
             )
-    sql = "SELECT * FROM payment WHERE institution = :i AND amount > posted AND external_id"
+            for table, column in _BY_KEY:
+                tx.run(
+                    f"UPDATE {table} SET {column} = :key WHERE institution = :i AND {column} = :lost",
+                    key=payment.payment_key,
+                    lost=f"{reversals.LOST}{payment.external_id}",
+                )
+    sql = "SELECT * FROM payment WHERE institution = :i AND state = 'posted' AND amount > posted AND external_id"
     return [payment for payment in found if payment.external_id not in lost], in_list(tx, sql, sorted(lost))
 
 

@@ -66,7 +66,9 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
     before: dict[str, list[Row]] = {}
     for row in tx.rows("SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn'"):
         before.setdefault(row["payment_key"], []).append(row)
-    known = f"SELECT payment_key, payment_no, amount FROM payment WHERE institution = :i AND state <> '{EARLIER}'"
+    known = (
+        f"SELECT payment_key, payment_no, amount FROM payment WHERE institution = :i AND state <> '{EARLIER}'"
+    )
     payments = tx.rows(known) if shown.lacking else in_list(tx, f"{known} AND payment_key", list(shown.cents))
     found: list[tuple[Row, int]] = []
     for payment in payments:
@@ -80,7 +82,9 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
         if more >= 0 and of_payment:
             exceptions.close_subject(tx, f"payment back {payment['payment_no']}", "it is gone again")
         if more < 0:
-            _give_back(tx, [row for row in of_payment if row["state"] != "seen_once"], -more)
+            # A file from before it was taken back says nothing of it; a repair reads such ones again.
+            gone = [row for row in of_payment if row["state"] != "seen_once" and _later(file, row)]
+            _give_back(tx, gone, -more)
         if seen is not None and more <= 0:
             _change(tx, seen, "withdrawn", 0, f"the payment is back in {file['name']}")
         elif seen is not None and _later(file, seen):
@@ -121,16 +125,10 @@ def _later(file: Row, seen: Row) -> bool:
 
 def _add(tx: Tx, file: Row, found: Iterable[tuple[Row, int]]) -> None:
     for payment, cents in found:
-        before = int(
-            tx.one(
-                "SELECT COUNT(*) FROM reversal WHERE institution = :i AND payment_key = :key",
-                key=payment["payment_key"],
-            )
-        )
         tx.run(
             "INSERT INTO reversal (institution, reversal_id, payment_key, amount, state, first_file, first_written_at, "
             "found_at, changed_at) VALUES (:i, :id, :key, :amount, 'seen_once', :file, :at, :now, :now)",
-            id=f"{payment['payment_no']}-{before + 1:02d}",
+            id=_next_id(tx, payment),
             key=payment["payment_key"],
             amount=cents,
             file=file["name"],
@@ -156,14 +154,52 @@ def _change(tx: Tx, row: Row, state: str, cents: int, why: str, second_file: str
         now=tx.now,
         id=row["reversal_id"],
     )
-    number = _number(row)
+    number = number_of(row)
     what = {"standing": "taken back", "settled": "taken back"}.get(state, "back again")
     tx.event(f"payment {number}", what, f"{text_of(cents or int(row['amount']))}, {why}")
     fees.touch(tx, [_payment(tx, number)["fee_id"]])
 
 
-def _number(row: Row) -> int:
+def number_of(row: Row) -> int:
+    """Return the number of the payment that a reversal, or a fee made anew, is about."""
     return int(str(row["reversal_id"]).partition("-")[0])
+
+
+def id_of(payment: Row, place: int) -> str:
+    """Return the id of a payment's reversal; nought: of one that the archive tells of."""
+    return f"{payment['payment_no']}-{place:02d}"
+
+
+def _next_id(tx: Tx, payment: Row) -> str:
+    sql = "SELECT COUNT(*) FROM reversal WHERE institution = :i AND payment_key = :key"
+    return id_of(payment, 1 + int(tx.one(sql, key=payment["payment_key"])))
+
+
+def restore(tx: Tx, payment: Row, told: Mapping[str, Any], covered_by: str | None) -> None:
+    """Bring in what the archive tells of a payment's reversal, or bring this ledger's one to it."""
+    values = {
+        **{name: told[name] for name in ("amount", "covered", "settled", "state", "second_file")},
+        "covered_by": covered_by,
+        "now": tx.now,
+    }
+    of_file = {"key": payment["payment_key"], "file": told["first_file"], "at": told["first_written_at"]}
+    known = tx.run(
+        "UPDATE reversal SET amount = :amount, covered = :covered, covered_by = :covered_by, settled = :settled, "
+        "state = :state, second_file = :second_file, changed_at = :now WHERE institution = :i AND payment_key = :key "
+        "AND first_file = :file AND first_written_at = :at",
+        **values,
+        **of_file,
+    )
+    if not known:
+        tx.run(
+            "INSERT INTO reversal (institution, reversal_id, payment_key, amount, covered, covered_by, settled, state, "
+            "first_file, first_written_at, second_file, found_at, changed_at) VALUES (:i, :id, :key, :amount, :covered, "
+            ":covered_by, :settled, :state, :file, :at, :second_file, :now, :now)",
+            id=_next_id(tx, payment),
+            **values,
+            **of_file,
+        )
+    tx.event(f"payment {payment['payment_no']}", "taken back", "as the archive tells")
 
 
 def _payment(tx: Tx, number: int) -> Row:
@@ -183,7 +219,7 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
             _change(tx, row, row["state"] if left else "withdrawn", left, f"{text_of(part)} of it is back")
             cents -= part
     if rows and cents > 0:
-        number = _number(rows[0])
+        number = number_of(rows[0])
         payment = _payment(tx, number)
         exceptions.open_all(
             tx,
@@ -199,7 +235,7 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
             ],
         )
     # What was not posted is to be posted again, or to be given back: it was taken off the list as taken back.
-    for number in {_number(row) for row in rows}:
+    for number in {number_of(row) for row in rows}:
         payment = _payment(tx, number)
         if payment["state"] == "posted" and payment["received"] > payment["posted"]:
             rest = int(payment["received"]) - int(payment["posted"])
@@ -215,7 +251,7 @@ def _release(tx: Tx, row: Row) -> None:
     number = tx.one(
         "SELECT payment_no FROM payment WHERE institution = :i AND payment_key = :key", key=row["covered_by"]
     )
-    tx.event(f"payment {number}", "to be posted again", f"payment {_number(row)} is back")
+    tx.event(f"payment {number}", "to be posted again", f"payment {number_of(row)} is back")
 
 
 def excess(paid: int, posted: int, rows: Sequence[Row]) -> list[int]:
@@ -341,14 +377,21 @@ def _cover(tx: Tx, payment: Row, row: Row, cents: int) -> int:
     return int(other["stands"])
 
 
-def waiting_emplids(tx: Tx) -> frozenset[str]:
-    """Return the students whose taken-back payments nobody has dealt with: their new fees wait."""
+def waiting_students(tx: Tx) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the EMPLIDs and the accounts of students whose new fees wait.
+
+    A payment of theirs that is in Alma was taken back and nobody has dealt with it, or one file alone shows it so:
+    a new fee may be the older one made anew.
+    """
     rows = tx.rows(
-        "SELECT p.emplid FROM exception_item x JOIN payment p ON p.institution = x.institution "
-        "AND p.payment_key = x.payment_key WHERE x.institution = :i AND x.kind = :kind AND x.closed_at IS NULL",
+        "SELECT p.emplid, f.user_id FROM payment p LEFT JOIN fee f ON f.institution = p.institution "
+        "AND f.fee_id = p.posted_to WHERE p.institution = :i AND p.payment_key IN ("
+        "SELECT x.payment_key FROM exception_item x WHERE x.institution = :i AND x.kind = :kind AND x.closed_at IS NULL "
+        "UNION SELECT v.payment_key FROM reversal v WHERE v.institution = :i AND v.state = 'seen_once') "
+        "AND p.state IN ('posted', 'posting', 'unknown')",
         kind=TAKEN_BACK,
     )
-    return frozenset(row["emplid"] for row in rows)
+    return frozenset(row["emplid"] for row in rows), frozenset(row["user_id"] for row in rows)
 
 
 # -- settling ------------------------------------------------------------------------------------------

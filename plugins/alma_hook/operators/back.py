@@ -68,9 +68,11 @@ class PostPayments(CampusOperator):
         hook, api = alma_of(run, BACK_SHARE)
         with ExitStack() as stack:
             folder = stack.enter_context(sftp.connect(run.campus.connections.sfs))
-            marks = run.marks(archive_of(run, folder, stack))
+            archive = archive_of(run, folder, stack)
             lease = stack.enter_context(run.lease("back"))
-            counts = payments.post(run.ledger, lease, run.campus, api, marks, progress=self.progress())
+            counts = payments.post(
+                run.ledger, lease, run.campus, api, archive, run.marks(archive), progress=self.progress()
+            )
         self.say(
             "%d payments posted (%s; %d found posted), %d listed, %d waiting; %s calls left today",
             counts.posted, amount(counts.cents), counts.found_posted, counts.listed, counts.waiting, hook.remaining,

@@ -330,13 +330,14 @@ class UploadSfsFiles(CampusOperator):
     def work(self, run: Run) -> dict[str, str]:
         """Deliver charges before credits; a rehearsal uploads nothing."""
         from alma_hook import delivery, payments, sftp
-        from alma_hook.ledger import batches
+        from alma_hook.ledger import batches, notes
 
         if not run.live:
             self.say("Rehearsal: nothing is uploaded. The files stand in the ledger, table batch_file.")
             return {}
         with run.ledger.read() as tx:
-            if not batches.in_states(tx, *batches.UNFINISHED[1:]) and not batches.unnoted(tx):
+            waiting = batches.in_states(tx, *batches.UNFINISHED[1:]) or batches.unnoted(tx)
+            if not waiting and not notes.unnoted(tx):
                 self.say("Nothing to upload.")
                 return {}
         with ExitStack() as stack:

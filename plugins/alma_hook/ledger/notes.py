@@ -1,0 +1,176 @@
+"""What the archive is told of a payment, and what a ledger takes back from there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from alma_hook.ledger import exceptions, fees, reversals
+from alma_hook.ledger.store import Row, Tx, in_list
+
+#: What stands in a note of the payment itself, ``account`` beside it: that of its fees.
+COLUMNS = ("external_id", "fee_id", "posted_to", "emplid", "amount", "paid_on", "state", "posted")
+FIELDS = (*COLUMNS, "account", "reversals", "carries")
+_REVERSAL = ("amount", "covered", "settled", "state", "first_file", "first_written_at", "second_file")
+_CARRY = ("to_fee", "from_fee", "item_fee", "amount", "carried_at", "carried_by", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One payment's note: JSON, and its SHA-256."""
+
+    external_id: str
+    text: bytes
+    sha256: str
+
+    def told(self) -> dict[str, Any]:
+        """Return what it says."""
+        return dict(json.loads(self.text))
+
+
+def unnoted(tx: Tx) -> list[Note]:
+    """Return the notes that the archive lacks or has otherwise, each payment's whole.
+
+    Of payments that are settled, or of which something taken back was; and of those that were when they were noted.
+    """
+    payments = tx.rows(
+        "SELECT p.*, f.user_id AS account FROM payment p LEFT JOIN fee f ON f.institution = p.institution "
+        "AND f.fee_id = p.posted_to WHERE p.institution = :i AND (p.state = 'settled' "
+        "OR EXISTS (SELECT 1 FROM reversal v WHERE v.institution = p.institution AND v.payment_key = p.payment_key "
+        "AND (v.settled > 0 OR v.covered > 0)) "
+        "OR EXISTS (SELECT 1 FROM payment_note n WHERE n.institution = p.institution "
+        "AND n.external_id = p.external_id)) ORDER BY p.payment_no"
+    )
+    known = {row["external_id"]: row["sha256"] for row in tx.rows(_KNOWN)}
+    keys = [row["payment_key"] for row in payments]
+    taken_back: dict[str, list[Row]] = {}
+    for row in in_list(tx, "SELECT * FROM reversal WHERE institution = :i AND payment_key", keys):
+        taken_back.setdefault(row["payment_key"], []).append(row)
+    carries: dict[int, list[Row]] = {}
+    for row in tx.rows("SELECT * FROM carry WHERE institution = :i ORDER BY to_fee"):
+        carries.setdefault(reversals.number_of(row), []).append(row)
+    covers = {row["payment_key"]: row["external_id"] for row in _covers(tx)}
+    notes = [
+        _note(
+            payment,
+            taken_back.get(payment["payment_key"], []),
+            carries.get(int(payment["payment_no"]), []),
+            covers,
+        )
+        for payment in payments
+    ]
+    return [note for note in notes if known.get(note.external_id) != note.sha256]
+
+
+_KNOWN = "SELECT external_id, sha256 FROM payment_note WHERE institution = :i"
+
+
+def _covers(tx: Tx) -> list[Row]:
+    return tx.rows(
+        "SELECT DISTINCT p.payment_key, p.external_id FROM reversal v JOIN payment p ON p.institution = v.institution "
+        "AND p.payment_key = v.covered_by WHERE v.institution = :i"
+    )
+
+
+def _note(payment: Row, taken_back: Sequence[Row], carries: Sequence[Row], covers: Mapping[str, str]) -> Note:
+    dealt_with = [
+        row
+        for row in sorted(taken_back, key=lambda row: str(row["reversal_id"]))
+        if row["state"] in ("standing", "settled") and (int(row["settled"]) or int(row["covered"]))
+    ]
+    told = {
+        **{name: payment[name] for name in (*COLUMNS, "account")},
+        "reversals": [
+            {**{name: row[name] for name in _REVERSAL}, "covered_by": covers.get(row["covered_by"] or "")}
+            for row in dealt_with
+        ],
+        # A fee made anew stays what it is, whatever becomes of what was taken back.
+        "carries": [{name: row[name] for name in _CARRY} for row in carries],
+    }
+    text = json.dumps(told, indent=1, sort_keys=True).encode()
+    return Note(str(payment["external_id"]), text, hashlib.sha256(text).hexdigest())
+
+
+def noted(tx: Tx, external_id: str, sha256: str) -> None:
+    """Record that the archive and this ledger tell the same of a payment."""
+    tx.run(
+        "INSERT INTO payment_note VALUES (:i, :id, :sha, :now) ON CONFLICT (institution, external_id) "
+        "DO UPDATE SET sha256 = excluded.sha256, noted_at = excluded.noted_at",
+        id=external_id,
+        sha=sha256,
+        now=tx.now,
+    )
+
+
+# -- back from the archive ---------------------------------------------------------------------------------
+
+
+def foreign(tx: Tx, notes: Iterable[Note]) -> list[Note]:
+    """Return the notes that a later life of the ledger has written."""
+    known = {row["external_id"]: row["sha256"] for row in tx.rows(_KNOWN)}
+    return [note for note in notes if known.get(note.external_id) != note.sha256]
+
+
+def items_of(notes: Iterable[Note]) -> dict[str, str]:
+    """Return by fee made anew, as the notes tell, the fee whose item in PeopleSoft stands for it."""
+    return {carry["to_fee"]: carry["item_fee"] for note in notes for carry in note.told()["carries"]}
+
+
+def restore(tx: Tx, notes: Sequence[Note]) -> None:
+    """Bring what the notes tell into the books."""
+    for note in notes:
+        _restore_payment(tx, note.told())
+    for note in notes:
+        _restore_reversals(tx, note.told())
+        noted(tx, note.external_id, note.sha256)
+
+
+def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
+    row = _payment(tx, told["external_id"])
+    met = {told["fee_id"], told["posted_to"], *(carry["to_fee"] for carry in told["carries"])}
+    for fee_id in sorted(met) if told["account"] else []:
+        if tx.one("SELECT user_id FROM fee WHERE institution = :i AND fee_id = :fee", fee=fee_id) is None:
+            fees.meet(tx, fee_id, told["account"])
+    if row is None and told["state"] in ("settled", "posted"):
+        tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
+        tx.run(
+            "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
+            "file_name, file_sha256, line_no, taken_at, run_id, state, posted, posted_to) "
+            "SELECT :i, :key, i.last_payment, :external_id, :fee_id, :emplid, CAST(:amount AS BIGINT), :paid_on, "
+            "'the archive', '', 0, :now, :run, :state, CAST(:posted AS BIGINT), :posted_to FROM institution i "
+            "WHERE i.institution = :i",
+            key=f"{reversals.LOST}{told['external_id']}",
+            now=tx.now,
+            run=tx.run_id,
+            **{name: told[name] for name in COLUMNS},
+        )
+    elif row is not None and row["state"] == "new" and told["state"] == "settled":
+        tx.run(
+            "UPDATE payment SET state = 'settled' WHERE institution = :i AND payment_key = :key AND state = 'new'",
+            key=row["payment_key"],
+        )
+        exceptions.close_subject(tx, f"payment {row['payment_no']}", "it was settled, as the archive tells")
+    fees.touch(tx, sorted(met))
+
+
+def _restore_reversals(tx: Tx, told: Mapping[str, Any]) -> None:
+    payment = _payment(tx, told["external_id"])
+    if payment is None:
+        return
+    for part in told["reversals"]:
+        cover = _payment(tx, part["covered_by"]) if part["covered_by"] else None
+        reversals.restore(tx, payment, part, None if cover is None else cover["payment_key"])
+    for carry in told["carries"]:
+        tx.run(
+            "INSERT INTO carry VALUES (:i, :to_fee, :from_fee, :item_fee, CAST(:amount AS BIGINT), :reversal, :carried_at, "
+            ":carried_by, :reason) ON CONFLICT (institution, to_fee) DO NOTHING",
+            reversal=reversals.id_of(payment, 0),
+            **carry,
+        )
+
+
+def _payment(tx: Tx, external_id: str) -> Row | None:
+    return tx.row("SELECT * FROM payment WHERE institution = :i AND external_id = :id", id=external_id)

@@ -1,0 +1,97 @@
+"""What the archive tells beside the files themselves, so that a lost ledger can be repaired.
+
+Beside each file lies its manifest, written before it is sent, and a note of what became of it. Of a payment
+there is a note where neither Alma nor a file of PeopleSoft's shows what people have said of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from alma_hook import guard
+from alma_hook.errors import Fault
+from alma_hook.guard import MarkPlace
+from alma_hook.ledger import Lease, Ledger, Row, batches
+from alma_hook.ledger import notes as entries
+from alma_hook.remote import RemoteFolder
+
+#: Beside each archived file: its lines in the ledger's words, and what became of it.
+MANIFEST, STATE = ".manifest.csv", ".state"
+#: Of a payment: before and after its external id.
+_PAYMENT, _END = "payment_{institution}_", ".note"
+
+
+def note_batches(ledger: Ledger, lease: Lease, archive: RemoteFolder, directory: str) -> None:
+    """Note in the archive what became of each batch since the last time."""
+    with ledger.read() as tx:
+        rows = [(row, batches.lines(tx, row["batch_id"])) for row in batches.unnoted(tx)]
+    for row, lines in rows:
+        void = [f"void {line['line_no']}\n" for line in lines if line["state"] == "void"]
+        note = "".join([f"{row['state']}\n", *void])
+        archive.write(f"{directory}/{row['file_name']}{STATE}", note.encode())
+        with ledger.write(lease) as tx:
+            batches.noted(tx, row)
+
+
+def manifest(row: Row, lines: list[Row]) -> bytes:
+    """Return what a file says in the ledger's words, one row a line: enough to rebuild the ledger."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([*batches.MANIFEST_BATCH, *batches.MANIFEST_LINE])
+    for line in lines:
+        of_batch = [row[name] for name in batches.MANIFEST_BATCH]
+        writer.writerow([*of_batch, *(line[name] for name in batches.MANIFEST_LINE)])
+    return out.getvalue().encode("ascii")
+
+
+def read_manifest(content: bytes) -> list[dict[str, Any]]:
+    """Return a manifest's rows as they stand there."""
+    return list(csv.DictReader(io.StringIO(content.decode("ascii", "replace"))))
+
+
+def note_payments(
+    ledger: Ledger, lease: Lease, archive: RemoteFolder, directory: str, marks: Sequence[MarkPlace]
+) -> int:
+    """Note in the archive what was said of payments since the last time; return of how many.
+
+    ``marks`` are renewed before the first: an older copy of the ledger would write over what it does not know.
+    """
+    with ledger.read() as tx:
+        unnoted = entries.unnoted(tx)
+    if unnoted:
+        guard.advance(ledger, marks)
+    for note in unnoted:
+        archive.write(f"{directory}/{_prefix(ledger.institution)}{note.external_id}{_END}", note.text)
+        with ledger.write(lease) as tx:
+            entries.noted(tx, note.external_id, note.sha256)
+    return len(unnoted)
+
+
+def read_payments(
+    archive: RemoteFolder, directory: str, institution: str
+) -> tuple[list[entries.Note], list[Fault]]:
+    """Return the notes of an institution's payments, and what can't be read of them."""
+    notes: list[entries.Note] = []
+    faults: list[Fault] = []
+    for file in archive.files(directory, f"{_prefix(institution)}*{_END}"):
+        text = archive.read(f"{directory}/{file.name}")
+        try:
+            told = json.loads(text)
+            complete = set(told) == set(entries.FIELDS)
+        except ValueError:
+            complete = False
+        if complete:
+            notes.append(entries.Note(told["external_id"], text, hashlib.sha256(text).hexdigest()))
+        else:
+            wrong = "is cut short or of another version of this package; bring it back from a backup, or remove it and "
+            faults.append(Fault(file.name, f"{wrong}say again what was said of that payment"))
+    return notes, faults
+
+
+def _prefix(institution: str) -> str:
+    return _PAYMENT.format(institution=institution)

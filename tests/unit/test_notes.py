@@ -1,0 +1,332 @@
+"""What people have said of payments outlives the ledger: it stands in the archive, and a repair reads it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from alma_hook.alma import AlmaApi, Request
+from alma_hook.alma_answers import Reply
+from alma_hook.errors import BadFile, SendingStopped
+from alma_hook.ledger.reversals import BACK, TAKEN_BACK
+from simulator.alma_records import Fee
+from simulator.peoplesoft_records import Payment
+from tests.bridge import Bridge
+from tests.unit.test_applied import by_level
+from tests.unit.test_guard import ARCHIVE, copied, lose, put_back, repaired
+from tests.unit.test_reversals import applied, charged, cumulative, equalise, kinds, listed, pay, resolve
+
+Night = Callable[[], None]
+
+
+@pytest.fixture(params=["payments", "applied"])
+def told(request: pytest.FixtureRequest) -> str:
+    """How PeopleSoft tells of payments."""
+    return str(request.param)
+
+
+@pytest.fixture
+def small(tmp_path: Path, told: str) -> Bridge:
+    settings = by_level if told == "applied" else cumulative
+    return Bridge(tmp_path, students=4, fees=0, settings=settings)
+
+
+@pytest.fixture
+def night(small: Bridge, told: str) -> Night:
+    def passes() -> None:
+        small.far.clock.advance(hours=24)
+        small.far.write_query_output(kind=told)
+        small.sis_to_alma()
+
+    return passes
+
+
+def made_anew(bridge: Bridge, night: Night) -> tuple[Fee, Fee, Payment]:
+    """A payment is posted and taken back, and the fee is made anew for it."""
+    (old,) = charged(bridge, 1000)
+    payment = pay(bridge, old)
+    night()
+    equalise(bridge)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    night()
+    night()
+    new = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    equalise(bridge)
+    ((exception_id, _, _),) = listed(bridge)
+    resolve(bridge, exception_id, new)
+    equalise(bridge)
+    return old, new, payment
+
+
+def charged_in_all(bridge: Bridge) -> int:
+    return sum(book.charged_cents for book in bridge.books().fees.values())
+
+
+def settled(bridge: Bridge) -> None:
+    """Both sides have the same in all, and nothing is listed: a fee made anew has its item under the older one's id."""
+    assert bridge.books().alma_cents == bridge.books().peoplesoft_cents
+    assert bridge.exceptions() == {}
+    assert bridge.balances()["unexplained"] == 0
+
+
+def notes(bridge: Bridge) -> list[Path]:
+    return sorted(bridge.folder.path(ARCHIVE).glob("payment_*.note"))
+
+
+@pytest.mark.parametrize("first", ["out", "back"])
+@pytest.mark.parametrize("files", ["all", "none"])
+def test_a_fee_made_anew_is_not_charged_after_a_repair(
+    small: Bridge, night: Night, first: str, files: str
+) -> None:
+    old, new, _ = made_anew(small, night)
+    for file in small.folder.path("/sfs/outbound/archive").glob("*") if files == "none" else []:
+        file.unlink()
+    lose(small, opened=False)
+    assert repaired(small).notes == 1
+    if first == "out":
+        equalise(small)
+    small.sis_to_alma()
+    equalise(small)
+    assert charged_in_all(small) == 1000
+    for _ in range(2):
+        night()
+        equalise(small)
+    assert charged_in_all(small) == 1000
+    assert small.books().alma_cents == small.books().peoplesoft_cents == 1000
+    settled(small)
+
+    pay(small, old)
+    night()
+    equalise(small)
+    assert applied(old, new) == [[1000], [1000]]
+    settled(small)
+
+
+def test_what_was_posted_to_a_fee_made_anew_is_not_posted_again(small: Bridge, night: Night) -> None:
+    old, new, _ = made_anew(small, night)
+    pay(small, old)
+    night()
+    assert applied(old, new) == [[1000], [1000]]
+    lose(small, opened=False)
+    repaired(small)
+    for _ in range(3):
+        equalise(small)
+        night()
+    assert applied(old, new) == [[1000], [1000]]
+    assert charged_in_all(small) == 1000
+    settled(small)
+
+
+def test_it_is_in_the_archive_before_anything_that_rests_on_it_is_posted(small: Bridge, night: Night) -> None:
+    (old,) = charged(small, 1000)
+    payment = pay(small, old)
+    night()
+    small.far.peoplesoft.bounce(payment.payment_id)
+    night()
+    night()
+    new = small.far.alma.add_fee(small.far.students[0], 1000)
+    equalise(small)
+    ((exception_id, _, _),) = listed(small)
+    resolve(small, exception_id, new)
+    assert notes(small) == []
+    pay(small, old)
+    seen: list[int] = []
+    send = small.send
+
+    def counted(request: Request) -> Reply:
+        seen.append(len(notes(small)))
+        return send(request)
+
+    small.api = AlmaApi(counted, pause=lambda _: None)
+    night()
+    assert applied(new) == [[1000]]
+    assert set(seen) == {1}
+
+
+def test_what_a_person_settled_is_not_posted_after_a_repair(small: Bridge, night: Night, told: str) -> None:
+    (fee,) = charged(small, 1000)
+    small.far.alma.dispute(fee.id)
+    payment = pay(small, fee)
+    night()
+    ((exception_id, _, _),) = listed(small, "fee is INDISPUTE in Alma")
+    resolve(small, exception_id)
+    if told == "payments":
+        small.far.peoplesoft.bounce(payment.payment_id)  # the office gives the money back
+    small.far.alma.restore(fee.id)
+    night()
+    lose(small, opened=False)
+    repaired(small)
+    for _ in range(2):
+        night()
+        equalise(small)
+    assert applied(fee) == [[]]
+    assert charged_in_all(small) == 1000
+
+
+def test_a_payment_that_stood_in_for_another_is_not_posted_after_a_repair(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
+
+    def night() -> None:
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output()
+        bridge.sis_to_alma()
+
+    (fee,) = charged(bridge, 1000)
+    first = pay(bridge, fee, 600)
+    night()
+    bridge.far.peoplesoft.bounce(first.payment_id)
+    night()
+    bridge.far.alma.dispute(fee.id)
+    pay(bridge, fee, 600)
+    night()
+    bridge.far.alma.restore(fee.id)
+    equalise(bridge)
+    assert len(notes(bridge)) == 2
+    lose(bridge, opened=False)
+    repaired(bridge)
+    for _ in range(2):
+        night()
+        equalise(bridge)
+    assert applied(fee) == [[600]]
+    settled(bridge)
+
+
+def test_older_files_read_again_do_not_bring_back_what_was_taken_back_later(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
+
+    def night() -> None:
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output()
+        bridge.sis_to_alma()
+
+    _, _, payment = made_anew(bridge, night)
+    lose(bridge, opened=False)
+    repaired(bridge)
+    assert BACK not in kinds(bridge)
+    # And one that truly is back is listed.
+    payment.amount_cents += payment.bounced_cents
+    payment.bounced_cents = 0
+    night()
+    assert kinds(bridge) == [BACK]
+
+
+def test_an_older_copy_learns_what_was_said_since(small: Bridge, night: Night) -> None:
+    (old,) = charged(small, 1000)
+    payment = pay(small, old)
+    night()
+    small.far.peoplesoft.bounce(payment.payment_id)
+    night()
+    night()
+    copy = copied(small)
+    new = small.far.alma.add_fee(small.far.students[0], 1000)
+    equalise(small)
+    ((exception_id, _, _),) = listed(small)
+    resolve(small, exception_id, new)
+    equalise(small)
+    pay(small, old)
+    night()
+    put_back(small, copy)
+    with pytest.raises(SendingStopped):
+        equalise(small)
+    assert repaired(small).notes == 1
+    for _ in range(2):
+        equalise(small)
+        night()
+    assert applied(old, new) == [[1000], [1000]]
+    assert charged_in_all(small) == 1000
+    settled(small)
+
+
+def test_a_repair_of_a_ledger_that_knows_its_notes_changes_nothing(small: Bridge, night: Night) -> None:
+    made_anew(small, night)
+    before = small.balances(), small.exceptions()
+    assert repaired(small).notes == 0
+    assert (small.balances(), small.exceptions()) == before
+    night()
+    assert (small.balances(), small.exceptions()) == before
+
+
+def test_a_note_that_is_cut_short_stops_the_repair_and_is_named(small: Bridge, night: Night) -> None:
+    made_anew(small, night)
+    (note,) = notes(small)
+    for text in (note.read_text()[:40], json.dumps({"external_id": "x"})):
+        note.write_text(text)
+        lose(small, opened=False)
+        with pytest.raises(BadFile, match=r"payment_01CAMPUS_INST_SFS[0-9A-Z]{13}.note: is cut short"):
+            repaired(small)
+
+
+def test_a_student_waits_while_one_file_alone_shows_his_payment_taken_back(
+    small: Bridge, night: Night
+) -> None:
+    (old,) = charged(small, 1000)
+    payment = pay(small, old)
+    night()
+    equalise(small)
+    small.far.peoplesoft.bounce(payment.payment_id)
+    night()
+    small.far.alma.add_fee(small.far.students[0], 1000)
+    small.far.alma.add_fee(small.far.students[1], 500)
+    equalise(small)
+    assert charged_in_all(small) == 1500
+    assert kinds(small) == ["payment taken back, new fees wait"]
+    night()
+    assert TAKEN_BACK in kinds(small)
+
+
+def test_the_wait_follows_the_account_where_the_emplid_was_corrected(tmp_path: Path) -> None:
+    bridge = Bridge(
+        tmp_path,
+        students=4,
+        fees=0,
+        settings=lambda text: cumulative(text) + '[emplid]\nsource = "identifier:UNIV_ID"\n',
+    )
+    bridge.far.peoplesoft.emplids |= {"900000001", "900000002"}
+    student = bridge.far.students[0]
+    bridge.far.alma.set_identifier(student.primary_id, "UNIV_ID", "900000001")
+
+    def night() -> None:
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output()
+        bridge.sis_to_alma()
+
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    night()
+    equalise(bridge)
+    bridge.far.alma.set_identifier(student.primary_id, "UNIV_ID", "900000002")
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    night()
+    night()
+    bridge.far.alma.add_fee(student, 1000)
+    equalise(bridge)
+    assert charged_in_all(bridge) == 1000
+    assert "payment taken back, new fees wait" in kinds(bridge)
+
+
+def test_two_campuses_may_share_an_archive(tmp_path: Path) -> None:
+    first = Bridge(tmp_path / "first", students=4, fees=0)
+    second = Bridge(
+        tmp_path / "second", students=4, fees=0, seed=9,
+        settings=lambda text: text.replace("01CAMPUS_INST", "02OTHER_INST"),
+    )  # fmt: skip
+    second.folder = first.folder
+    second.marks[1].archive = first.folder  # type: ignore[attr-defined]
+    (fee,) = charged(first, 1000)
+    # The other's first batch is planned, and given up before it left.
+    other = second.far.alma.add_fee(second.far.students[0], 700)
+    with second.working("out") as (ledger, lease):
+        for _, work in second.tasks_out("all_users")[:3]:
+            work(ledger, lease)
+    second.far.alma.waive_at_desk(other.id, 700)
+    second.far.clock.advance(hours=7)
+    second.alma_to_sis("all_users")
+    lose(first, opened=False)
+    repaired(first)
+    first.far.clock.advance(hours=1)
+    equalise(first)
+    assert first.books().fees[fee.id].charged_cents == 1000
+    assert first.unexplained() == {}
