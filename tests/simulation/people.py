@@ -5,6 +5,7 @@ They do what docs/operations.md tells them, late, and they remember it: what the
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ STILL = timedelta(hours=1)
 class Settled:
     """What a person has said of a payment taken back. ``anew``: the fee made anew; else it is written off."""
 
-    payment_key: str
+    number: int
+    external_id: str
     item_fee: str
     cents: int
     anew: str | None
@@ -59,7 +61,9 @@ class People:
         self.entered: set[tuple[str, int]] = set()
         #: Lines that they have released: reference and cents, a credit's below nought.
         self.approved: set[tuple[str, int]] = set()
+        #: What the ledger should know of what they have settled, and all that they ever have.
         self.settled: list[Settled] = []
+        self.ever_settled: list[Settled] = []
         #: What was taken back -> the fee that the library made for it.
         self.anew: dict[str, str] = {}
         self.copies: list[Memory] = []
@@ -188,8 +192,8 @@ class People:
             return f"fee …{made.id[-5:]} is made anew for {row['subject']}"
         try:
             with ledger.write() as tx:
-                item_fee = tx.one(
-                    "SELECT fee_id FROM payment WHERE institution = :i AND payment_key = :key",
+                paid = tx.row(
+                    "SELECT fee_id, external_id FROM payment WHERE institution = :i AND payment_key = :key",
                     key=row["payment_key"],
                 )
                 payments.resolve(tx, row["exception_id"], "a person", "as the office says", anew)
@@ -198,7 +202,11 @@ class People:
                 # It stays a fee like any other, and what was taken back is written off.
                 self.anew.pop(row["subject"], None)
             return ""
-        self.settled.append(Settled(row["payment_key"], str(item_fee), int(row["amount"]), anew))
+        assert paid is not None
+        number = len(self.ever_settled)
+        said = Settled(number, paid["external_id"], paid["fee_id"], int(row["amount"]), anew)
+        self.settled.append(said)
+        self.ever_settled.append(said)
         if anew is not None:
             world.tally.operations["settled by a fee made anew"] += 1
         return f"{row['subject']} is settled" + (f" by fee …{anew[-5:]}" if anew else "")
@@ -265,9 +273,10 @@ class People:
             return self._mend_archive(error)
         self.repairs += 1
         again, self.lost_at = self.lost_at is None, None
+        known = self.settled if again else []
+        self.settled = [*known, *(said for said in self._noted() if said not in known)]
         if again:
             return f"the ledger is repaired once more: {counts.payments} payments"
-        self.settled = []
         archive = world.far.path(world.far.folders.archive)
         noted = {
             ("void", file.name.removesuffix(".state"), int(line[5:]))
@@ -278,6 +287,20 @@ class People:
         # What was said to the empty one is not lost.
         world.steps[:] = [step for step in world.steps if step not in self.lost_voids or step in noted]
         return f"the ledger is repaired: {counts.added} batches, {counts.payments} payments"
+
+    def _noted(self) -> list[Settled]:
+        """What of all that they have settled the archive tells: what was said before the last run, of each the oldest."""
+        told = [
+            json.loads(note.read_text())
+            for note in self.world.far.path(self.world.far.folders.archive).glob("payment_*.note")
+        ]
+        room = {note["external_id"]: sum(part["settled"] for part in note["reversals"]) for note in told}
+        found = []
+        for said in self.ever_settled:
+            if said.cents <= room.get(said.external_id, 0):
+                room[said.external_id] -= said.cents
+                found.append(said)
+        return found
 
     def repair_again(self, said: str) -> str | None:
         """Once more, where a user's id has changed since the archive was written: a run has met the new one by now."""

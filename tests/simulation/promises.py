@@ -315,7 +315,7 @@ def _wrong_with_what_was_taken_back(world: World, said: Said, row: Row, excess: 
     """What lies in Alma and no more in PeopleSoft is listed, was settled, or another payment stands in for it."""
     key = row["payment_key"]
     listed = sum(e["amount"] for e in said.open if e["kind"] == TAKEN_BACK and e["payment_key"] == key)
-    settled = sum(each.cents for each in world.people.settled if each.payment_key == key)
+    settled = sum(each.cents for each in world.people.settled if each.external_id == row["external_id"])
     covered = 0
     for reversal in said.reversals:
         if reversal["payment_key"] == key and reversal["covered_by"] is not None:
