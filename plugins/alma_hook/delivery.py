@@ -262,15 +262,13 @@ class _Delivery:
         """Keep the bytes and a manifest before anything is sent: from them the ledger can be rebuilt."""
         with self.ledger.read() as tx:
             lines = batches.lines(tx, self.row["batch_id"])
-        for name, data in (
-            (self.row["file_name"], self.content),
-            (self.row["file_name"] + notes.MANIFEST, notes.manifest(self.row, lines)),
-        ):
-            path = f"{self.sfs.archive_directory}/{name}"
-            # A beginning of it: an attempt that died while it wrote. Anything else is another batch's.
-            if self.archive.size(path) is not None and not data.startswith(self.archive.read(path)):
-                raise self._name_taken("lies in the archive already, with other content")
-            self.archive.write(path, data)
+        path = f"{self.sfs.archive_directory}/{self.row['file_name']}"
+        # A beginning of it: an attempt that died while it wrote. Anything else is another batch's.
+        if self.archive.size(path) is not None and not self.content.startswith(self.archive.read(path)):
+            raise self._name_taken("lies in the archive already, with other content")
+        self.archive.write(path, self.content)
+        # The accounts in it may have got other ids since such an attempt.
+        self.archive.write(path + notes.MANIFEST, notes.manifest(self.row, lines))
 
     def _name_taken(self, where: str) -> SendingStopped:
         return SendingStopped(

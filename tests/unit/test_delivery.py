@@ -312,6 +312,15 @@ def test_a_half_written_archive_is_written_again(sent: Sent) -> None:
     assert (sent.bridge.folder.path(ARCHIVE) / sent.name).read_bytes() == sent.content
 
 
+def test_an_account_that_got_another_id_meanwhile_stops_no_upload(sent: Sent) -> None:
+    sent.stop_at("write")
+    with sent.bridge.ledger("another run").write() as tx:
+        tx.run("UPDATE fee SET user_id = 're.keyed' WHERE institution = :i")
+    assert sent.deliver() == "delivered"
+    manifest = sent.bridge.folder.path(ARCHIVE) / f"{sent.name}.manifest.csv"
+    assert "re.keyed" in manifest.read_text()
+
+
 def test_a_far_side_that_takes_the_file_at_once(sent: Sent) -> None:
     def before(action: str, path: str) -> None:
         if action == "renamed":
