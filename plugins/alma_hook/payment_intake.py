@@ -246,7 +246,9 @@ def _take_in_file(
     ]
     listed += [_refused(row, line) for line in file.refused]
     exceptions.open_all(tx, listed)
-    lower = [key for key, found in by_key.items() if found[0].amount <= known.get(key, 0)]
+    # What an older file says is no news.
+    heard = by_key if reversals.newest(tx, row) else {}
+    lower = [key for key, found in heard.items() if found[0].amount <= known.get(key, 0)]
     exceptions.close_kind(
         tx,
         "payment with another amount",

@@ -266,7 +266,7 @@ def _back_after_settling(said: Said) -> Counter[int]:
     back: Counter[int] = Counter()
     for row in said.open:
         if row["kind"] == BACK:
-            back[int(row["subject"].removeprefix("payment back "))] += row["amount"]
+            back[int(row["subject"].removeprefix("payment back ").partition("-")[0])] += row["amount"]
     return back
 
 

@@ -897,3 +897,126 @@ def test_what_is_dealt_with_consumes_nothing_that_was_never_posted(
     first: dict[str, int], expected: list[int]
 ) -> None:
     assert excess(616, 400, [first, {"amount": 216, "covered": 0, "settled": 0}]) == expected
+
+
+# -- back and gone again --------------------------------------------------------------------------------------
+
+
+def again(bridge: Bridge, payment: Payment) -> None:
+    """The cheque is presented again, and is good."""
+    payment.amount_cents += payment.bounced_cents
+    payment.bounced_cents = 0
+    bridge.far.peoplesoft._apply(payment, list(bridge.far.peoplesoft.items.values()))
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_payment_that_stood_in_and_bounced_too_is_posted_when_it_is_back(both: Bridge, anew: bool) -> None:
+    (fee,) = charged(both, 1000)
+    first = pay(both, fee)
+    night(both)
+    both.far.peoplesoft.bounce(first.payment_id)
+    night(both)
+    second = pay(both, fee)
+    night(both)
+    both.far.peoplesoft.bounce(second.payment_id)
+    night(both)
+    night(both)
+    ((exception_id, cents, _),) = listed(both)
+    assert cents == 1000
+    new = both.far.alma.add_fee(both.far.students[0], 1000) if anew else None
+    equalise(both)
+    resolve(both, exception_id, new)
+    equalise(both)
+    again(both, second)
+    for _ in range(2):
+        night(both)
+        equalise(both)
+
+    if new is not None:
+        assert applied(fee, new) == [[1000], [1000]]
+        assert both.exceptions() == {}
+        assert both.books().alma_cents == both.books().peoplesoft_cents == 0
+    else:
+        # What was taken back was made good another way, so the money is too much; it is not forgotten.
+        assert kinds(both) == ["fee already settled in Alma"]
+    assert both.balances()["unexplained"] == 0
+
+
+def test_a_cheque_that_bounces_again_after_both_steps_were_settled_is_listed_again(both: Bridge) -> None:
+    (fee,) = charged(both, 1000)
+    payment = pay(both, fee)
+    night(both)
+    for _ in range(3):
+        both.far.peoplesoft.bounce(payment.payment_id)
+        night(both)
+        night(both)
+        ((exception_id, cents, _),) = listed(both)
+        assert cents == 1000
+        resolve(both, exception_id)
+        again(both, payment)
+        night(both)
+        ((exception_id, cents, _),) = listed(both, BACK)
+        assert cents == 1000
+        resolve(both, exception_id)
+        night(both)
+        assert both.exceptions() == {}
+    equalise(both)
+    equal(both)
+
+
+def leave(bridge: Bridge, name: str, *rows: tuple[str, ...], at: float | None = None) -> None:
+    """Leave a file by hand, written now or at a time."""
+    head = "Emplid,Payment ID,Date Paid,Reference Number,Paid Amount,Item Type"
+    text = "".join(",".join(row) + "\r\n" for row in [tuple(head.split(",")), *rows])
+    bridge.folder.put(f"/sfs/outbound/{name}", text.encode())
+    if at is not None:
+        os.utime(bridge.folder.path(f"/sfs/outbound/{name}"), (at, at))
+
+
+@pytest.mark.parametrize(("hours", "state"), [(1, "seen_once"), (24, "standing")])
+def test_the_very_same_file_sent_twice_is_no_second_one(small: Bridge, hours: int, state: str) -> None:
+    (fee,) = charged(small, 1000)
+    small.far.alma.dispute(fee.id)
+    pay(small, fee)
+    night(small)
+    for _ in range(2):
+        small.far.clock.advance(hours=hours)
+        leave(small, "PAID.csv")
+        small.sis_to_alma()
+    assert states(small) == [state]
+
+
+def test_one_name_with_other_content_is_a_second_file(small: Bridge) -> None:
+    fee, other = charged(small, 1000, 500)
+    small.far.alma.dispute(fee.id)
+    pay(small, fee)
+    night(small)
+    small.far.clock.advance(hours=1)
+    leave(small, "PAID.csv")
+    small.sis_to_alma()
+    small.far.clock.advance(hours=1)
+    student = small.far.students[0].primary_id
+    leave(small, "PAID.csv", (student, "77", "11/24/2026", f"ALMA{other.id}", "1.00", "x"))
+    small.sis_to_alma()
+    assert states(small) == ["standing"]
+
+
+def test_an_older_file_that_comes_late_takes_nothing_off_the_list(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0)
+    (fee,) = charged(bridge, 2000)
+    student = bridge.far.students[0].primary_id
+
+    def row(amount: str) -> tuple[str, ...]:
+        return (student, "77", "11/24/2026", f"ALMA{fee.id}", amount, "x")
+
+    bridge.far.clock.advance(hours=24)
+    leave(bridge, "ONE.csv", row("10.00"))
+    bridge.sis_to_alma()
+    older = bridge.seconds() + 3600
+    bridge.far.clock.advance(hours=24)
+    leave(bridge, "THREE.csv", row("15.00"))
+    bridge.sis_to_alma()
+    assert kinds(bridge) == ["payment with another amount"]
+    leave(bridge, "TWO.csv", row("10.00"), at=older)
+    bridge.sis_to_alma()
+    assert kinds(bridge) == ["payment with another amount"]

@@ -411,6 +411,8 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | 
         raise Fatal(f"Only `{reversals.TAKEN_BACK}` is settled by a fee made anew; this is `{row['kind']}`.")
     if taken_back:
         reversals.settle(tx, row, by, reason, replaced_by)
+    if row["kind"] == reversals.BACK:
+        reversals.take_up(tx, row)
     if row["subject"].startswith("fee "):
         raise Fatal(
             "An exception on a fee goes by itself when the numbers meet again. Change what is wrong in Alma or in the "

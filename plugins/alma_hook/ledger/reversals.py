@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from alma_hook.errors import BadFile, Fatal, Fault
 from alma_hook.ledger import exceptions, fees
 from alma_hook.ledger.exceptions import Listed
-from alma_hook.ledger.store import Row, Tx, in_list
+from alma_hook.ledger.store import Row, Tx, in_list, moment
 from alma_hook.money import amount as text_of
 
 TAKEN_BACK = "payment taken back in PeopleSoft"
@@ -22,6 +23,8 @@ BACK = "payment is back after it was settled as taken back"
 LOST = "alma:"
 #: The state of a payment on a charge of before the books were opened: it counts for no fee of ours.
 EARLIER = "earlier"
+#: A file with the same bytes that lies there again under its name sooner than this may be the very same one, sent twice.
+SAME_FILE_APART = timedelta(hours=12)
 _STANDS = "('standing', 'settled')"
 
 
@@ -80,19 +83,20 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
         more = max(0, int(payment["amount"]) - cents) - stood
         seen = next((row for row in of_payment if row["state"] == "seen_once"), None)
         if more >= 0 and of_payment:
-            exceptions.close_subject(tx, f"payment back {payment['payment_no']}", "it is gone again")
+            for row in of_payment:
+                exceptions.close_subject(tx, _back(row), "it is gone again")
         if more < 0:
             # A file from before it was taken back says nothing of it; a repair reads such ones again.
             gone = [row for row in of_payment if row["state"] != "seen_once" and _later(file, row)]
             _give_back(tx, gone, -more)
         if seen is not None and more <= 0:
             _change(tx, seen, "withdrawn", 0, f"the payment is back in {file['name']}")
-        elif seen is not None and _later(file, seen):
+        elif seen is not None and _another(tx, file, seen):
             _change(
                 tx, seen, "standing", min(more, int(seen["amount"])), f"in {file['name']} too", file["name"]
             )
             more -= int(seen["amount"])
-        if more > 0 and (seen is None or _later(file, seen)):
+        if more > 0 and (seen is None or _another(tx, file, seen)):
             found.append((payment, more))
     if sum(payment["payment_key"] not in shown.idle for payment, _ in found) > limit:
         raise BadFile(
@@ -121,6 +125,24 @@ def _too_many(file: Row, shown: Shown, found: Sequence[tuple[Row, int]], limit: 
 
 def _later(file: Row, seen: Row) -> bool:
     return (str(file["written_at"]), str(file["name"])) > (seen["first_written_at"], seen["first_file"])
+
+
+def _another(tx: Tx, file: Row, seen: Row) -> bool:
+    """Whether a file is a second witness: the very same one sent twice is not, but the same content of another day is."""
+    if not _later(file, seen):
+        return False
+    apart = moment(file["written_at"]) - moment(seen["first_written_at"])
+    return (
+        file["name"] != seen["first_file"]
+        or apart >= SAME_FILE_APART
+        # The same bytes under the same name are one row, of when they were written last.
+        or tx.one(
+            "SELECT COUNT(*) FROM payment_file WHERE institution = :i AND name = :name AND written_at = :at",
+            name=seen["first_file"],
+            at=seen["first_written_at"],
+        )
+        > 0
+    )
 
 
 def _add(tx: Tx, file: Row, found: Iterable[tuple[Row, int]]) -> None:
@@ -214,7 +236,7 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
         part = min(cents, int(row["amount"]) - int(row["settled"]))
         if part > 0:
             if row["covered_by"] is not None:
-                _release(tx, row)
+                _release(tx, row, f"payment {number_of(row)} is back")
             left = int(row["amount"]) - part
             _change(tx, row, row["state"] if left else "withdrawn", left, f"{text_of(part)} of it is back")
             cents -= part
@@ -226,7 +248,7 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
             [
                 Listed(
                     BACK,
-                    f"payment back {number}",
+                    _back(max(rows, key=lambda row: str(row["reversal_id"]))),
                     cents,
                     f"payment {number}: {text_of(cents)} that was taken back is in PeopleSoft's output again",
                     fee_id=payment["fee_id"],
@@ -242,7 +264,34 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
             exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
 
 
-def _release(tx: Tx, row: Row) -> None:
+def _back(row: Row) -> str:
+    """The subject under which it is listed that a payment is back: by its newest reversal, as it may go again."""
+    return f"payment back {row['reversal_id']}"
+
+
+def take_up(tx: Tx, listed: Row) -> None:
+    """Record that a person has undone what was done about a payment that is back: should it go again, it is news."""
+    left = int(listed["amount"])
+    for row in tx.rows(
+        "SELECT * FROM reversal WHERE institution = :i AND payment_key = :key AND settled > 0 "
+        "AND state IN ('standing', 'settled') ORDER BY reversal_id DESC",
+        key=listed["payment_key"],
+    ):
+        part = min(left, int(row["settled"]))
+        left -= part
+        if row["covered_by"] is not None:
+            _release(tx, row, f"payment {number_of(row)} is back")
+        tx.run(
+            "UPDATE reversal SET settled = settled - :part, changed_at = :now WHERE institution = :i AND reversal_id = :id",
+            part=part,
+            now=tx.now,
+            id=row["reversal_id"],
+        )
+        rest = int(row["amount"]) - part
+        _change(tx, row, row["state"] if rest else "withdrawn", rest, f"{text_of(part)} of it was undone")
+
+
+def _release(tx: Tx, row: Row, why: str) -> None:
     """Let a payment that stood in for this one be posted again."""
     tx.run(
         "UPDATE payment SET state = 'new' WHERE institution = :i AND payment_key = :key AND state = 'settled'",
@@ -251,7 +300,7 @@ def _release(tx: Tx, row: Row) -> None:
     number = tx.one(
         "SELECT payment_no FROM payment WHERE institution = :i AND payment_key = :key", key=row["covered_by"]
     )
-    tx.event(f"payment {number}", "to be posted again", f"payment {number_of(row)} is back")
+    tx.event(f"payment {number}", "to be posted again", why)
 
 
 def excess(paid: int, posted: int, rows: Sequence[Row]) -> list[int]:
@@ -331,17 +380,27 @@ def _standing(tx: Tx, payment_key: str | None = None) -> list[tuple[Row, list[di
 
 
 def _see_cover(tx: Tx, row: dict[str, Any]) -> None:
-    """Bring a cover up to what PeopleSoft still has of the payment that stands in."""
+    """Bring a cover up to what PeopleSoft still has of the payment that stands in.
+
+    One that has become more than there is room for, since a person has dealt with a part meanwhile, stands in no more.
+    """
     if row["covered_by"] is None:
         return
-    stands = tx.one(
-        "SELECT stands FROM payment_now WHERE institution = :i AND payment_key = :key", key=row["covered_by"]
+    stands = int(
+        tx.one(
+            "SELECT stands FROM payment_now WHERE institution = :i AND payment_key = :key",
+            key=row["covered_by"],
+        )
     )
-    room = int(row["amount"]) - int(row["settled"])
-    row["covered"] = min(int(stands or 0), room)
+    if stands > int(row["amount"]) - int(row["settled"]):
+        _release(tx, row, f"no room is left for it in what was taken back of payment {number_of(row)}")
+        row["covered"], row["covered_by"] = 0, None
+    else:
+        row["covered"] = stands
     tx.run(
-        "UPDATE reversal SET covered = :covered WHERE institution = :i AND reversal_id = :id",
+        "UPDATE reversal SET covered = :covered, covered_by = :by WHERE institution = :i AND reversal_id = :id",
         covered=row["covered"],
+        by=row["covered_by"],
         id=row["reversal_id"],
     )
 
