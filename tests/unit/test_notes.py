@@ -11,6 +11,8 @@ import pytest
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
 from alma_hook.errors import BadFile, SendingStopped
+from alma_hook.ledger import Ledger
+from alma_hook.ledger import notes as entries
 from alma_hook.ledger.reversals import BACK, TAKEN_BACK
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Payment
@@ -213,6 +215,40 @@ def test_older_files_read_again_do_not_bring_back_what_was_taken_back_later(tmp_
     assert kinds(bridge) == [BACK]
 
 
+@pytest.mark.parametrize("by_the_empty_one", [True, False])
+def test_what_alma_shows_no_more_was_posted_as_the_archive_tells(
+    small: Bridge, night: Night, by_the_empty_one: bool
+) -> None:
+    (fee,) = charged(small, 1000)
+    payment = pay(small, fee)
+    night()
+    small.far.peoplesoft.bounce(payment.payment_id)
+    night()
+    night()
+    ((exception_id, _, _),) = listed(small)
+    resolve(small, exception_id)
+    night()
+    small.far.alma.purge_user(small.far.students[0].primary_id)
+    lose(small, opened=False)
+    small.far.clock.advance(hours=1)
+    if by_the_empty_one:
+        small.far.peoplesoft.pay(f"ALMA{fee.id}", 1000)
+        small.far.write_query_output(
+            kind="payments" if small.campus.sis_to_alma.shape == "payments" else "applied"
+        )
+        with pytest.raises(SendingStopped):
+            small.sis_to_alma()
+    repaired(small)
+    for _ in range(2):
+        night()
+    assert applied(fee) == [[1000]]
+    assert TAKEN_BACK not in kinds(small)
+    ledger = small.ledger("look")
+    with ledger.read() as tx:
+        assert tx.one("SELECT SUM(posted) FROM payment WHERE institution = :i AND state = 'posted'") == 1000
+    ledger.close()
+
+
 def test_an_older_copy_learns_what_was_said_since(small: Bridge, night: Night) -> None:
     (old,) = charged(small, 1000)
     payment = pay(small, old)
@@ -247,6 +283,23 @@ def test_a_repair_of_a_ledger_that_knows_its_notes_changes_nothing(small: Bridge
     assert (small.balances(), small.exceptions()) == before
     night()
     assert (small.balances(), small.exceptions()) == before
+
+
+def test_a_ledger_of_either_kind_takes_the_notes_in(small: Bridge, night: Night, ledger_url: str) -> None:
+    made_anew(small, night)
+    with small.ledger("a hand").write() as tx:
+        tx.run("DELETE FROM payment_note WHERE institution = :i")
+        told = entries.unnoted(tx)
+    assert len(told) == 1
+    ledger = Ledger(ledger_url, small.campus.institution, run_id="repair")
+    ledger.migrate()
+    with ledger.write() as tx:
+        entries.restore(tx, told)
+    with ledger.write() as tx:
+        assert entries.unnoted(tx) == []
+        tx.run("DELETE FROM payment_note WHERE institution = :i")
+        assert entries.unnoted(tx) == told
+    ledger.close()
 
 
 def test_a_note_that_is_cut_short_stops_the_repair_and_is_named(small: Bridge, night: Night) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alma_hook.ledger import exceptions, fees, reversals
+from alma_hook.ledger import exceptions, fees, payments, reversals
 from alma_hook.ledger.store import Row, Tx, in_list
 
 #: What stands in a note of the payment itself, ``account`` beside it: that of its fees.
@@ -36,7 +36,7 @@ def unnoted(tx: Tx) -> list[Note]:
 
     Of payments that are settled, or of which something taken back was; and of those that were when they were noted.
     """
-    payments = tx.rows(
+    rows = tx.rows(
         "SELECT p.*, f.user_id AS account FROM payment p LEFT JOIN fee f ON f.institution = p.institution "
         "AND f.fee_id = p.posted_to WHERE p.institution = :i AND (p.state = 'settled' "
         "OR EXISTS (SELECT 1 FROM reversal v WHERE v.institution = p.institution AND v.payment_key = p.payment_key "
@@ -45,7 +45,7 @@ def unnoted(tx: Tx) -> list[Note]:
         "AND n.external_id = p.external_id)) ORDER BY p.payment_no"
     )
     known = {row["external_id"]: row["sha256"] for row in tx.rows(_KNOWN)}
-    keys = [row["payment_key"] for row in payments]
+    keys = [row["payment_key"] for row in rows]
     taken_back: dict[str, list[Row]] = {}
     for row in in_list(tx, "SELECT * FROM reversal WHERE institution = :i AND payment_key", keys):
         taken_back.setdefault(row["payment_key"], []).append(row)
@@ -60,7 +60,7 @@ def unnoted(tx: Tx) -> list[Note]:
             carries.get(int(payment["payment_no"]), []),
             covers,
         )
-        for payment in payments
+        for payment in rows
     ]
     return [note for note in notes if known.get(note.external_id) != note.sha256]
 
@@ -147,6 +147,9 @@ def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
             run=tx.run_id,
             **{name: told[name] for name in COLUMNS},
         )
+    elif row is not None and row["state"] != "posted" and told["state"] == "posted":
+        # Alma does not show it any more: its account is gone.
+        payments.found_posted(tx, row, int(told["posted"]))
     elif row is not None and row["state"] == "new" and told["state"] == "settled":
         tx.run(
             "UPDATE payment SET state = 'settled' WHERE institution = :i AND payment_key = :key AND state = 'new'",
@@ -173,4 +176,4 @@ def _restore_reversals(tx: Tx, told: Mapping[str, Any]) -> None:
 
 
 def _payment(tx: Tx, external_id: str) -> Row | None:
-    return tx.row("SELECT * FROM payment WHERE institution = :i AND external_id = :id", id=external_id)
+    return tx.row("SELECT * FROM payment_now WHERE institution = :i AND external_id = :id", id=external_id)

@@ -196,7 +196,7 @@ def restore(tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at
     """
     known = tx.row("SELECT * FROM payment_now WHERE institution = :i AND external_id = :id", id=external_id)
     if known is not None:
-        return known["state"] in ("new", "posting", "unknown") and _found_posted(tx, known, value)
+        return known["state"] in ("new", "posting", "unknown") and found_posted(tx, known, value)
     tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
@@ -221,7 +221,8 @@ def restore(tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at
     return True
 
 
-def _found_posted(tx: Tx, payment: Row, value: int) -> bool:
+def found_posted(tx: Tx, payment: Row, value: int) -> bool:
+    """Record a waiting payment as posted: it was, before the ledger was lost."""
     settle_posting(tx, payment, "posted", posted=value)
     # PeopleSoft had that much once; what it has taken back since, the next files tell.
     tx.run(
