@@ -41,29 +41,30 @@ def days(
             f"  {len(campus.oddities.all)} odd fees may differ for good: of staff, disputed, a credit, of an unknown type"
         )
         day = 0
-        while True:
-            print(f"day {day}: {_books(campus)}", flush=True)
-            if ended.wait(minutes * 60):
-                break
+        print(f"day {day}: {_books(campus)}", flush=True)
+        while not ended.wait(minutes * 60):
             day += 1
-            print(f"day {day}: {_day(campus)}", flush=True)
+            # Before anything new happens: whatever differs now, nobody has made equal.
+            print(f"day {day}: {_loaded(campus)}; {_books(campus)}", flush=True)
+            print(f"day {day}: {_happens(campus)}", flush=True)
     print("simulator ended", flush=True)
 
 
-def _day(campus: Campus) -> str:
-    """PeopleSoft loads, students pay, the library goes on, and both leave their reports of it."""
+def _loaded(campus: Campus) -> str:
     loads = campus.load_inbound()
     lines = sum(load.posted for load in loads)
     rejects = sum(len(load.rejects) for load in loads)
+    return f"PeopleSoft loaded {len(loads)} files, {lines} lines, {rejects} rejected"
+
+
+def _happens(campus: Campus) -> str:
+    """Students pay, the library goes on, and both sides leave their reports of it."""
     paid = campus.students_pay(0.1)
     desk, waived = campus.desk_payments(2), campus.waives(2)
     fees = len(campus.new_fees(10))
     campus.write_query_output()
     campus.refresh_analytics()
-    return (
-        f"PeopleSoft loaded {len(loads)} files, {lines} lines, {rejects} rejected; students paid {paid} fees there "
-        f"and {desk} at the library's desk; {waived} waived, {fees} new"
-    )
+    return f"students pay {paid} fees in PeopleSoft and {desk} at the library's desk; {waived} are waived, {fees} new"
 
 
 def _books(campus: Campus) -> str:
