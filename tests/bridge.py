@@ -212,8 +212,8 @@ class Bridge:
     @contextmanager
     def working(self, direction: str) -> Iterator[tuple[Ledger, Lease]]:
         ledger = self.ledger()
-        ledger.check()
         try:
+            ledger.check()
             with ledger.lease(direction, ledger.run_id) as lease:
                 yield ledger, lease
         finally:

