@@ -8,7 +8,7 @@ settings name them, go the same way and show which delivered lines were loaded.
 | task | when it is red |
 |---|---|
 | `find_payment_files` | SFTP failed. Nothing was changed; clear it. |
-| `take_in_payments` | The ledger can't be reached. Clear it. |
+| `take_in_payments` | The ledger can't be reached: clear it. Or the settings now tell payments apart in another way, so that known ones would be posted again: put them back. |
 | `post_payments` | Alma is down, the day's calls are spent, or the first payment could not be read back. Each payment is posted or still waiting; clear it and it goes on. |
 | `archive_files` | SFTP failed (clear it), or a file was refused: the log of `take_in_payments` names every line. The other files are done. |
 | `report` | The ledger can't be reached. Clear it; it only reports. |
