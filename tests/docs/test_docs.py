@@ -10,6 +10,7 @@ import re
 import sqlite3
 import subprocess
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -384,6 +385,7 @@ def kinds_in(path: Path, constants: dict[str, str]) -> set[str]:
     return found
 
 
+@cache
 def kinds() -> set[str]:
     paths = sorted(PACKAGE.rglob("*.py"))
     constants = {name: text for path in paths for name, text in constants_in(path).items()}
