@@ -35,7 +35,7 @@ _MARKS = {
 }
 
 
-def until(true: Callable[[], Any], timeout: float = 30) -> None:
+def until(true: Callable[[], Any], timeout: float = 60) -> None:
     """Wait until something is so, that many seconds at most."""
     deadline = time.monotonic() + timeout
     while not true():

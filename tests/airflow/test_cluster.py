@@ -398,8 +398,9 @@ def test_what_a_lost_machine_had_taken_from_the_queue_comes_again_and_is_not_don
     before = life.rows("SELECT * FROM event")
     for lost, heir in (("two", "three"), ("one", "four")):
         taken = received(life, lost)[-1]
-        until(lambda heir=heir, taken=taken: taken in received(life, heir))
-        until(lambda heir=heir, taken=taken: f"{taken}] raised" in log_of(life, heir))
+        # Redis looks for what was not acknowledged once in a while only.
+        until(lambda heir=heir, taken=taken: taken in received(life, heir), timeout=180)
+        until(lambda heir=heir, taken=taken: f"{taken}] raised" in log_of(life, heir), timeout=60)
 
     assert workers.lost == ["two", "one"]
     assert life.rows("SELECT * FROM event") == before
