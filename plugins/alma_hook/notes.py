@@ -22,8 +22,7 @@ from alma_hook.remote import RemoteFolder
 
 #: Beside each archived file: its lines in the ledger's words, and what became of it.
 MANIFEST, STATE = ".manifest.csv", ".state"
-#: Of a payment: before and after its external id.
-_PAYMENT, _END = "payment_{institution}_", ".note"
+_NOTE = ".note"
 
 
 def note_batches(ledger: Ledger, lease: Lease, archive: RemoteFolder, directory: str) -> None:
@@ -56,8 +55,8 @@ def read_manifest(content: bytes) -> list[dict[str, Any]]:
 
 def note_payments(
     ledger: Ledger, lease: Lease, archive: RemoteFolder, directory: str, marks: Sequence[MarkPlace]
-) -> int:
-    """Note in the archive what was said of payments since the last time; return of how many.
+) -> None:
+    """Note in the archive what was said of payments since the last time.
 
     ``marks`` are renewed before the first: an older copy of the ledger would write over what it does not know.
     """
@@ -66,10 +65,9 @@ def note_payments(
     if unnoted:
         guard.advance(ledger, marks)
     for note in unnoted:
-        archive.write(f"{directory}/{_prefix(ledger.institution)}{note.external_id}{_END}", note.text)
+        archive.write(f"{directory}/{_prefix(ledger.institution)}{note.external_id}{_NOTE}", note.text)
         with ledger.write(lease) as tx:
             entries.noted(tx, note.external_id, note.sha256)
-    return len(unnoted)
 
 
 def read_payments(
@@ -78,7 +76,7 @@ def read_payments(
     """Return the notes of an institution's payments, and what can't be read of them."""
     notes: list[entries.Note] = []
     faults: list[Fault] = []
-    for file in archive.files(directory, f"{_prefix(institution)}*{_END}"):
+    for file in archive.files(directory, f"{_prefix(institution)}*{_NOTE}"):
         text = archive.read(f"{directory}/{file.name}")
         try:
             told = json.loads(text)
@@ -94,4 +92,4 @@ def read_payments(
 
 
 def _prefix(institution: str) -> str:
-    return _PAYMENT.format(institution=institution)
+    return f"payment_{institution}_"

@@ -92,7 +92,7 @@ def repair(
         counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
         institutions.restored(tx)
     with ledger.write(back) as tx:
-        news, item_of = words.foreign(tx, said), words.items_of(said)
+        news, item_of = words.unknown(tx, said), words.items_of(said)
         for fee in seen:
             fees.meet(tx, fee.fee_id, fee.user_id)
             for payment in fee.own_payments():

@@ -36,31 +36,48 @@ def small(tmp_path: Path, told: str) -> Bridge:
     return Bridge(tmp_path, students=4, fees=0, settings=settings)
 
 
-@pytest.fixture
-def night(small: Bridge, told: str) -> Night:
+def nights(bridge: Bridge) -> Night:
+    """Each time: PeopleSoft writes its output, and the DAG runs."""
+
     def passes() -> None:
-        small.far.clock.advance(hours=24)
-        small.far.write_query_output(kind=told)
-        small.sis_to_alma()
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output(kind=bridge.campus.sis_to_alma.shape)
+        bridge.sis_to_alma()
 
     return passes
 
 
-def made_anew(bridge: Bridge, night: Night) -> tuple[Fee, Fee, Payment]:
-    """A payment is posted and taken back, and the fee is made anew for it."""
-    (old,) = charged(bridge, 1000)
-    payment = pay(bridge, old)
+@pytest.fixture
+def night(small: Bridge) -> Night:
+    return nights(small)
+
+
+def taken_back(bridge: Bridge, night: Night) -> tuple[Fee, Payment]:
+    """A payment is posted, and taken back."""
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
     night()
-    equalise(bridge)
     bridge.far.peoplesoft.bounce(payment.payment_id)
     night()
     night()
+    return fee, payment
+
+
+def made_anew(bridge: Bridge, night: Night) -> tuple[Fee, Fee, Payment]:
+    """A payment is posted and taken back, and the fee is made anew for it."""
+    old, payment = taken_back(bridge, night)
+    new = said_anew(bridge)
+    equalise(bridge)
+    return old, new, payment
+
+
+def said_anew(bridge: Bridge) -> Fee:
+    """The fee is made anew for what is listed, and a person says so."""
     new = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
     equalise(bridge)
     ((exception_id, _, _),) = listed(bridge)
     resolve(bridge, exception_id, new)
-    equalise(bridge)
-    return old, new, payment
+    return new
 
 
 def charged_in_all(bridge: Bridge) -> int:
@@ -123,16 +140,8 @@ def test_what_was_posted_to_a_fee_made_anew_is_not_posted_again(small: Bridge, n
 
 
 def test_it_is_in_the_archive_before_anything_that_rests_on_it_is_posted(small: Bridge, night: Night) -> None:
-    (old,) = charged(small, 1000)
-    payment = pay(small, old)
-    night()
-    small.far.peoplesoft.bounce(payment.payment_id)
-    night()
-    night()
-    new = small.far.alma.add_fee(small.far.students[0], 1000)
-    equalise(small)
-    ((exception_id, _, _),) = listed(small)
-    resolve(small, exception_id, new)
+    old, _ = taken_back(small, night)
+    new = said_anew(small)
     assert notes(small) == []
     pay(small, old)
     seen: list[int] = []
@@ -170,12 +179,7 @@ def test_what_a_person_settled_is_not_posted_after_a_repair(small: Bridge, night
 
 def test_a_payment_that_stood_in_for_another_is_not_posted_after_a_repair(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
-
-    def night() -> None:
-        bridge.far.clock.advance(hours=24)
-        bridge.far.write_query_output()
-        bridge.sis_to_alma()
-
+    night = nights(bridge)
     (fee,) = charged(bridge, 1000)
     first = pay(bridge, fee, 600)
     night()
@@ -198,12 +202,7 @@ def test_a_payment_that_stood_in_for_another_is_not_posted_after_a_repair(tmp_pa
 
 def test_older_files_read_again_do_not_bring_back_what_was_taken_back_later(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
-
-    def night() -> None:
-        bridge.far.clock.advance(hours=24)
-        bridge.far.write_query_output()
-        bridge.sis_to_alma()
-
+    night = nights(bridge)
     _, _, payment = made_anew(bridge, night)
     lose(bridge, opened=False)
     repaired(bridge)
@@ -219,12 +218,7 @@ def test_older_files_read_again_do_not_bring_back_what_was_taken_back_later(tmp_
 def test_what_alma_shows_no_more_was_posted_as_the_archive_tells(
     small: Bridge, night: Night, by_the_empty_one: bool
 ) -> None:
-    (fee,) = charged(small, 1000)
-    payment = pay(small, fee)
-    night()
-    small.far.peoplesoft.bounce(payment.payment_id)
-    night()
-    night()
+    fee, _ = taken_back(small, night)
     ((exception_id, _, _),) = listed(small)
     resolve(small, exception_id)
     night()
@@ -233,9 +227,7 @@ def test_what_alma_shows_no_more_was_posted_as_the_archive_tells(
     small.far.clock.advance(hours=1)
     if by_the_empty_one:
         small.far.peoplesoft.pay(f"ALMA{fee.id}", 1000)
-        small.far.write_query_output(
-            kind="payments" if small.campus.sis_to_alma.shape == "payments" else "applied"
-        )
+        small.far.write_query_output(kind=small.campus.sis_to_alma.shape)
         with pytest.raises(SendingStopped):
             small.sis_to_alma()
     repaired(small)
@@ -250,17 +242,9 @@ def test_what_alma_shows_no_more_was_posted_as_the_archive_tells(
 
 
 def test_an_older_copy_learns_what_was_said_since(small: Bridge, night: Night) -> None:
-    (old,) = charged(small, 1000)
-    payment = pay(small, old)
-    night()
-    small.far.peoplesoft.bounce(payment.payment_id)
-    night()
-    night()
+    old, _ = taken_back(small, night)
     copy = copied(small)
-    new = small.far.alma.add_fee(small.far.students[0], 1000)
-    equalise(small)
-    ((exception_id, _, _),) = listed(small)
-    resolve(small, exception_id, new)
+    new = said_anew(small)
     equalise(small)
     pay(small, old)
     night()
@@ -340,12 +324,7 @@ def test_the_wait_follows_the_account_where_the_emplid_was_corrected(tmp_path: P
     bridge.far.peoplesoft.emplids |= {"900000001", "900000002"}
     student = bridge.far.students[0]
     bridge.far.alma.set_identifier(student.primary_id, "UNIV_ID", "900000001")
-
-    def night() -> None:
-        bridge.far.clock.advance(hours=24)
-        bridge.far.write_query_output()
-        bridge.sis_to_alma()
-
+    night = nights(bridge)
     (fee,) = charged(bridge, 1000)
     payment = pay(bridge, fee)
     night()

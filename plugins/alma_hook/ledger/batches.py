@@ -239,7 +239,7 @@ def drop_unsent(tx: Tx) -> list[str]:
     What was planned before an outage, or released days after it was held, would else be sent on old evidence.
     """
     freed: list[str] = []
-    for row in in_states(tx, *(state for state in _UNSENT if state != "held")):
+    for row in in_states(tx, "planned", "written", "released"):
         drop(tx, row["batch_id"], row["state"])
         freed += [line["fee_id"] for line in lines(tx, row["batch_id"])]
     return freed

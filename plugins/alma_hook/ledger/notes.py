@@ -44,7 +44,6 @@ def unnoted(tx: Tx) -> list[Note]:
         "OR EXISTS (SELECT 1 FROM payment_note n WHERE n.institution = p.institution "
         "AND n.external_id = p.external_id)) ORDER BY p.payment_no"
     )
-    known = {row["external_id"]: row["sha256"] for row in tx.rows(_KNOWN)}
     keys = [row["payment_key"] for row in rows]
     taken_back: dict[str, list[Row]] = {}
     for row in in_list(tx, "SELECT * FROM reversal WHERE institution = :i AND payment_key", keys):
@@ -62,10 +61,14 @@ def unnoted(tx: Tx) -> list[Note]:
         )
         for payment in rows
     ]
+    return unknown(tx, notes)
+
+
+def unknown(tx: Tx, notes: Iterable[Note]) -> list[Note]:
+    """Return the notes that this ledger has neither written nor taken in: in the archive, those of a later life of it."""
+    rows = tx.rows("SELECT external_id, sha256 FROM payment_note WHERE institution = :i")
+    known = {row["external_id"]: row["sha256"] for row in rows}
     return [note for note in notes if known.get(note.external_id) != note.sha256]
-
-
-_KNOWN = "SELECT external_id, sha256 FROM payment_note WHERE institution = :i"
 
 
 def _covers(tx: Tx) -> list[Row]:
@@ -108,12 +111,6 @@ def noted(tx: Tx, external_id: str, sha256: str) -> None:
 # -- back from the archive ---------------------------------------------------------------------------------
 
 
-def foreign(tx: Tx, notes: Iterable[Note]) -> list[Note]:
-    """Return the notes that a later life of the ledger has written."""
-    known = {row["external_id"]: row["sha256"] for row in tx.rows(_KNOWN)}
-    return [note for note in notes if known.get(note.external_id) != note.sha256]
-
-
 def items_of(notes: Iterable[Note]) -> dict[str, str]:
     """Return by fee made anew, as the notes tell, the fee whose item in PeopleSoft stands for it."""
     return {carry["to_fee"]: carry["item_fee"] for note in notes for carry in note.told()["carries"]}
@@ -151,10 +148,7 @@ def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
         # Alma does not show it any more: its account is gone.
         payments.found_posted(tx, row, int(told["posted"]))
     elif row is not None and row["state"] == "new" and told["state"] == "settled":
-        tx.run(
-            "UPDATE payment SET state = 'settled' WHERE institution = :i AND payment_key = :key AND state = 'new'",
-            key=row["payment_key"],
-        )
+        payments.settle_posting(tx, row, "settled")
         exceptions.close_subject(tx, f"payment {row['payment_no']}", "it was settled, as the archive tells")
     fees.touch(tx, sorted(met))
 
