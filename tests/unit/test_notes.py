@@ -11,7 +11,7 @@ import pytest
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
 from alma_hook.errors import BadFile, SendingStopped
-from alma_hook.ledger import Ledger
+from alma_hook.ledger import Ledger, payments
 from alma_hook.ledger import notes as entries
 from alma_hook.ledger.reversals import BACK, TAKEN_BACK
 from simulator.alma_records import Fee
@@ -275,7 +275,8 @@ def test_a_ledger_of_either_kind_takes_the_notes_in(small: Bridge, night: Night,
         tx.run("DELETE FROM payment_note WHERE institution = :i")
         told = entries.unnoted(tx)
     assert len(told) == 1
-    ledger = Ledger(ledger_url, small.campus.institution, run_id="repair")
+    elsewhere = ledger_url.replace("ledger.db", "elsewhere.db")
+    ledger = Ledger(elsewhere, small.campus.institution, run_id="repair")
     ledger.migrate()
     with ledger.write() as tx:
         entries.restore(tx, told)
@@ -283,6 +284,25 @@ def test_a_ledger_of_either_kind_takes_the_notes_in(small: Bridge, night: Night,
         assert entries.unnoted(tx) == []
         tx.run("DELETE FROM payment_note WHERE institution = :i")
         assert entries.unnoted(tx) == told
+    ledger.close()
+
+
+def test_what_only_a_note_tells_of_is_no_witness_for_the_right_alma(
+    small: Bridge, night: Night, ledger_url: str
+) -> None:
+    """Its account may be gone, and of the latest payments one has to be found in Alma."""
+    taken_back(small, night)
+    ((exception_id, _, _),) = listed(small)
+    resolve(small, exception_id)
+    with small.ledger("a hand").write() as tx:
+        told = entries.unnoted(tx)
+    elsewhere = ledger_url.replace("ledger.db", "elsewhere.db")
+    ledger = Ledger(elsewhere, small.campus.institution, run_id="repair")
+    ledger.migrate()
+    with ledger.write() as tx:
+        entries.restore(tx, told)
+        assert payments.latest_posted(tx, 3) == []
+        assert [row["posted"] for row in payments.all_posted(tx)] == [1000]
     ledger.close()
 
 

@@ -479,7 +479,9 @@ def latest_posted(tx: Tx, count: int) -> list[Row]:
     return tx.rows(
         "SELECT p.*, f.user_id AS account FROM payment_now p "
         "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
-        "WHERE p.institution = :i AND p.state = 'posted' ORDER BY p.marked_at DESC, p.payment_no DESC LIMIT :n",
+        # One that a note alone tells of has no mark: Alma did not show it.
+        "WHERE p.institution = :i AND p.state = 'posted' AND p.marked_at IS NOT NULL "
+        "ORDER BY p.marked_at DESC, p.payment_no DESC LIMIT :n",
         n=count,
     )
 
