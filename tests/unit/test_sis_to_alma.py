@@ -70,9 +70,10 @@ def post(bridge: Bridge) -> tuple[TakeInCounts, PostCounts]:
 
 
 def leave(bridge: Bridge, *rows: tuple[str, str, str, str], name: str = "BY_HAND.csv") -> None:
-    """Leave a file of (EMPLID, payment id, reference, amount) in PeopleSoft's output folder."""
+    """Leave a file of (EMPLID, payment id, reference, amount) in PeopleSoft's output folder, newer than those before."""
     text = "".join(f"{e},{p},11/22/2026,{r},{a},300000000001\r\n" for e, p, r, a in rows)
-    bridge.folder.path(f"/sfs/outbound/{name}").write_text(f"{HEAD}\r\n{text}", newline="")
+    bridge.far.clock.advance(seconds=1)
+    bridge.folder.put(f"/sfs/outbound/{name}", f"{HEAD}\r\n{text}".encode())
 
 
 def applied(fee: Fee) -> list[int]:
