@@ -262,8 +262,7 @@ class Bridge:
             fees.gather_open_accounts(ledger, lease, live, changed)
 
     def read(self, ledger: Ledger, lease: Lease, live: bool = True) -> fees.ReadCounts:
-        source = self.campus.emplid.source
-        return fees.read_accounts(self.api, ledger, lease, live=live, emplid_source=source, workers=1)
+        return fees.read_accounts(self.api, ledger, lease, live=live, campus=self.campus, workers=1)
 
     def plan(self, ledger: Ledger, lease: Lease, live: bool = True) -> charges.PlanCounts:
         return charges.plan(ledger, lease, self.campus, self.layout, self.folder.target, live, self.marks)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -255,6 +256,7 @@ class Sfs(_Section):
     mode: Literal["rename", "direct"] = "rename"
     read_back: Literal["hash", "size", "none"] = "hash"
     taken_within_hours: int = Field(default=6, ge=0)
+    credits_by: Literal["reversal", "item_type"] = "reversal"
     credit_wait_days: int | None = Field(default=None, ge=0)
 
     @field_validator("archive_directory")
@@ -275,6 +277,48 @@ class Brake(_Section):
     approval_hours: int = Field(default=24, ge=1)
     answer_hours: int = Field(default=72, ge=1)
     approvers: tuple[Text, ...] = ()
+
+
+class FirstCharges(_Section):
+    """Which fees are charged at all, for what, and from when on. None of it ever holds back a later line about a fee.
+
+    Amounts in cents. An empty list of ``owners`` or ``user_groups`` lets all of them through.
+    """
+
+    minimum: Cents = 0
+    minimum_of_student: Cents = 0
+    minimum_age_days: int = Field(default=0, ge=0)
+    maximum_age_days: int | None = Field(default=None, ge=1)
+    owners: tuple[Text, ...] = ()
+    owners_left_out: tuple[Text, ...] = ()
+    user_groups: tuple[Text, ...] = ()
+    user_groups_left_out: tuple[Text, ...] = ()
+    fee_types_left_out: tuple[Text, ...] = ()
+    other_item_type: ItemType | None = None
+    without_item_type: Literal["list", "leave_out"] = "list"
+    without_emplid: Literal["list", "leave_out"] = "list"
+    due_in_days: int | None = Field(default=None, ge=0, le=366)
+    due_on_day: int | None = Field(default=None, ge=1, le=28)
+
+    @field_validator("maximum_age_days")
+    @classmethod
+    def _later_than_the_least(cls, days: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get("minimum_age_days") or 0
+        if days is not None and days < least:
+            raise ValueError(f"must not be below minimum_age_days ({least}): no fee would ever be charged")
+        return days
+
+    @field_validator("due_on_day")
+    @classmethod
+    def _one_rule(cls, day: int | None, info: ValidationInfo) -> int | None:
+        if day is not None and info.data.get("due_in_days") is not None:
+            raise ValueError("is one rule, due_in_days another; keep one of them")
+        return day
+
+    @property
+    def by_user_group(self) -> bool:
+        """Whether the user's group has to be read, which costs a call an account."""
+        return bool(self.user_groups or self.user_groups_left_out)
 
 
 class TermRow(_Section):
@@ -475,11 +519,43 @@ class Campus(_Section):
     retention: Retention = Retention()
     # Without a row no fee would ever be charged.
     item_types: Mapping[Text, ItemType] = Field(min_length=1)
+    item_types_of: Mapping[Text, Mapping[Text, ItemType]] = {}
+    first_charges: FirstCharges = FirstCharges()
     descriptions: Mapping[Text, Text] = {}
     terms: tuple[TermRow, ...] = ()
     sis_to_alma: SisToAlma
+    credit_item_types: Mapping[ItemType, ItemType] = Field(default={}, validate_default=True)
     # Where the file was read from: the layouts of a campus lie in a folder beside it.
     folder: Path = Field(default=Path(), exclude=True)
+
+    @field_validator("credit_item_types")
+    @classmethod
+    def _credits_can_be_told(cls, credits: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
+        sfs, back, first = (info.data.get(name) for name in ("sfs", "sis_to_alma", "first_charges"))
+        if not (isinstance(sfs, Sfs) and isinstance(back, SisToAlma) and isinstance(first, FirstCharges)):
+            return credits
+        if sfs.credits_by == "reversal":
+            if credits:
+                raise ValueError('is of no use while sfs.credits_by is "reversal"')
+            return credits
+        tables = [info.data.get("item_types", {}), *info.data.get("item_types_of", {}).values()]
+        charged = {item_type for table in tables for item_type in table.values()}
+        charged |= {first.other_item_type} if first.other_item_type else set()
+        faults = (
+            [f"lacks a row for {', '.join(sorted(charged - set(credits)))}"] if charged - set(credits) else []
+        )
+        both = sorted(charged & set(credits.values()))
+        if both:
+            faults.append(
+                f"gives credits the item type of charges ({', '.join(both)}): they would be loaded as charges"
+            )
+        if back.shape == "applied":
+            faults.append(
+                'can\'t be used with sis_to_alma.shape = "applied": our own credits would count there as paid by the student'
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
+        return credits
 
     @property
     def archive_can_be_read(self) -> bool:
@@ -508,6 +584,34 @@ class Campus(_Section):
         """The term of a charge made on ``day``: blank where no row of the table covers it."""
         rows = sorted((row for row in self.terms if row.first <= day), key=lambda row: row.first)
         return rows[-1].term if rows else ""
+
+    def item_type(self, fee_type: str, owner: str) -> str | None:
+        """The item type of a fee's charges, ``None`` where no row tells; a row of its owner's comes first."""
+        own = self.item_types_of.get(owner, {})
+        return own.get(fee_type) or self.item_types.get(fee_type) or self.first_charges.other_item_type
+
+    def credit_item_type(self, charged: str) -> str | None:
+        """The item type of a credit that lowers a charge of that one, ``None`` where no row tells."""
+        return charged if self.sfs.credits_by == "reversal" else self.credit_item_types.get(charged)
+
+    def due_date(self, day: date) -> str:
+        """When a charge of ``day`` is due, as ISO text: in so many days, or on a day of the next month; else blank.
+
+        After that day of the month it is the month after the next, so that a month is always left.
+        """
+        rules = self.first_charges
+        if rules.due_in_days is not None:
+            return (day + timedelta(days=rules.due_in_days)).isoformat()
+        if rules.due_on_day is None:
+            return ""
+        months = day.year * 12 + day.month - 1 + (1 if day.day <= rules.due_on_day else 2)
+        return date(months // 12, months % 12 + 1, rules.due_on_day).isoformat()
+
+    @property
+    def charging_rules(self) -> str:
+        """A digest of all that decides whether a fee is charged: with another one they are looked at again."""
+        told = {"emplid", "item_types", "item_types_of", "first_charges"}
+        return hashlib.sha256(self.model_dump_json(include=told).encode()).hexdigest()[:12]
 
     def description(self, fee_type: str) -> str:
         """The fixed text of a fee type; never Alma's own, which can tell what was borrowed."""

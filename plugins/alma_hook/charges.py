@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pandas as pd
 
@@ -51,6 +52,16 @@ from alma_hook.money import amount
 READING_AGE = timedelta(hours=6)
 
 CREDIT = "credit in Alma"
+CREDIT_TYPE = "CREDIT"
+NO_ITEM_TYPE = "fee type without item type"
+FEE_TYPE_LEFT_OUT = f"{exceptions.LEFT_OUT}fee type"
+OWNER_LEFT_OUT = f"{exceptions.LEFT_OUT}owning library"
+GROUP_LEFT_OUT = f"{exceptions.LEFT_OUT}user group"
+NOT_IN_PEOPLESOFT = f"{exceptions.LEFT_OUT}not in PeopleSoft"
+TOO_LITTLE = f"{exceptions.LEFT_OUT}below the minimum"
+STUDENT_OWES_LITTLE = f"{exceptions.LEFT_OUT}student below the minimum"
+TOO_YOUNG = f"{exceptions.LEFT_OUT}too young"
+TOO_OLD = f"{exceptions.LEFT_OUT}too old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +88,12 @@ class Position:
     above: bool = False
     #: A payment of the student's was taken back in PeopleSoft, and nobody has dealt with it.
     taken_back: bool = False
+    #: The library that it is owed to, when Alma made it, its user's group: where they are known.
+    owner: str = ""
+    made_at: str | None = None
+    user_group: str | None = None
+    #: What the student's fees that are charged, or may be, come to; ``None``: not asked.
+    of_student: int | None = None
 
     def own_paid(self) -> int:
         """Pa."""
@@ -96,7 +113,7 @@ def decide(position: Position, campus: Campus, day: date) -> Line | Listed | Non
     if position.problem == USER_GONE and position.expected() == 0:
         # PeopleSoft has nothing of it, and nobody can be charged.
         return None
-    kind = hold(position, campus)
+    kind = hold(position, campus, day)
     if kind == CREDIT and campus.alma_to_sis.credits == "ignore":
         return None
     if kind is not None:
@@ -105,17 +122,10 @@ def decide(position: Position, campus: Campus, day: date) -> Line | Listed | Non
         return None
     if position.sent is None or starts_anew(position):
         return first_charge(position, campus, day)
-    # Whatever the settings say today, a line about a known charge copies that charge.
-    return replace(
-        position.sent,
-        kind="charge" if position.due() > 0 else "credit",
-        amount=abs(position.due()),
-        effective_date=day.isoformat(),
-        reason=position.reason if position.due() < 0 else "raised",
-    )
+    return further_charge(position, campus, day) if position.due() > 0 else credit(position, campus, day)
 
 
-def hold(position: Position, campus: Campus) -> str | None:
+def hold(position: Position, campus: Campus, day: date) -> str | None:
     """Return why nothing may be sent for a fee now, or ``None``. The order is that of the evidence."""
     p = position
     if p.problem is not None:
@@ -126,8 +136,11 @@ def hold(position: Position, campus: Campus) -> str | None:
         return None
     if p.sent is None and p.own:
         return "paid by us and never charged"
-    if p.type == "CREDIT":
+    if p.type == CREDIT_TYPE:
         return CREDIT
+    left_out = left_out_by(p, campus, day) if p.due() > 0 and starts_anew(p) else None
+    if left_out is not None:
+        return left_out
     if p.status == "INDISPUTE":
         return "in dispute"
     if p.status == "EXPORTED":
@@ -140,6 +153,8 @@ def hold(position: Position, campus: Campus) -> str | None:
         return "EMPLID changed since the charge"
     if p.due() < 0 and (p.sent is None or -p.due() > p.charged - p.credited):
         return "credit above what was charged"
+    if p.due() < 0 and p.sent is not None and campus.credit_item_type(p.sent.item_type) is None:
+        return "item type without credit item type"
     if p.due() < 0 and p.waits:
         return items.CREDIT_WAITS
     if p.due() > 0 and p.above:
@@ -158,41 +173,131 @@ def starts_anew(position: Position) -> bool:
 
 def first_charge_hold(position: Position, campus: Campus) -> str | None:
     """Return why a fee may not be charged for the first time. None of this ever holds a credit back."""
-    if position.type not in campus.item_types:
-        return "fee type without item type"
-    if not position.emplid:
-        return "no EMPLID"
-    if re.fullmatch(campus.emplid.pattern, position.emplid, re.ASCII) is None:
-        return "EMPLID of another shape"
-    if position.taken_back:
+    p, rules = position, campus.first_charges
+    if campus.item_type(p.type, p.owner) is None:
+        return FEE_TYPE_LEFT_OUT if rules.without_item_type == "leave_out" else NO_ITEM_TYPE
+    if re.fullmatch(campus.emplid.pattern, p.emplid, re.ASCII) is None:
+        if rules.without_emplid == "leave_out":
+            return NOT_IN_PEOPLESOFT
+        return "EMPLID of another shape" if p.emplid else "no EMPLID"
+    if p.taken_back:
         return "payment taken back, new fees wait"
+    if p.of_student is not None and p.of_student < rules.minimum_of_student:
+        return STUDENT_OWES_LITTLE
     return None
+
+
+def left_out_by(position: Position, campus: Campus, day: date) -> str | None:
+    """Return which rule of the settings leaves a fee out by what it is, or ``None``."""
+    p, rules = position, campus.first_charges
+    if p.type in rules.fee_types_left_out:
+        return FEE_TYPE_LEFT_OUT
+    if p.owner in rules.owners_left_out or (rules.owners and p.owner not in rules.owners):
+        return OWNER_LEFT_OUT
+    group = p.user_group or ""
+    if group in rules.user_groups_left_out or (rules.user_groups and group not in rules.user_groups):
+        return GROUP_LEFT_OUT
+    if p.due() < rules.minimum:
+        return TOO_LITTLE
+    if not rules.minimum_age_days and rules.maximum_age_days is None:
+        return None
+    made_on = made_on_day(p, campus)
+    if made_on is None:
+        return "Alma does not tell when it was made"
+    age = (day - made_on).days
+    if age < rules.minimum_age_days:
+        return TOO_YOUNG
+    return TOO_OLD if rules.maximum_age_days is not None and age > rules.maximum_age_days else None
+
+
+def made_on_day(position: Position, campus: Campus) -> date | None:
+    """Return the campus's day on which Alma made a fee, ``None`` where it does not tell."""
+    try:
+        made_at = datetime.fromisoformat(position.made_at or "")
+    except ValueError:
+        return None
+    return campus.today(made_at if made_at.tzinfo else made_at.replace(tzinfo=UTC))
+
+
+def left_out_until(position: Position, campus: Campus, kind: str) -> str | None:
+    """Return the day on which a fee that is left out must be looked at again though nothing changed, as ISO text."""
+    made_on = made_on_day(position, campus) if kind == TOO_YOUNG else None
+    return (
+        None
+        if made_on is None
+        else (made_on + timedelta(days=campus.first_charges.minimum_age_days)).isoformat()
+    )
+
+
+def of_students(positions: Iterable[Position], campus: Campus, day: date) -> dict[str, int]:
+    """Return, by EMPLID, what the fees come to that are charged or may be, where a rule asks for it. In cents."""
+    found: dict[str, int] = {}
+    if not campus.first_charges.minimum_of_student:
+        return found
+    for p in positions:
+        if p.problem is not None or p.type == CREDIT_TYPE or p.status != "ACTIVE":
+            continue
+        may_be = left_out_by(p, campus, day) is None and first_charge_hold(p, campus) is None
+        if p.sent is not None or may_be:
+            found[p.emplid] = found.get(p.emplid, 0) + p.balance
+    return found
 
 
 def listed(position: Position, kind: str) -> Listed:
     """Return the list's entry for a held fee; its amount is what would have been sent."""
     told = amount(position.charged - position.credited)
     detail = f"Alma {amount(position.balance)} in {position.status}; PeopleSoft was told {told}"
-    if kind == "fee type without item type":
-        detail += f"; give {position.type} an item type in the settings"
+    if kind == NO_ITEM_TYPE:
+        of = f" of {position.owner}" if position.owner else ""
+        detail += f"; give {position.type}{of} an item type in the settings"
     return Listed(kind, f"fee {position.fee_id}", position.due(), detail, fee_id=position.fee_id)
 
 
 def first_charge(position: Position, campus: Campus, day: date) -> Line:
     """Return the first charge of a fee, as the settings say today."""
+    item_type = campus.item_type(position.type, position.owner)
+    assert item_type is not None
     return Line(
         fee_id=position.fee_id,
         kind="charge",
         amount=position.due(),
         emplid=position.emplid,
-        item_type=campus.item_types[position.type],
+        item_type=item_type,
         term=campus.term(day),
         reference=campus.reference(position.fee_id),
         description=campus.description(position.type),
         account_type=campus.sfs.account_type,
         effective_date=day.isoformat(),
-        due_date="",
+        due_date=campus.due_date(day),
         reason="new",
+    )
+
+
+def further_charge(position: Position, campus: Campus, day: date) -> Line:
+    """Return one more charge of a fee. Whatever the settings say today, it copies the last one."""
+    assert position.sent is not None
+    return replace(
+        position.sent,
+        amount=position.due(),
+        effective_date=day.isoformat(),
+        due_date=campus.due_date(day),
+        reason="raised",
+    )
+
+
+def credit(position: Position, campus: Campus, day: date) -> Line:
+    """Return a credit. It copies the charge that it lowers, but for an item type of its own where there is one."""
+    assert position.sent is not None
+    item_type = campus.credit_item_type(position.sent.item_type)
+    assert item_type is not None
+    return replace(
+        position.sent,
+        kind="credit",
+        amount=-position.due(),
+        item_type=item_type,
+        effective_date=day.isoformat(),
+        reason=position.reason,
+        credit_item=int(campus.sfs.credits_by == "item_type"),
     )
 
 
@@ -252,9 +357,10 @@ def plan(
         )
         lines: dict[str, list[Line]] = {"charge": [], "credit": []}
         held: list[Listed] = []
-        considered: list[str] = []
+        considered: list[Position] = []
         seen: list[Seen] = []
         again: set[str] = set()
+        users: dict[str, str] = {}
         for row in fees.readings_of_run(tx):
             counts.read += 1
             if int(row["fee_version"]) != int(row["version"]) or row["read_at"] < oldest:
@@ -265,17 +371,28 @@ def plan(
                 counts.busy += 1
                 again.add(row["user_id"])
                 continue
-            considered.append(row["fee_id"])
             position = replace(
                 position_of(row, own, posted.get(row["fee_id"], {}), carried.get(row["fee_id"])),
                 waits=row["fee_id"] in waiting,
                 above=row["fee_id"] in above,
                 taken_back=row["emplid"] in emplids or row["user_id"] in accounts,
             )
+            considered.append(position)
+            users[row["fee_id"]] = row["user_id"]
             seen.append(seen_of(position, int(row["others_paid"])))
+        left_out: list[dict[str, Any]] = []
+        owed = of_students(considered, campus, day)
+        for position in considered:
+            position = replace(position, of_student=owed.get(position.emplid))
             decision = decide(position, campus, day)
             if isinstance(decision, Listed):
                 held.append(decision)
+                if decision.kind.startswith(exceptions.LEFT_OUT):
+                    until = left_out_until(position, campus, decision.kind)
+                    user = users[position.fee_id]
+                    left_out.append(
+                        {"fee": position.fee_id, "user": user, "balance": position.balance, "until": until}
+                    )
             elif decision is not None:
                 lines[decision.kind].append(decision)
         approved = holds.approved(tx, campus.brake.approval_hours)
@@ -308,7 +425,8 @@ def plan(
                 counts.charges, counts.charged = len(going), total
             else:
                 counts.credits, counts.credited = len(going), total
-        exceptions.close_others(tx, [f"fee {fee_id}" for fee_id in considered], held)
+        exceptions.close_others(tx, [f"fee {position.fee_id}" for position in considered], held)
+        fees.leave_out(tx, list(users), left_out, campus.charging_rules)
         exceptions.open_all(tx, held)
         counts.listed = len(held)
         fees.forget_read(tx, live, sorted(again))
@@ -357,6 +475,7 @@ def position_of(
         fee_id=row["fee_id"],
         status=row["status"],
         type=row["type"],
+        owner=row["owner"],
         currency=row["currency"],
         emplid=row["emplid"] or "",
         original=int(row["original"]),
@@ -368,6 +487,8 @@ def position_of(
         reason=row["reason"],
         problem=row["problem"],
         sent=sent,
+        made_at=row["made_at"],
+        user_group=row["user_group"],
     )
 
 
@@ -378,6 +499,7 @@ def seen_of(position: Position, others_paid: int) -> Seen:
     return Seen(
         p.fee_id, p.emplid, p.status, p.type, p.currency, p.original, p.balance, p.charged - p.credited, p.own_paid(),
         others_paid, p.reason, p.problem or (exceptions.OTHER_PAYMENTS if other_payments else None), int(p.taken_back),
+        p.owner, p.made_at, p.user_group,
     )  # fmt: skip
 
 
@@ -404,7 +526,7 @@ def frame(lines: Sequence[Line | Row]) -> pd.DataFrame:
         for line in lines
     ]
     for row in rows:
-        row["reversal"] = "Y" if row["kind"] == "credit" else "N"
+        row["reversal"] = "Y" if row["kind"] == "credit" and not row["credit_item"] else "N"
     return pd.DataFrame(rows, columns=list(charge_file.COLUMNS))
 
 

@@ -44,7 +44,7 @@ def judge(lines: Sequence[Sent], amount: int, present: bool, as_of: str, days: i
     ``as_of``: when the list was written. Where several numbers of lines come to the amount, the most
     lines count as seen: the money is the same, and none of them can be sent a second time.
     """
-    sums = list(accumulate((line.cents for line in lines), initial=0))
+    sums = list(accumulate((line.on_item for line in lines), initial=0))
     inside = next(
         (n for n, line in enumerate(lines) if line.delivered_at is None or line.delivered_at >= as_of),
         len(lines),
@@ -138,7 +138,7 @@ def judge_all(tx: Tx, days: int) -> Judged:
         without = [
             f"{line.batch_id}/{line.line_no}"
             for line in lines.get(row["fee_id"], [])
-            if not line.confirmed and line.cents == verdict.told - int(row["amount"])
+            if not line.confirmed and line.on_item == verdict.told - int(row["amount"])
         ]
         if without:
             where += f"; it would fit without line {' or '.join(without)}"

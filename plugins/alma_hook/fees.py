@@ -12,6 +12,7 @@ from typing import Protocol
 from alma_hook import ledger as books
 from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee, Transaction, User
+from alma_hook.campus import Campus
 from alma_hook.errors import Inconsistent, QuotaSpent, Refused, Retriable, UserNotFound
 from alma_hook.ledger import Lease, Ledger, batches
 from alma_hook.ledger import fees as entries
@@ -41,6 +42,7 @@ class AccountReading:
     missing: frozenset[str] = frozenset()
     problem: str | None = None
     emplid: str | None = None
+    user_group: str | None = None
 
     @property
     def readable(self) -> bool:
@@ -64,9 +66,27 @@ class ReadCounts:
         self.problems += reading.problem is not None
 
 
-def read_account(
-    source: FeesSource, user_id: str, wanted: frozenset[str], emplid_source: str
-) -> AccountReading:
+@dataclass(frozen=True, slots=True)
+class OfUser:
+    """What is asked about a user besides the fees: ``emplid_source`` as in the settings, and the group or not.
+
+    With the EMPLID as primary id and without the group no call is needed: each fee names its user.
+    """
+
+    emplid_source: str = "primary_id"
+    group: bool = False
+
+    def read(self, source: FeesSource, user_id: str) -> tuple[str | None, str | None]:
+        """Return EMPLID (``None``: the fee names it) and user group (``None``: not asked for)."""
+        by_primary_id = self.emplid_source == "primary_id"
+        if by_primary_id and not self.group:
+            return None, None
+        user = source.user(user_id)
+        emplid = user.identifiers.get(self.emplid_source.removeprefix("identifier:"), "")
+        return None if by_primary_id else emplid, user.group if self.group else None
+
+
+def read_account(source: FeesSource, user_id: str, wanted: frozenset[str], of_user: OfUser) -> AccountReading:
     """Read one account, in as many statuses as it takes to find every wanted fee.
 
     A fee seen in two lists moved between the calls, so the account is read again. A fee in no list
@@ -75,8 +95,8 @@ def read_account(
     try:
         seen = look_up(source, user_id, wanted)
         found, missing = tuple(seen.values()), wanted - seen.keys()
-        emplid = _emplid(source, user_id, emplid_source) if found else None
-        return AccountReading(user_id, found, missing, NOT_FOUND if missing else None, emplid)
+        emplid, group = of_user.read(source, user_id) if found else (None, None)
+        return AccountReading(user_id, found, missing, NOT_FOUND if missing else None, emplid, group)
     except Inconsistent:
         return AccountReading(user_id, missing=wanted, problem=INCONSISTENT)
     except UserNotFound:
@@ -85,20 +105,13 @@ def read_account(
         return AccountReading(user_id, missing=wanted, problem=f"reading refused by Alma, code {error.code}")
 
 
-def _emplid(source: FeesSource, user_id: str, emplid_source: str) -> str | None:
-    """Return the EMPLID among the user's identifiers; with ``primary_id`` the fee itself names it."""
-    if emplid_source == "primary_id":
-        return None
-    return source.user(user_id).identifiers.get(emplid_source.removeprefix("identifier:"), "")
-
-
 def read_accounts(
     source: FeesSource,
     ledger: Ledger,
     lease: Lease,
     *,
     live: bool,
-    emplid_source: str,
+    campus: Campus,
     workers: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> ReadCounts:
@@ -108,7 +121,10 @@ def read_accounts(
     stays, and the next attempt goes on from there.
     """
     counts = ReadCounts()
+    of_user = OfUser(campus.emplid.source, campus.first_charges.by_user_group)
     with ledger.write(lease) as tx:
+        today = campus.today(books.moment(tx.now)).isoformat()
+        entries.add_left_out(tx, live, today, campus.charging_rules)
         if live:
             freed = entries.accounts_of_fees(tx, batches.drop_unsent(tx))
             entries.add_accounts(tx, live, sorted(freed), "planned before, never sent")
@@ -119,7 +135,7 @@ def read_accounts(
             chunk = todo[start : start + _CHUNK]
             with ledger.read() as tx:
                 wanted, before = entries.wanted(tx, chunk), entries.versions(tx, chunk)
-            attempt = partial(_attempt, source, wanted, emplid_source)
+            attempt = partial(_attempt, source, wanted, of_user)
             answers = list(pool.map(attempt, chunk))
             with ledger.write(lease) as tx:
                 for answer in answers:
@@ -134,10 +150,10 @@ def read_accounts(
 
 
 def _attempt(
-    source: FeesSource, wanted: dict[str, set[str]], emplid_source: str, user_id: str
+    source: FeesSource, wanted: dict[str, set[str]], of_user: OfUser, user_id: str
 ) -> AccountReading | Retriable:
     try:
-        return read_account(source, user_id, frozenset(wanted[user_id]), emplid_source)
+        return read_account(source, user_id, frozenset(wanted[user_id]), of_user)
     except Retriable as error:
         return error
 
@@ -160,7 +176,13 @@ def _store(tx: books.Tx, live: bool, reading: AccountReading, before: dict[str, 
             version = -1 if entries.known(tx, fee.fee_id) else 0
         emplid = fee.user_id if reading.emplid is None else reading.emplid
         entries.store_reading(
-            tx, fee, version, emplid=emplid, reason=reason_of(fee), others_paid=others_paid(fee)
+            tx,
+            fee,
+            version,
+            emplid=emplid,
+            reason=reason_of(fee),
+            others_paid=others_paid(fee),
+            user_group=reading.user_group,
         )
     for fee_id in reading.missing:
         entries.store_missing(tx, fee_id, before.get(fee_id, 0), reading.problem or NOT_FOUND)

@@ -49,8 +49,9 @@ def manifest(row: Row, lines: list[Row]) -> bytes:
 
 
 def read_manifest(content: bytes) -> list[dict[str, Any]]:
-    """Return a manifest's rows as they stand there."""
-    return list(csv.DictReader(io.StringIO(content.decode("ascii", "replace"))))
+    """Return a manifest's rows as they stand there, one of an older version with what it would have told."""
+    rows = csv.DictReader(io.StringIO(content.decode("ascii", "replace")))
+    return [{**batches.MANIFEST_SINCE, **row} for row in rows]
 
 
 def note_payments(

@@ -151,6 +151,9 @@ def read_archive(archive: RemoteFolder, campus: Campus) -> tuple[list[Archived],
     return sorted(found, key=lambda one: one.batch["batch_id"]), words_said
 
 
+_NUMBERS = ("amount", "line_no", "credit_item")
+
+
 def _fault_of(rows: list[dict[str, Any]]) -> str | None:
     columns = {*batches.MANIFEST_BATCH, *batches.MANIFEST_LINE}
     if not rows:
@@ -160,7 +163,7 @@ def _fault_of(rows: list[dict[str, Any]]) -> str | None:
             "lacks columns of this version, or has others; it was written by another version of this package"
         )
     for row in rows:
-        if None in row.values() or not row["amount"].isdecimal() or not row["line_no"].isdecimal():
+        if None in row.values() or not all(row[n].isdecimal() for n in _NUMBERS):
             return f"line {row['line_no']} is broken or cut short"
         if row["batch_id"] != rows[0]["batch_id"]:
             return "tells of more than one batch"

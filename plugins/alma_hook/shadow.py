@@ -17,7 +17,7 @@ So a fall of Alma's balance that is a payment in PeopleSoft is no credit; any ot
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 
 from alma_hook import brake, charges
@@ -157,6 +157,7 @@ class _Replay:
         day = self._day(at)
         lines: dict[str, list[Line]] = {"charge": [], "credit": []}
         listed: list[Listed] = []
+        positions: list[Position] = []
         for seen in self.history.seen[at, run_id]:
             fee = self._fee(seen.fee_id)
             fee.seen = seen
@@ -165,13 +166,19 @@ class _Replay:
             self._match(fee, at)
             if fee.begun:
                 self._payments_waiting(fee, (at, run_id))
-            decision = charges.decide(self._position(fee, seen), self.campus, day)
+            positions.append(self._position(fee, seen))
+        # A run considers all fees of an account that it reads; here stand only those that were not as before.
+        known = (self._position(fee, fee.seen) for fee in self.fees.values() if fee.seen is not None)
+        owed = charges.of_students(known, self.campus, day)
+        for position in positions:
+            of_student = replace(position, of_student=owed.get(position.emplid))
+            decision = charges.decide(of_student, self.campus, day)
             if isinstance(decision, Line):
                 lines[decision.kind].append(decision)
             if isinstance(decision, Listed):
                 listed.append(decision)
             else:
-                self._close(fee, at)
+                self._close(self._fee(position.fee_id), at)
         for of_kind in lines.values():
             fitting, misfits = charges.fit(self.layout, of_kind)
             listed += misfits
@@ -190,6 +197,7 @@ class _Replay:
             fee_id=seen.fee_id,
             status=seen.status,
             type=seen.type,
+            owner=seen.owner,
             currency=seen.currency,
             emplid=seen.emplid,
             original=seen.original,
@@ -203,6 +211,8 @@ class _Replay:
             problem=seen.problem,
             sent=fee.sent,
             taken_back=bool(seen.taken_back),
+            made_at=seen.made_at,
+            user_group=seen.user_group,
         )
 
     def _send(self, would: WouldSend) -> None:

@@ -22,13 +22,19 @@ MANIFEST_BATCH = (
 )  # fmt: skip
 MANIFEST_LINE = (
     "line_no", "fee_id", "user_id", "kind", "amount", "emplid", "item_type", "term", "reference", "description",
-    "account_type", "effective_date", "due_date", "reason",
+    "account_type", "effective_date", "due_date", "reason", "credit_item",
 )  # fmt: skip
+#: And those that one written before they were known lacks, with what they would have told.
+MANIFEST_SINCE = {"credit_item": "0"}
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A charge or credit to be sent; ``amount`` in cents, more than nought."""
+    """A charge or credit to be sent; ``amount`` in cents, more than nought.
+
+    ``credit_item`` 1: a credit with an item type of its own. PeopleSoft makes it an item that pays the charge,
+    where a credit that is marked as a reversal lowers the charge's own item.
+    """
 
     fee_id: str
     kind: str
@@ -42,6 +48,7 @@ class Line:
     effective_date: str
     due_date: str
     reason: str
+    credit_item: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +64,9 @@ class Target:
 
 _INSERT_LINE = (
     "INSERT INTO line (institution, batch_id, line_no, fee_id, kind, amount, emplid, item_type, term, reference, "
-    "description, account_type, effective_date, due_date, reason, state, item_fee) VALUES (:i, :b, :n, :fee_id, :kind, :amount, "
-    ":emplid, :item_type, :term, :reference, :description, :account_type, :effective_date, :due_date, :reason, :state, "
+    "description, account_type, effective_date, due_date, reason, credit_item, state, item_fee) VALUES (:i, :b, :n, "
+    ":fee_id, :kind, :amount, :emplid, :item_type, :term, :reference, :description, :account_type, :effective_date, "
+    ":due_date, :reason, :credit_item, :state, "
     # The first fee of that reference: a line about a fee made anew copies the older one's.
     "COALESCE((SELECT MIN(m.item_fee) FROM line m WHERE m.institution = :i AND m.reference = :reference), :fee_id))"
 )
@@ -336,6 +344,7 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void:
                 "b": batch_id,
                 "n": int(row["line_no"]),
                 "amount": int(row["amount"]),
+                "credit_item": int(row["credit_item"]),
                 "state": _LINE_STATES[state],
             }
             for row in of

@@ -22,6 +22,9 @@ class Listed:
     payment_key: str | None = None
 
 
+#: So begins the kind of what is not charged because the settings say so: it waits for nobody.
+LEFT_OUT = "left out: "
+
 NOT_CHARGED = "no such fee was charged"
 OTHER_EMPLID = "payment by another EMPLID than was charged"
 SETTLED = "fee already settled in Alma"
@@ -138,9 +141,11 @@ def close(tx: Tx, exception_id: str, by: str, resolution: str) -> None:
 
 
 def open_items(tx: Tx) -> list[Row]:
-    """Return the open entries, oldest first."""
+    """Return the open entries that wait for somebody or something, oldest first."""
     return tx.rows(
-        "SELECT * FROM exception_item WHERE institution = :i AND closed_at IS NULL ORDER BY opened_at, exception_id"
+        "SELECT * FROM exception_item WHERE institution = :i AND closed_at IS NULL AND kind NOT LIKE :left_out "
+        "ORDER BY opened_at, exception_id",
+        left_out=f"{LEFT_OUT}%",
     )
 
 

@@ -25,12 +25,20 @@ def add_accounts(tx: Tx, live: bool, user_ids: Iterable[str], why: str) -> int:
     return len(rows)
 
 
-def add_open_accounts(tx: Tx, live: bool, why: str) -> int:
-    """Put every account on the list that the ledger has open, by our books or by the last reading."""
+def add_open_accounts(tx: Tx, live: bool, why: str, *, left_out: bool = False) -> int:
+    """Put every account on the list that the ledger has open, by our books or by the last reading.
+
+    Of what the settings leave out only with ``left_out``: it may be all the fees there are.
+    """
     source = (
         "SELECT DISTINCT :i, CAST(:live AS INTEGER), user_id, CAST(:why AS TEXT), CAST(:now AS TEXT), "
-        "CAST(:run AS TEXT) FROM fee_wanted WHERE institution = :i"
+        "CAST(:run AS TEXT) FROM fee_wanted w WHERE institution = :i"
     )
+    if not left_out:
+        source += (
+            " AND NOT EXISTS (SELECT 1 FROM left_out o WHERE o.institution = w.institution AND o.fee_id = w.fee_id "
+            "AND o.user_id = w.user_id)"
+        )
     return tx.run(_ADD.format(source=source), live=int(live), why=why, now=tx.now, run=tx.run_id)
 
 
@@ -40,7 +48,7 @@ def sweep(tx: Tx, day: str) -> int:
         return 0
     tx.event("sweep", "all open accounts listed", day)
     before = len(accounts_left(tx, True))
-    add_open_accounts(tx, True, "sweep")
+    add_open_accounts(tx, True, "sweep", left_out=True)
     return len(accounts_left(tx, True)) - before
 
 
@@ -79,7 +87,10 @@ def nominate(tx: Tx, live: bool) -> tuple[int, int]:
     )
     differing = (
         "FROM reported_fee r LEFT JOIN fee_expected e ON e.institution = r.institution AND e.fee_id = r.fee_id "
-        "WHERE r.institution = :i AND r.run_id = :run AND (e.fee_id IS NULL OR e.expected <> r.balance OR e.user_id <> r.user_id)"
+        "WHERE r.institution = :i AND r.run_id = :run AND (e.fee_id IS NULL OR e.expected <> r.balance "
+        "OR e.user_id <> r.user_id) "
+        "AND NOT EXISTS (SELECT 1 FROM left_out o WHERE o.institution = r.institution AND o.fee_id = r.fee_id "
+        "AND o.balance = r.balance AND o.user_id = r.user_id)"
     )
     columns = (
         "CAST(:live AS INTEGER), user_id, CAST('report' AS TEXT), CAST(:now AS TEXT), CAST(:run AS TEXT)"
@@ -165,6 +176,7 @@ def store_reading(
     reason: str,
     others_paid: int = 0,
     problem: str | None = None,
+    user_group: str | None = None,
 ) -> None:
     """Keep the newest reading of a fee; ``version`` is the fee's from before Alma was asked.
 
@@ -198,6 +210,8 @@ def store_reading(
             "reason": reason,
             "problem": problem,
             "others": others_paid,
+            "made": fee.created_at,
+            "group": user_group,
         },
     )
     tx.many(
@@ -227,6 +241,8 @@ def store_missing(tx: Tx, fee_id: str, version: int, problem: str) -> None:
             "balance": 0,
             "own": 0,
             "others": 0,
+            "made": None,
+            "group": None,
         }
         _store(
             tx, fee_id, {**nothing, "version": version, "status": "MISSING", "reason": "", "problem": problem}
@@ -238,7 +254,7 @@ def _store(tx: Tx, fee_id: str, values: Mapping[str, Any]) -> None:
         tx.run(f"DELETE FROM {table} WHERE institution = :i AND fee_id = :fee", fee=fee_id)
     tx.run(
         "INSERT INTO reading VALUES (:i, :fee, :run, :now, :version, :emplid, :status, :type, :owner, :currency, "
-        ":original, :balance, :own, :reason, :problem, :others)",
+        ":original, :balance, :own, :reason, :problem, :others, :made, :group)",
         fee=fee_id,
         run=tx.run_id,
         now=tx.now,
@@ -266,6 +282,28 @@ def forget_read(tx: Tx, live: bool, again: Sequence[str]) -> None:
         "DELETE FROM account_to_read WHERE institution = :i AND live = :live AND read_run = :run",
         live=int(live),
         run=tx.run_id,
+    )
+
+
+def add_left_out(tx: Tx, live: bool, day: str, rules: str) -> int:
+    """List the accounts of what was left out until today, or by other rules than those of now."""
+    rows = tx.rows(
+        "SELECT DISTINCT user_id FROM left_out WHERE institution = :i AND (until <= :day OR rules <> :rules)",
+        day=day,
+        rules=rules,
+    )
+    return add_accounts(tx, live, [row["user_id"] for row in rows], "left out until now")
+
+
+def leave_out(tx: Tx, considered: Sequence[str], rows: Sequence[Mapping[str, Any]], rules: str) -> None:
+    """Keep which of the fees just considered are left out (``fee``, ``user``, ``balance``, ``until``), and no longer which."""
+    tx.many(
+        "DELETE FROM left_out WHERE institution = :i AND fee_id = :fee",
+        [{"fee": fee_id} for fee_id in considered],
+    )
+    tx.many(
+        "INSERT INTO left_out VALUES (:i, :fee, :user, :balance, :until, :rules)",
+        [{**row, "rules": rules} for row in rows],
     )
 
 

@@ -34,11 +34,17 @@ class Sent:
     amount: int
     delivered_at: str | None
     confirmed: bool
+    credit_item: bool = False
 
     @property
     def cents(self) -> int:
-        """What the line adds to the item: a credit less than nought."""
+        """What the student owes by it: a credit less than nought."""
         return self.amount if self.kind == "charge" else -self.amount
+
+    @property
+    def on_item(self) -> int:
+        """What it adds to the amount of the fee's item: a credit item pays that one, and changes it in nothing."""
+        return 0 if self.credit_item else self.cents
 
     @property
     def subject(self) -> str:
@@ -119,7 +125,7 @@ def lines(tx: Tx, fee_ids: Sequence[str] = (), *, unseen: bool = False) -> dict[
     Of these fees' items; with ``unseen`` also of every fee with a line not seen, which may be all there are.
     """
     sql = (
-        "SELECT l.item_fee, l.batch_id, l.line_no, l.kind, l.amount, l.state, l.confirmed_at, b.delivered_at "
+        "SELECT l.item_fee, l.batch_id, l.line_no, l.kind, l.amount, l.state, l.confirmed_at, l.credit_item, b.delivered_at "
         "FROM line l JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
         "WHERE l.institution = :i AND l.state IN ('sent', 'pending') AND l.item_fee"
     )
@@ -135,7 +141,7 @@ def lines(tx: Tx, fee_ids: Sequence[str] = (), *, unseen: bool = False) -> dict[
         at = row["delivered_at"] if row["state"] == "sent" else None
         found.setdefault(row["item_fee"], []).append(
             Sent(row["batch_id"], row["line_no"], row["kind"], int(row["amount"]), at,
-                 row["confirmed_at"] is not None)
+                 row["confirmed_at"] is not None, bool(row["credit_item"]))
         )  # fmt: skip
     return found
 

@@ -13,7 +13,7 @@ _SUBJECT = "dry run"
 LAST_LIVE = "SELECT MAX(b.created_at) FROM batch b WHERE b.institution = :i AND b.state <> 'preview' AND b.created_at < :before"
 _COLUMNS = (
     "fee_id", "emplid", "status", "type", "currency", "original", "balance", "told", "own_paid", "others_paid", "reason",
-    "problem", "taken_back",
+    "problem", "taken_back", "owner", "made_at", "user_group",
 )  # fmt: skip
 
 
@@ -37,6 +37,9 @@ class Seen:
     reason: str
     problem: str | None
     taken_back: int
+    owner: str = ""
+    made_at: str | None = None
+    user_group: str | None = None
 
 
 def keep(tx: Tx, seen: Sequence[Seen]) -> None:

@@ -250,7 +250,7 @@ class ReadFees(CampusOperator):
                 run.ledger,
                 lease,
                 live=run.live,
-                emplid_source=run.campus.emplid.source,
+                campus=run.campus,
                 workers=run.campus.alma_to_sis.workers,
                 progress=self.progress(),
             )
