@@ -71,6 +71,8 @@ MEANINGS = {
     "after a crash the file is left to a person.",
     "sfs.taken_within_hours": "After a crash in the rename: with both names gone, the file counts as collected if it "
     "was uploaded this recently.",
+    "sfs.credits_by": "What makes a line a credit: the charge's own item type with the mark of a `reversal`, or an `item_type` "
+    "of its own, by `credit_item_types`.",
     "sfs.credit_wait_days": "How many days after a charge's delivery its credits follow although the charge was not seen in "
     "PeopleSoft. `0`: at once. Without it they wait until it is seen; without the section `[sis_to_alma.items]` nothing is "
     "ever seen, so they follow at once.",
@@ -102,7 +104,28 @@ MEANINGS = {
     "brake.approvers": "Airflow's names of the users who may answer in its pages; none: whoever may edit its DAG runs.",
     "brake.approval_hours": "So long a released line may leave without being held again. It must last until the next run "
     "has read its fees.",
-    "item_types": "Alma fee type -> PeopleSoft item type. A fee type without one is listed, not charged.",
+    "item_types": "Alma fee type -> PeopleSoft item type. A fee type without one is listed, not charged, see "
+    "`first_charges.without_item_type`.",
+    "item_types_of": "Code of an owning library -> a table like `item_types`, which comes first for that library's fees.",
+    "first_charges.minimum": "A smaller fee is not charged.",
+    "first_charges.minimum_of_student": "Not charged either while all that a student has open comes to less.",
+    "first_charges.minimum_age_days": "A fee is charged so many days after Alma made it.",
+    "first_charges.maximum_age_days": "And no more after so many.",
+    "first_charges.owners": "Only fees that are owed to these libraries, by their codes; none named: to any.",
+    "first_charges.owners_left_out": "Not those owed to these.",
+    "first_charges.user_groups": "Only users of these groups, by their codes; none named: of any. "
+    "Costs one more call an account.",
+    "first_charges.user_groups_left_out": "Not those of these. Costs the same.",
+    "first_charges.fee_types_left_out": "Alma fee types that are never charged.",
+    "first_charges.other_item_type": "Item type of the fee types without a row.",
+    "first_charges.without_item_type": "A fee type without any: `list` it as an exception, or `leave_out` such fees.",
+    "first_charges.without_emplid": "A user without EMPLID, or with one of another shape than `emplid.pattern`: `list` the "
+    "fees as exceptions, or `leave_out` such users. `python -m alma_hook receivables` writes them down for accounts receivable.",
+    "first_charges.due_in_days": "A charge is due so many days after it was planned.",
+    "first_charges.due_on_day": "Or on this day of the next month, of the month after that when the day is past. Without either: "
+    "no due date.",
+    "credit_item_types": 'With `sfs.credits_by = "item_type"`: a charge\'s item type -> that of a credit which lowers it. Each '
+    "item type of charges needs a row.",
     "descriptions": "Alma fee type -> the line's fixed description. Without one: `Library fee`.",
     "terms": "Rows of `first` (a day) and `term`. A charge made on or after `first` carries `term`; before the first "
     "row, blanks.",
@@ -191,7 +214,7 @@ def type_of(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return "table"
     if origin is tuple:
-        return "list of tables"
+        return "list of tables" if section_of(arguments[0]) else "list of texts"
     if annotation is bool:
         return "`true`, `false`"
     if any(isinstance(m, BeforeValidator) for m in metadata):
@@ -257,7 +280,7 @@ FROM = {
     "reversal": "`N` in a file of charges, `Y` in a file of credits",
     "term": "the day, by `terms`; else blank",
     "effective_date": "the day the line was planned",
-    "due_date": "blank: this version sends none",
+    "due_date": "the day, by `first_charges`; else blank",
     "account_type": "`sfs.account_type`",
     "reference": "`sfs.reference_prefix` + Alma fee id",
     "description": "Alma fee type, by `descriptions`",
@@ -308,7 +331,7 @@ def layout_tables() -> str:
                     f.name,
                     f"{f.at}-{f.end}",
                     FROM[f.source]
-                    + (f", as {f.format}" if f.format and f.source != "due_date" else "")
+                    + (f", as {f.format}" if f.format else "")
                     + (", negative in a file of credits" if f.negative == "credits" else ""),
                     shown(line[f.at - 1 : f.end]),
                 )

@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         ("migrate", _migrate, "bring the ledger's tables up to this package"),
         ("open", _open, "open the ledger for live running, once"),
         ("exceptions", _exceptions, "list what does not fit, oldest first"),
+        ("receivables", _receivables, "write down what people owe who are not in PeopleSoft"),
         ("resolve", _resolve, "settle one exception that a person has dealt with"),
         ("explain", _explain, "tell one fee's life, in order"),
         (
@@ -114,6 +115,14 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "explain":
             sub.add_argument("fee_id")
+        if name == "receivables":
+            sub.add_argument(
+                "--output",
+                type=Path,
+                metavar="FILE",
+                required=True,
+                help="a new CSV file; it holds primary ids",
+            )
         if name == "shadow-report":
             _add_report_options(sub)
         if name == "resolve":
@@ -216,9 +225,23 @@ def _exceptions(options: argparse.Namespace) -> None:
     ledger.check()
     with ledger.read() as tx:
         rows = exceptions.open_items(tx)
+        left_out = [row for row in exceptions.totals(tx) if row["kind"].startswith(exceptions.LEFT_OUT)]
     for row in rows:
         print(f"{row['exception_id']}  {row['opened_at'][:16]}  {exceptions.describe(row)}")
+    for row in left_out:
+        print(f"{row['n']} {row['kind']}, {amount(int(row['cents']))}")
     print(f"{len(rows)} open")
+
+
+def _receivables(options: argparse.Namespace) -> None:
+    """The file alone names people."""
+    from alma_hook import receivables
+
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        count, cents = receivables.write(tx, options.output)
+    print(f"{count} fees, {amount(cents)}, as of the last readings: {options.output}")
 
 
 def _resolve(options: argparse.Namespace) -> None:

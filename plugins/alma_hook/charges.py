@@ -54,14 +54,17 @@ READING_AGE = timedelta(hours=6)
 CREDIT = "credit in Alma"
 CREDIT_TYPE = "CREDIT"
 NO_ITEM_TYPE = "fee type without item type"
-FEE_TYPE_LEFT_OUT = f"{exceptions.LEFT_OUT}fee type"
-OWNER_LEFT_OUT = f"{exceptions.LEFT_OUT}owning library"
-GROUP_LEFT_OUT = f"{exceptions.LEFT_OUT}user group"
-NOT_IN_PEOPLESOFT = f"{exceptions.LEFT_OUT}not in PeopleSoft"
-TOO_LITTLE = f"{exceptions.LEFT_OUT}below the minimum"
-STUDENT_OWES_LITTLE = f"{exceptions.LEFT_OUT}student below the minimum"
-TOO_YOUNG = f"{exceptions.LEFT_OUT}too young"
-TOO_OLD = f"{exceptions.LEFT_OUT}too old"
+NO_EMPLID = "no EMPLID"
+OTHER_SHAPE = "EMPLID of another shape"
+# Each begins as `exceptions.LEFT_OUT` says.
+FEE_TYPE_LEFT_OUT = "left out: fee type"
+OWNER_LEFT_OUT = "left out: owning library"
+GROUP_LEFT_OUT = "left out: user group"
+NOT_IN_PEOPLESOFT = "left out: not in PeopleSoft"
+TOO_LITTLE = "left out: below the minimum"
+STUDENT_OWES_LITTLE = "left out: student below the minimum"
+TOO_YOUNG = "left out: too young"
+TOO_OLD = "left out: too old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +182,7 @@ def first_charge_hold(position: Position, campus: Campus) -> str | None:
     if re.fullmatch(campus.emplid.pattern, p.emplid, re.ASCII) is None:
         if rules.without_emplid == "leave_out":
             return NOT_IN_PEOPLESOFT
-        return "EMPLID of another shape" if p.emplid else "no EMPLID"
+        return OTHER_SHAPE if p.emplid else NO_EMPLID
     if p.taken_back:
         return "payment taken back, new fees wait"
     if p.of_student is not None and p.of_student < rules.minimum_of_student:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+from alma_hook import private_file
 from alma_hook.campus import Campus
-from alma_hook.errors import Fatal
 from alma_hook.ledger import moment
 from alma_hook.money import amount
 from alma_hook.shadow import Held, Shadow, WouldPost, WouldSend
@@ -146,11 +145,7 @@ def write_csv(path: Path, found: Sequence[Together]) -> int:
     """
     rows = [_row(one, would, None) for one in found for would in one.ours]
     rows += [_row(one, None, sent) for one in found for sent in one.theirs]
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise Fatal(f"{path} was not written: {error.strerror}. Name a file that is not there yet.") from None
-    with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+    with private_file.create(path) as file:
         file.write("HOLDS PATRON DATA: EMPLIDs and amounts owed. Delete it when it is no longer needed.\r\n")
         writer = csv.writer(file)
         writer.writerow(

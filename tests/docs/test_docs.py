@@ -195,7 +195,8 @@ def test_settings_examples_are_accepted(tmp_path):
     shipped = tomllib.loads(text_of(ROOT / "include" / "campus.toml"))
     (block,) = blocks(ROOT / "docs" / "settings.md", "toml")
     example = tomllib.loads(block)
-    example["sis_to_alma"] = {**shipped["sis_to_alma"], **example["sis_to_alma"]}
+    for section in ("sfs", "sis_to_alma"):
+        example[section] = {**shipped[section], **example[section]}
 
     checked = campus.Campus.model_validate({**shipped, **example})
 
@@ -369,7 +370,7 @@ def kinds_in(path: Path, constants: dict[str, str]) -> set[str]:
     tree = ast.parse(text_of(path))
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and node.name in ("hold", "first_charge_hold"):
+        if isinstance(node, ast.FunctionDef) and node.name in ("hold", "left_out_by", "first_charge_hold"):
             returned = [n.value for n in ast.walk(node) if isinstance(n, ast.Return)]
             found |= {p for value in returned for p in patterns(value, constants)}
         if not isinstance(node, ast.Call):

@@ -5,6 +5,7 @@ The witnesses are the simulated PeopleSoft's books and Alma's count of calls.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from contextlib import closing
 from datetime import date, timedelta
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from alma_hook import campus as campuses
-from alma_hook import confirmations
+from alma_hook import confirmations, receivables
 from alma_hook.errors import Fatal
 from alma_hook.ledger import exceptions
 from alma_hook.repair import repair
@@ -349,6 +350,34 @@ def test_a_dispute_about_what_is_left_out_concerns_nobody_here(tmp_path: Path) -
     bridge.far.alma.dispute(made(bridge, student=1).id)
     run(bridge)
     assert listed(bridge) == {"left out: owning library": 1, "in dispute": 1}
+
+
+def test_people_who_are_not_in_peoplesoft_are_written_down_for_accounts_receivable(tmp_path: Path) -> None:
+    bridge = campus_of(tmp_path, settings=ruled(without_emplid="leave_out"))
+    alma = bridge.far.alma
+    guest = alma.add_user("guest.17", user_group="COMMUNITY", last_name="000017")
+    fee = alma.add_fee(guest, 1250, at=bridge.far.clock.now())
+    made(bridge)
+    run(bridge)
+    assert (listed(bridge), bridge.exceptions()) == ({"left out: not in PeopleSoft": 1}, {})
+
+    output = tmp_path / "receivables.csv"
+    with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        assert receivables.write(tx, output) == (1, 1250)
+        with pytest.raises(Fatal, match="not there yet"):
+            receivables.write(tx, output)
+    heading, row = csv.reader(output.read_text().splitlines())
+    assert (heading, row[:4], row[5]) == (
+        [*receivables.HEADING],
+        ["guest.17", fee.id, fee.type, "MAIN"],
+        "12.50",
+    )
+    assert output.stat().st_mode & 0o777 == 0o600
+
+    alma.waive_at_desk(fee.id, 1250)
+    run(bridge)
+    with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        assert receivables.write(tx, tmp_path / "later.csv") == (0, 0)
 
 
 # -- for what, and until when -------------------------------------------------------------------------------------

@@ -140,6 +140,22 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[sfs]", "[brake]\nmax_drop = 101\n[sfs]", "brake.max_drop", "must be 100 or less"),
         ("[sfs]", "[brake]\napproval_hours = 0\n[sfs]", "brake.approval_hours", "must be 1 or more"),
         ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms.0.term", "must be up to 4 letters or digits"),
+        ("[item_types]", "[first_charges]\nminimum = 5\n[item_types]", "first_charges.minimum", "in quotes"),
+        (
+            "[item_types]", "[first_charges]\nminimum_age_days = 30\nmaximum_age_days = 29\n[item_types]",
+            "first_charges.maximum_age_days", "no fee would ever be charged",
+        ),
+        (
+            "[item_types]", "[first_charges]\ndue_in_days = 9\ndue_on_day = 25\n[item_types]",
+            "first_charges.due_on_day", "keep one",
+        ),
+        ("[item_types]", "[first_charges]\ndue_on_day = 29\n[item_types]", "first_charges.due_on_day", "28"),
+        ("[item_types]", '[credit_item_types]\n300000000001 = "820000000001"\n[item_types]', "credit_item_types", "of no use"),
+        ("[sfs]", '[sfs]\ncredits_by = "item_type"', "credit_item_types", "lacks a row for 300000000001"),
+        (
+            "[sfs]", '[credit_item_types]\n300000000001 = "300000000001"\n[sfs]\ncredits_by = "item_type"',
+            "credit_item_types", "gives credits the item type of charges",
+        ),
         ("[item_types]", '[item_types]\nLOST = "3-1"', "item_types.LOST", "must be 1 to 12 letters or digits"),
         ('amount = "Paid Amount"', 'amount = "Emplid"', "sis_to_alma.columns", "two meanings"),
         ('amount = "Paid Amount"', 'paid = "Paid Amount"', "sis_to_alma.columns", "not paid"),

@@ -149,6 +149,17 @@ def open_items(tx: Tx) -> list[Row]:
     )
 
 
+def fees_listed(tx: Tx, kinds: Sequence[str]) -> list[Row]:
+    """Return the last reading of each fee that is listed under one of these kinds, with its account's ``user_id``."""
+    sql = (
+        "SELECT f.user_id, r.fee_id, r.type, r.owner, r.made_at, r.balance, r.read_at FROM exception_item x "
+        "JOIN fee f ON f.institution = x.institution AND f.fee_id = x.fee_id "
+        "JOIN reading r ON r.institution = x.institution AND r.fee_id = x.fee_id "
+        "WHERE x.institution = :i AND x.closed_at IS NULL AND x.kind"
+    )
+    return sorted(in_list(tx, sql, kinds), key=lambda row: (row["user_id"], row["fee_id"]))
+
+
 def describe(row: Row) -> str:
     """Return one entry for a person: what it is about, why, how much; no patron data."""
     fee = f" (fee {row['fee_id']})" if row["fee_id"] and row["subject"] != f"fee {row['fee_id']}" else ""
