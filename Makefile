@@ -22,7 +22,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-header --no-emit-index-url --no-emit-find-links --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up screenshots test test-cluster test-lowest coverage mutants simulate lint format golden bench lock clean
+.PHONY: help demo up check-campus screenshots test test-cluster test-lowest coverage mutants simulate lint format golden bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## list these targets
@@ -36,6 +36,9 @@ screenshots: $(READY) $(PLAYWRIGHT)/.ready ## the pictures in docs/images, of th
 
 up: $(READY) ## the same, left running with Airflow's pages to look at; Ctrl-C ends it
 	$(BIN)/python -m simulator up $(STORY) $(ARGS)
+
+check-campus: $(READY) ## are a campus's settings, connections and files right? with its Airflow's environment
+	$(BIN)/python -m alma_hook check-campus $(ARGS)
 
 test: $(READY) ## all tests but those of test-cluster (ARGS="-k money -x" to choose)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not cluster' $(ARGS)

@@ -121,6 +121,10 @@ class LocalFolder:
         self.path(before).rename(self.path(after))
         self.before("renamed", after)
 
+    def remove(self, path: str) -> None:
+        self.before("remove", path)
+        self.path(path).unlink()
+
     def files(self, directory: str, patterns: str) -> list[RemoteFile]:
         self.before("list", directory)
         found = [

@@ -7,9 +7,11 @@ import getpass
 import os
 import shutil
 import sys
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, date, datetime
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from alma_hook import __version__, campus, confirmations, watch
 from alma_hook.errors import AlmaHookError, Fatal, Fault, SettingsError
@@ -28,6 +30,10 @@ from alma_hook.ledger import (
     story,
 )
 from alma_hook.money import amount
+
+if TYPE_CHECKING:
+    from alma_hook.campus_check import Finding
+    from alma_hook.sftp import SftpFolder
 from alma_hook.resources import include
 from alma_hook.schedule import TASK_DEFAULTS
 
@@ -72,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
             "say what would have been sent and posted, had the dry runs been live",
         ),
         ("check", _check, "say what is late, missing, waiting or old; exit status 1 if anything is"),
+        ("check-campus", _check_campus, "check settings, connections and files, and show what would be sent"),
         ("held", _held, "show the batches that wait for approval"),
         ("release", _release, "approve a held batch as `held` shows it"),
         ("refuse", _refuse, "give a held batch up"),
@@ -303,6 +310,69 @@ def _check(options: argparse.Namespace) -> None:
     if found:
         raise SystemExit(1)
     print("nothing is late, missing, waiting or old")
+
+
+def _check_campus(options: argparse.Namespace) -> None:
+    """Each connection by itself, so that one that fails hides nothing of the others."""
+    import time
+
+    from alma_hook import campus_check, layouts, sftp
+    from alma_hook.campus_check import Finding, each
+    from alma_hook.hook import AlmaHook
+
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    settings = _settings(options)
+    out, back, connections = settings.alma_to_sis, settings.sis_to_alma, settings.connections
+
+    def over_sftp(conn_id: str, *looks: Callable[[SftpFolder], Iterator[Finding]]) -> Iterator[Finding]:
+        with sftp.connect(conn_id) as folder:
+            yield Finding(f"connection {conn_id}", f"{folder.target} answers, host key {folder.host_key}")
+            for look in looks:
+                yield from each(f"connection {conn_id}", partial(look, folder))
+
+    hook = AlmaHook(connections.alma)
+    found = each(f"connection {connections.alma}", lambda: campus_check.of_alma(hook.get_conn(), settings))
+    if out.method == "analytics_report":
+        now = datetime.now(UTC)
+        found += each("report", lambda: campus_check.of_report(hook.get_conn(), settings, now, time.sleep))
+    hook.close()
+    if out.method == "sis_profile" and out.export_directory is not None:
+        found += each(
+            f"connection {connections.alma_export}",
+            lambda: over_sftp(
+                connections.alma_export, lambda folder: campus_check.of_exports(folder, settings)
+            ),
+        )
+    archived = [lambda folder: campus_check.of_archive(folder, settings.sfs.archive_directory)]
+    here = archived if connections.archive is None else []
+    found += each(
+        f"connection {connections.sfs}",
+        lambda: over_sftp(
+            connections.sfs,
+            lambda folder: campus_check.of_inbound(folder, settings, time.sleep),
+            lambda folder: campus_check.of_outbound(folder, settings),
+            lambda folder: campus_check.of_archive(folder, back.archive_directory),
+            *here,
+        ),
+    )
+    if connections.archive is not None:
+        archive = connections.archive
+        found += each(f"connection {archive}", lambda: over_sftp(archive, *archived))
+    ledger = each(
+        f"connection {connections.ledger}", lambda: campus_check.of_ledger(_ledger(options), settings)
+    )
+    found += ledger
+    for one in found:
+        print(f"{'WRONG' if one.wrong else 'ok':6} {one.about}: {one.text}")
+    if not any(one.wrong for one in ledger):
+        print()
+        layout = layouts.load(settings.sfs.layout, settings.folder)
+        with _ledger(options).read() as tx:
+            print("\n".join(campus_check.previews(tx, settings, layout)))
+    wrong = sum(one.wrong for one in found)
+    print(f"\n{wrong} of {len(found)} to put right")
+    if wrong:
+        raise SystemExit(1)
 
 
 def _held(options: argparse.Namespace) -> None:

@@ -550,14 +550,9 @@ def fit(layout: Layout, lines: Sequence[Line]) -> tuple[list[Line], list[Listed]
     return [line for line in lines if line.fee_id not in wrong], misfits
 
 
-def write_file(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, row: Row) -> bytes:
-    """Write one batch's file and keep its bytes in the ledger; return them.
-
-    A rehearsal's file begins with a line that no loader takes for a header.
-    """
-    with ledger.read() as tx:
-        lines = batches.lines(tx, row["batch_id"])
-    control = charge_file.Control(
+def control(row: Row, campus: Campus) -> charge_file.Control:
+    """Return what a batch's file says of itself."""
+    return charge_file.Control(
         kind=row["kind"],
         line_count=int(row["line_count"]),
         total=int(row["total"]),
@@ -566,7 +561,16 @@ def write_file(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, row
         currency=campus.currency,
         file_date=date.fromisoformat(row["file_date"]),
     )
-    content = charge_file.write(layout, control, frame(lines))
+
+
+def write_file(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, row: Row) -> bytes:
+    """Write one batch's file and keep its bytes in the ledger; return them.
+
+    A rehearsal's file begins with a line that no loader takes for a header.
+    """
+    with ledger.read() as tx:
+        lines = batches.lines(tx, row["batch_id"])
+    content = charge_file.write(layout, control(row, campus), frame(lines))
     if row["state"] == "preview":
         content = f"DRY RUN, NOT FOR LOADING{layout.newline}".encode(layout.encoding) + content
     with ledger.write(lease) as tx:

@@ -61,6 +61,13 @@ class SftpFolder:
         except FileNotFoundError:
             raise Retriable(f"{before} is not there any more.") from None
 
+    def remove(self, path: str) -> None:
+        """Remove a file. Raises ``Retriable`` when it is gone."""
+        try:
+            self._call("remove", path)
+        except FileNotFoundError:
+            raise Retriable(f"{path} is not there any more.") from None
+
     def files(self, directory: str, patterns: str) -> list[RemoteFile]:
         """Return the files of a folder whose name matches one of the comma-separated patterns."""
         try:

@@ -129,6 +129,14 @@ def in_states(tx: Tx, *states: str) -> list[Row]:
     )
 
 
+def newest_previews(tx: Tx) -> list[Row]:
+    """Return the batches that the newest dry run with any rehearsed, charges before credits."""
+    return tx.rows(
+        "SELECT * FROM batch WHERE institution = :i AND state = 'preview' AND run_id = (SELECT b.run_id FROM batch b "
+        "WHERE b.institution = :i AND b.state = 'preview' ORDER BY b.created_at DESC, b.batch_id DESC LIMIT 1) ORDER BY batch_id"
+    )
+
+
 def previews_of_run(tx: Tx) -> list[Row]:
     """Return the batches that this run rehearsed."""
     return tx.rows(
