@@ -1,7 +1,13 @@
--- What a campus rules: credits with an item type of their own, and which fees are charged at all.
+-- What a campus rules: credits with an item type of their own, how files are called, which fees are charged at all.
 
 -- credit_item 1: PeopleSoft makes this credit an item that pays the charge of its reference.
 ALTER TABLE line ADD COLUMN credit_item INTEGER NOT NULL DEFAULT 0;
+
+-- sent_as: the name under which PeopleSoft gets the file, where it is another than file_name, and always the same.
+-- done_name: of an empty file that follows it; done_at: when that was put there.
+ALTER TABLE batch ADD COLUMN sent_as TEXT;
+ALTER TABLE batch ADD COLUMN done_name TEXT;
+ALTER TABLE batch ADD COLUMN done_at TEXT;
 
 -- told: what the lines make of the charge's own item, which a credit item changes in nothing.
 DROP VIEW item_position;

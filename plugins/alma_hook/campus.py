@@ -168,6 +168,22 @@ def _file_name(text: str) -> str:
     return text
 
 
+def _fixed_name(text: str) -> str:
+    unknown = set(re.findall(r"{(.*?)}", text)) - {"kind"}
+    if unknown or not text.endswith(".dat"):
+        raise ValueError("is a name such as libfines.dat, or libfines_{kind}.dat, and must end in .dat")
+    return text
+
+
+def _done_file(text: str) -> str:
+    if set(re.findall(r"{(.*?)}", text)) != {"file"} or text == "{file}" or text.endswith(".dat"):
+        raise ValueError("needs {file} and something besides, such as {file}.done; .dat would be loaded")
+    return text
+
+
+FileName = Annotated[
+    str, AfterValidator(Shape(r"[0-9A-Za-z_.{}-]+", "letters, digits and _ . - { }, without a folder"))
+]
 RegularExpression = Annotated[str, AfterValidator(_regular_expression)]
 Directory = Annotated[str, AfterValidator(_directory)]
 Zone = Annotated[str, AfterValidator(_zone)]
@@ -248,16 +264,27 @@ class Sfs(_Section):
     ] = "ALMA"
     directory: Directory
     archive_directory: Directory = Field(default="/sfs/archive", validate_default=True)
-    file_name: Annotated[
-        str,
-        AfterValidator(Shape(r"[0-9A-Za-z_.{}-]+", "letters, digits and _ . - { }, without a folder")),
-        AfterValidator(_file_name),
-    ] = "alma_{kind}_{sequence}.dat"
+    file_name: Annotated[FileName, AfterValidator(_file_name)] = "alma_{kind}_{sequence}.dat"
+    done_file: Annotated[FileName, AfterValidator(_done_file)] | None = None
     mode: Literal["rename", "direct"] = "rename"
     read_back: Literal["hash", "size", "none"] = "hash"
+    fixed_name: Annotated[FileName, AfterValidator(_fixed_name)] | None = None
     taken_within_hours: int = Field(default=6, ge=0)
     credits_by: Literal["reversal", "item_type"] = "reversal"
     credit_wait_days: int | None = Field(default=None, ge=0)
+
+    @field_validator("fixed_name")
+    @classmethod
+    def _told_from_the_last_one(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if name is not None and info.data.get("read_back") != "hash":
+            raise ValueError(
+                'needs read_back = "hash": under one name only the bytes tell one file from another'
+            )
+        return name
+
+    def sent_as(self, kind: str) -> str | None:
+        """The fixed name of a file of a kind, ``None`` where each has a name of its own."""
+        return None if self.fixed_name is None else self.fixed_name.replace("{kind}", kind)
 
     @field_validator("archive_directory")
     @classmethod

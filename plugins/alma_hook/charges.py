@@ -412,6 +412,8 @@ def plan(
                 file_date=day.isoformat(),
                 host=target,
                 directory=campus.sfs.directory,
+                sent_as=campus.sfs.sent_as(f"{kind}s"),
+                done_file=campus.sfs.done_file,
             )
             going: list[Line] = []
             for part in brake.part(fitting, approved, campus.brake, drop):

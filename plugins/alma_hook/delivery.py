@@ -23,6 +23,8 @@ from alma_hook.money import amount
 from alma_hook.remote import RemoteFolder
 
 TEMPORARY = ".part"
+#: What becomes of a batch while another file lies under the one name that PeopleSoft loads.
+WAITS = "waiting until the last file was collected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ def deliver_all(
     """
     with ledger.read() as tx:
         rows, unnoted = batches.in_states(tx, *batches.UNFINISHED[1:]), batches.unnoted(tx)
+        unnoted += batches.without_done_file(tx)
     # What people have said of payments decides what is charged: it is told before anything is.
     notes.note_payments(ledger, lease, archive, sfs.archive_directory, marks)
     if not rows and not unnoted:
@@ -56,8 +59,20 @@ def deliver_all(
     guard.advance(ledger, marks)
     notes.note_batches(ledger, lease, archive, sfs.archive_directory)
     outcomes = [deliver(ledger, lease, sfs, folder, archive, row["batch_id"], marks) for row in rows]
+    _put_done_files(ledger, lease, folder)
     notes.note_batches(ledger, lease, archive, sfs.archive_directory)
     return outcomes
+
+
+def _put_done_files(ledger: Ledger, lease: Lease, folder: RemoteFolder) -> None:
+    """Tell the far side by an empty file that one is whole. It may be told twice, when a worker dies in between."""
+    with ledger.read() as tx:
+        rows = batches.without_done_file(tx)
+    for row in rows:
+        if row["target"] == folder.target:
+            folder.write(f"{row['directory']}/{row['done_name']}", b"")
+            with ledger.write(lease) as tx:
+                batches.done_file_put(tx, row["batch_id"])
 
 
 def deliver(
@@ -84,9 +99,9 @@ def deliver(
             "old address back until the batch is delivered, so that it can't be sent to two places."
         )
     delivery = _Delivery(ledger, lease, sfs, folder, archive, row, content, marks)
-    while delivery.state in batches.UNFINISHED:
+    while delivery.state in batches.UNFINISHED and not delivery.waits:
         delivery.step()
-    return Outcome(batch_id, row["file_name"], delivery.state)
+    return Outcome(batch_id, row["file_name"], WAITS if delivery.waits else delivery.state)
 
 
 class _Delivery:
@@ -109,7 +124,8 @@ class _Delivery:
         # A drop box that may only be written to shows nothing, so nothing is asked of it.
         self.blind = sfs.read_back == "none"
         self.state: str = row["state"]
-        self.final = f"{row['directory']}/{row['file_name']}"
+        self.final = f"{row['directory']}/{row['sent_as'] or row['file_name']}"
+        self.waits = False
         self.temporary = f"{row['directory']}/{row['temporary']}"
         self.acknowledged = row["acknowledged_at"] is not None
         # A state found at the start was left by an attempt that died: then the far side is asked first.
@@ -121,6 +137,9 @@ class _Delivery:
 
     def _written(self) -> None:
         if not self.blind and self.folder.size(self.final) is not None:
+            self.waits = self.row["sent_as"] is not None
+            if self.waits:
+                return
             raise self._name_taken("lies at PeopleSoft's already")
         if self.archive.size(f"{self.sfs.archive_directory}/{self.row['file_name']}") is not None:
             raise self._name_taken("lies in the archive already")
@@ -203,7 +222,10 @@ class _Delivery:
         if self.blind:
             self._move("unconfirmed")
         elif self.folder.size(self.final) is not None:
-            if self._is_ours(self.final):
+            # Under a fixed name it may be another file, with the very same bytes: then ours lies there too.
+            if self.row["sent_as"] is not None and self.folder.size(self.temporary) is not None:
+                self.waits = True
+            elif self._is_ours(self.final):
                 self._delivered()
             else:
                 self._move("unconfirmed")

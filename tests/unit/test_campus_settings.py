@@ -140,6 +140,11 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[sfs]", "[brake]\nmax_drop = 101\n[sfs]", "brake.max_drop", "must be 100 or less"),
         ("[sfs]", "[brake]\napproval_hours = 0\n[sfs]", "brake.approval_hours", "must be 1 or more"),
         ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms.0.term", "must be up to 4 letters or digits"),
+        ("[sfs]", '[sfs]\nfixed_name = "libfines.txt"', "sfs.fixed_name", "must end in .dat"),
+        ("[sfs]", '[sfs]\nfixed_name = "lib{date}.dat"', "sfs.fixed_name", "lib"),
+        ("[sfs]", '[sfs]\nread_back = "size"\nfixed_name = "libfines.dat"', "sfs.fixed_name", "read_back"),
+        ("[sfs]", '[sfs]\ndone_file = "done"', "sfs.done_file", "needs {file}"),
+        ("[sfs]", '[sfs]\ndone_file = "{file}.dat"', "sfs.done_file", ".dat would be loaded"),
         ("[item_types]", "[first_charges]\nminimum = 5\n[item_types]", "first_charges.minimum", "in quotes"),
         (
             "[item_types]", "[first_charges]\nminimum_age_days = 30\nmaximum_age_days = 29\n[item_types]",

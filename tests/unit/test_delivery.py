@@ -6,7 +6,7 @@ import csv
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 
 from alma_hook import charges, delivery
 from alma_hook.errors import AlmaHookError, Fatal, LeaseTaken, Retriable, SendingStopped
-from alma_hook.ledger import Lease, Ledger, Tx, batches, exceptions, payments
+from alma_hook.ledger import Lease, Ledger, Tx, alerts, batches, exceptions, instant, payments
 from alma_hook.ledger.store import LEASE_MINUTES
 from tests.bridge import Bridge, LocalFolder
 from tests.conftest import MakeBridge
@@ -121,6 +121,10 @@ def direct(settings: str) -> str:
     return settings.replace("[sfs]", '[sfs]\nmode = "direct"')
 
 
+def fixed(settings: str) -> str:
+    return settings.replace("[sfs]", '[sfs]\nfixed_name = "lib_{kind}.dat"\ndone_file = "{file}.done"')
+
+
 def states(bridge: Bridge) -> dict[str, str]:
     ledger = bridge.ledger("look")
     with ledger.read() as tx:
@@ -168,6 +172,7 @@ def assert_every_line_is_loaded_once(bridge: Bridge, expected: list[int]) -> Non
         pytest.param(rename_only, False, False, with_charges, False, id="collected later, whole"),
         pytest.param(direct, False, True, with_charges, True, id="direct, collected later, torn"),
         pytest.param(direct, True, False, with_charges, True, id="direct, taken at once, whole"),
+        pytest.param(fixed, False, False, with_charges, False, id="a fixed name"),
     ],
 )
 def test_a_run_that_dies_at_any_point_loads_every_line_once(
@@ -631,6 +636,91 @@ def test_direct_mode_leaves_a_file_that_reads_back_otherwise_to_a_person(make_br
     sent.bridge.folder.before = lambda action, path: writes.append(path) if action == "write" else None  # type: ignore[assignment]
     assert sent.bridge.alma_to_sis().busy == 1
     assert not [path for path in writes if path.startswith(INBOUND)]
+
+
+# -- one name for all of them ---------------------------------------------------------------------------
+
+
+def one_name(make_bridge: MakeBridge) -> Sent:
+    return sent_with(make_bridge, fixed_name="libfines.dat", done_file="{file}.done")
+
+
+def test_a_fixed_name_waits_until_the_last_file_was_collected(make_bridge: MakeBridge) -> None:
+    sent = one_name(make_bridge)
+    bridge = sent.bridge
+    assert sent.deliver() == "delivered"
+    assert sent.inbound() == ["libfines.dat", "libfines.dat.done"]
+    assert (bridge.folder.path(INBOUND) / "libfines.dat").read_bytes() == sent.content
+    assert (bridge.folder.path(ARCHIVE) / sent.name).read_bytes() == sent.content
+
+    (fee,) = bridge.far.alma.fees.values()
+    bridge.far.alma.waive_at_desk(fee.id, 300)
+    for _ in range(2):
+        bridge.far.refresh_analytics()
+        bridge.alma_to_sis()
+    assert [state for _, state in sorted(states(bridge).items())] == ["delivered", "cancelled", "written"]
+    assert (bridge.folder.path(INBOUND) / "libfines.dat").read_bytes() == sent.content
+
+    bridge.far.load_inbound()
+    bridge.alma_to_sis()
+    bridge.far.load_inbound()
+    assert_every_line_is_loaded_once(bridge, [-300, 1000])
+
+
+def test_charges_and_credits_share_a_fixed_name_one_after_the_other(make_bridge: MakeBridge) -> None:
+    bridge = one_name(make_bridge).bridge
+    bridge.alma_to_sis()
+    bridge.far.load_inbound()
+    (fee,) = bridge.far.alma.fees.values()
+    bridge.far.alma.waive_at_desk(fee.id, 300)
+    bridge.far.alma.add_fee(bridge.far.students[1], 500)
+    for expected in ([500, 1000], [-300, 500, 1000]):
+        bridge.far.refresh_analytics()
+        bridge.alma_to_sis()
+        assert [result.loaded for result in bridge.far.load_inbound()] == [True]
+        assert sorted(posting.cents for posting in bridge.far.peoplesoft.postings) == expected
+    assert_every_line_is_loaded_once(bridge, [-300, 500, 1000])
+
+
+def test_another_file_of_the_same_bytes_under_the_fixed_name_is_not_taken_for_ours(
+    make_bridge: MakeBridge,
+) -> None:
+    sent = one_name(make_bridge)
+    sent.stop_at("rename")
+    other = sent.bridge.folder.path(INBOUND) / "libfines.dat"
+    other.write_bytes(sent.content)
+    assert sent.deliver() == delivery.WAITS
+    assert sent.state() == "renaming"
+    other.unlink()
+    assert sent.deliver() == "delivered"
+    assert other.read_bytes() == sent.content
+
+
+def test_a_done_file_follows_though_the_worker_died_in_between(make_bridge: MakeBridge) -> None:
+    sent = one_name(make_bridge)
+    sent.stop_at("write", place=f"{INBOUND}/libfines.dat.done")
+    assert (sent.state(), sent.inbound()) == ("delivered", ["libfines.dat"])
+    with sent.bridge.working("out") as (ledger, lease):
+        delivery.deliver_all(
+            ledger, lease, sent.bridge.campus.sfs, sent.bridge.folder, sent.bridge.folder, sent.bridge.marks
+        )
+    assert sent.inbound() == ["libfines.dat", "libfines.dat.done"]
+
+
+def test_a_fixed_name_lies_uncollected_since_its_last_file(make_bridge: MakeBridge) -> None:
+    sent = one_name(make_bridge)
+    sent.deliver()
+    bridge = sent.bridge
+    first = instant(bridge.far.clock.now())
+    bridge.far.load_inbound()
+    bridge.far.clock.advance(hours=5)
+    bridge.far.alma.add_fee(bridge.far.students[1], 500)
+    bridge.far.refresh_analytics()
+    bridge.alma_to_sis()
+    second = instant(bridge.far.clock.now())
+    with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        assert alerts.delivered_between(tx, "", first) == []
+        assert alerts.delivered_between(tx, "", second) == ["libfines.dat"]
 
 
 def test_charges_go_before_credits(tmp_path: Path) -> None:

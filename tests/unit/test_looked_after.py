@@ -111,6 +111,7 @@ BEFORE_THE_NEWEST = (
         f"ALTER TABLE {table} DROP COLUMN {column}"
         for table, columns in (
             ("line", ("credit_item",)),
+            ("batch", ("sent_as", "done_name", "done_at")),
             ("reading", ("made_at", "user_group")),
             ("dry_reading", ("owner", "made_at", "user_group")),
         )

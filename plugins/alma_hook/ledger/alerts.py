@@ -77,10 +77,11 @@ def last_delivery(tx: Tx) -> str | None:
 
 
 def delivered_between(tx: Tx, first: str, last: str) -> list[str]:
-    """Return the names of the files that were delivered between two instants."""
+    """Return the names at PeopleSoft's whose last file was delivered between two instants."""
     rows = tx.rows(
-        "SELECT file_name FROM batch WHERE institution = :i AND state = 'delivered' AND delivered_at >= :first "
-        "AND delivered_at <= :last ORDER BY batch_id",
+        "SELECT COALESCE(sent_as, file_name) AS file_name FROM batch WHERE institution = :i AND state = 'delivered' "
+        "AND delivered_at >= :first GROUP BY COALESCE(sent_as, file_name) HAVING MAX(delivered_at) <= :last "
+        "ORDER BY MIN(batch_id)",
         first=first,
         last=last,
     )

@@ -60,6 +60,8 @@ class Target:
     file_date: str
     host: str
     directory: str
+    sent_as: str | None = None
+    done_file: str | None = None
 
 
 _INSERT_LINE = (
@@ -85,17 +87,21 @@ def open_batch(
     number = int(tx.one(f"SELECT {counter} FROM institution WHERE institution = :i"))
     batch_id = f"{'' if live else 'P'}{number:06d}"
     state = ("held" if held else "planned") if live else "preview"
+    file_name = target.file_name.replace("{sequence}", batch_id)
+    done = target.done_file and target.done_file.replace("{file}", target.sent_as or file_name)
     tx.run(
         "INSERT INTO batch (institution, batch_id, kind, state, run_id, created_at, changed_at, layout, file_name, "
-        "file_date, target, directory, line_count, total) VALUES (:i, :b, :kind, :state, :run, :now, :now, :layout, "
-        ":file_name, :file_date, :target, :directory, :count, :total)",
+        "file_date, target, directory, line_count, total, sent_as, done_name) VALUES (:i, :b, :kind, :state, :run, :now, "
+        ":now, :layout, :file_name, :file_date, :target, :directory, :count, :total, :sent_as, :done)",
         b=batch_id,
         kind=kind,
         state=state,
         run=tx.run_id,
         now=tx.now,
         layout=target.layout,
-        file_name=target.file_name.replace("{sequence}", batch_id),
+        file_name=file_name,
+        sent_as=target.sent_as,
+        done=done,
         file_date=target.file_date,
         target=target.host,
         directory=target.directory,
@@ -127,6 +133,19 @@ def in_states(tx: Tx, *states: str) -> list[Row]:
         f"SELECT * FROM batch WHERE institution = :i AND state IN ({names}) "
         "ORDER BY CASE kind WHEN 'charges' THEN 0 ELSE 1 END, batch_id"
     )
+
+
+def without_done_file(tx: Tx) -> list[Row]:
+    """Return the delivered batches whose empty file is still to follow, oldest first."""
+    return tx.rows(
+        "SELECT * FROM batch WHERE institution = :i AND state = 'delivered' AND done_name IS NOT NULL AND done_at IS NULL "
+        "ORDER BY batch_id"
+    )
+
+
+def done_file_put(tx: Tx, batch_id: str) -> None:
+    """Note that a batch's empty file is there."""
+    tx.run("UPDATE batch SET done_at = :now WHERE institution = :i AND batch_id = :b", now=tx.now, b=batch_id)
 
 
 def newest_previews(tx: Tx) -> list[Row]:

@@ -337,6 +337,7 @@ class UploadSfsFiles(CampusOperator):
             return {}
         with run.ledger.read() as tx:
             waiting = batches.in_states(tx, *batches.UNFINISHED[1:]) or batches.unnoted(tx)
+            waiting = waiting or batches.without_done_file(tx)
             if not waiting and not notes.unnoted(tx):
                 self.say("Nothing to upload.")
                 return {}
