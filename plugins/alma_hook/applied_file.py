@@ -1,4 +1,4 @@
-"""PeopleSoft's applied amounts: what has been applied to each library item up to now, one line an item, as CSV.
+"""PeopleSoft's applied amounts: what has been applied to each library item up to now, one line an item.
 
 The file's structure is ``query_output``'s affair; here a line is either taken or refused with its reason.
 """
@@ -60,10 +60,10 @@ def read(name: str, content: bytes, campus: Campus) -> AppliedFile:
 
 
 def _item(values: Mapping[str, str], line_no: int, campus: Campus) -> Applied:
-    value = query_output.cents_of(values, "applied")
+    value = query_output.cents_of(values, "applied", campus.sis_to_alma.number_format)
     if value < 0:
         raise LineError("applied", "is negative, and nobody can have paid less than nothing")
-    query_output.require_filled(values, "emplid", "item")
+    query_output.require_ids(values, "emplid", "item")
     return Applied(query_output.fee_of(values, campus), values["emplid"], value, line_no)
 
 

@@ -27,7 +27,7 @@ from pydantic import (
 
 from alma_hook import layouts
 from alma_hook.errors import Fault, SettingsError
-from alma_hook.money import cents
+from alma_hook.money import PLAIN, NumberFormat, cents
 from alma_hook.plain_words import faults_of
 
 SETTINGS_VARIABLE = "ALMA_HOOK_CAMPUS"
@@ -314,6 +314,7 @@ class SisToAlma(_Section):
     shape: Literal["payments", "applied"] = "payments"
     delimiter: Annotated[str, AfterValidator(Shape(r"(?s:.)", "one character"))] = ","
     date_format: Annotated[Text, AfterValidator(_date_format)] = "%m/%d/%Y"
+    number_format: NumberFormat = PLAIN
     complete_days: bool = False
     columns: Mapping[str, Text]
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
@@ -404,7 +405,9 @@ class SisToAlma(_Section):
                 return f"column {columns['payment_id']!r}"
             case "line":
                 names = ", ".join(repr(columns[name]) for name in ("emplid", "amount", "paid_on"))
-                return f"columns {names}, dates as {self.date_format}"
+                # Only where cents follow a comma may one text be two amounts.
+                comma = f", amounts as {self.number_format}" if "4,56" in self.number_format else ""
+                return f"columns {names}, dates as {self.date_format}{comma}"
             case _:
                 return "their item"
 
