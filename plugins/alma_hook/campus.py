@@ -322,6 +322,7 @@ class SisToAlma(_Section):
     quiet_minutes: int = Field(default=10, ge=2)
     cumulative: bool = Field(default=False, validate_default=True)
     reversal_limit: int = Field(default=20, ge=0)
+    max_drop: int = Field(default=10, ge=1, le=100)
     items: Items | None = None
 
     @field_validator("archive_directory")
@@ -388,6 +389,12 @@ class SisToAlma(_Section):
         """Which files are looked for, by what they are kept as: ``payments`` or ``items``."""
         found = {} if self.one_list else {"payments": self.pattern}
         return found if self.items is None else {**found, "items": self.items.pattern}
+
+    def lists_all(self, kind: str) -> bool:
+        """Whether each file of a kind, ``payments`` or ``items``, holds all that there ever was."""
+        if kind == "items" and not self.one_list:
+            return self.items is not None and self.items.complete
+        return self.cumulative
 
     @property
     def told_apart(self) -> str:
