@@ -53,8 +53,8 @@ def read(name: str, content: bytes, campus: Campus) -> AppliedFile:
             fee_id = campus.fee_id_of(values["reference"])
             if fee_id is not None:
                 unclear.add(fee_id)
-            # A reference of somebody else's is no item of ours; without one it may be any.
-            blind |= not values["reference"]
+            elif not query_output.of_others(values["reference"], campus):
+                blind = True
     kept = tuple(item for item in items.values() if item.fee_id not in unclear)
     return AppliedFile(kept, tuple(refused), frozenset(unclear), blind, len(rows))
 

@@ -58,7 +58,7 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
 
 def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
     """Whether a refused line hides no payment: it is not ours, of nought, or tells of one taken back."""
-    if values["reference"] and campus.fee_id_of(values["reference"]) is None:
+    if query_output.of_others(values["reference"], campus):
         return True
     try:
         return query_output.cents_of(values, "amount", campus.sis_to_alma.number_format) <= 0

@@ -83,10 +83,6 @@ def _keep_if_replaced(folder: RemoteFolder, archived: str, row: Row, ledger: Led
             entries.keep_file(tx, row["name"], digest, content, kind=row["kind"])
 
 
-class _Shrunken(BadFile):
-    """A file that must have all there ever was, and has far less than the one before."""
-
-
 @dataclass
 class TakeInCounts:
     """What a take-in came to: ``lines`` of payments = ``new`` + ``known`` + ``refused``.
@@ -159,6 +155,10 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
     return counts
 
 
+class _Shrunken(BadFile):
+    """A file that must have all there ever was, and has far less than the one before."""
+
+
 def _accept(tx: Tx, row: Row, lines: int, campus: Campus) -> None:
     """Take off the list what was wrong with a file before.
 
@@ -220,10 +220,16 @@ def _shown(tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus) -> 
 def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None:
     with ledger.write(lease) as tx:
         entries.move_file(tx, row["name"], row["sha256"], "refused")
-        kind = "list of items refused" if row["kind"] == "items" else "payment file refused"
-        if isinstance(error, _Shrunken):
-            kind = exceptions.SHRUNKEN
-        listed = Listed(kind, _subject_of(row), 0, str(error))
+        listed = Listed(
+            exceptions.SHRUNKEN
+            if isinstance(error, _Shrunken)
+            else "list of items refused"
+            if row["kind"] == "items"
+            else "payment file refused",
+            _subject_of(row),
+            0,
+            str(error),
+        )
         exceptions.close_others(tx, [listed.subject], [listed])
         exceptions.open_all(tx, [listed])
 

@@ -78,6 +78,11 @@ def fee_of(values: Mapping[str, str], campus: Campus) -> str:
     return fee_id
 
 
+def of_others(reference: str, campus: Campus) -> bool:
+    """Whether a reference is somebody else's; without one, or with what a spreadsheet left of it, it may be any fee's."""
+    return bool(reference) and not spoilt(reference) and campus.fee_id_of(reference) is None
+
+
 def rows(
     name: str, content: bytes, delimiter: str, columns: Mapping[str, str]
 ) -> list[tuple[int, dict[str, str]]]:

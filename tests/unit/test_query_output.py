@@ -426,6 +426,14 @@ def test_a_line_with_a_rounded_id_may_be_about_any_payment(load: Callable[[str],
     assert (found.blind, found.unclear) == (True, frozenset())
 
 
+@pytest.mark.parametrize("kind", ["payments", "applied"])
+def test_a_rounded_reference_may_be_any_fee_s(kind: str, load: Callable[[str], Campus]) -> None:
+    of = load(_settings(kind, False).replace("origin_id", 'reference_prefix = ""\norigin_id'))
+    row = tuple("1.38991E+17" if value == "ALMA1" else value for value in good(kind, 1))
+    parser = applied_file.read if kind == "applied" else payment_file.read
+    assert parser(NAME, render(table(kind, row), "csv", "Q"), of).blind
+
+
 # -- amounts as a region writes them ----------------------------------------------------------------------
 
 
