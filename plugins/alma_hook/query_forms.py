@@ -25,7 +25,8 @@ from lxml import etree
 from alma_hook.errors import BadFile, Fault
 
 _HTML = re.compile(rb"<(?:!doctype\s+html|html|table)[\s>]", re.IGNORECASE)
-_COUNT = re.compile(r"[0-9]{1,9}")
+# A sheet may show thousands with a mark; of a whole number it can't be one before decimals.
+_COUNT = re.compile(r"[0-9]{1,9}|[0-9]{1,3}(?:,[0-9]{3}){1,2}|[0-9]{1,3}(?:\.[0-9]{3}){1,2}")
 _CUT = "the file is cut short; send it again"
 
 #: A row's number and its cells, without blanks around them.
@@ -70,10 +71,13 @@ def _decode(name: str, content: bytes) -> str:
     raise bad([Fault(name, "is neither UTF-8 nor Windows-1252 text")])
 
 
+def _number(text: str) -> int | None:
+    return int(re.sub("[,.]", "", text)) if _COUNT.fullmatch(text) else None
+
+
 def _count(cells: Sequence[str]) -> int | None:
     """Return the number of rows where the cells are the query's name and that number, and nothing else."""
-    told = len(cells) > 1 and cells[0] and _COUNT.fullmatch(cells[1]) and not any(cells[2:])
-    return int(cells[1]) if told else None
+    return _number(cells[1]) if len(cells) > 1 and cells[0] and not any(cells[2:]) else None
 
 
 def _under_headings(name: str, rows: Sequence[Cells], count: int | None) -> Table:
@@ -271,12 +275,12 @@ def _xml(name: str, data: bytes) -> Table:
         raise bad([Fault(name, "is XML without <query>, so not what Query writes as XML")])
     if any(text and text.strip() for text in (query.text, *(row.tail for row in query))):
         faults.setdefault("has text outside of the fields", 0)
-    count = query.get("numrows", "")
     found = [Fault(name, text, line=line) for text, line in faults.items()]
-    if _COUNT.fullmatch(count):
-        found += _counted(name, int(count), len(rows))
-    else:
+    count = _number(query.get("numrows", ""))
+    if count is None:
         found.append(Fault(name, "does not say in numrows how many rows it has"))
+    else:
+        found += _counted(name, count, len(rows))
     headings = list(dict.fromkeys(field for row in rows for field in row))
     return Table(
         headings if rows else None,

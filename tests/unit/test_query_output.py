@@ -307,6 +307,7 @@ def test_tables_one_below_the_other_are_one_sheet(read: Reader) -> None:
         (sheet(ROW, count=""), 0, "no first row"),
         (sheet(ROW, count="<td>Q</td><td>one</td>"), 0, "no first row"),
         (sheet(ROW, count="<td>Q</td><td>1</td><td>more</td>"), 0, "no first row"),
+        (sheet(ROW, count="<td>Q</td><td>1,0</td>"), 0, "no first row"),
         (b"<html><body>Please sign in</body></html>", 0, "no first row"),
         (sheet(head=""), 0, "empty"),
         (sheet(ROW.replace("<td>1</td>", "<td>1<table></table></td>")), 3, "table inside a table"),
@@ -328,6 +329,12 @@ def test_a_sheet_that_is_none(content: bytes, line: int, said: str, read: Reader
 def test_the_query_s_name_may_stand_over_several_columns(read: Reader) -> None:
     count = '<td colspan="4">Q</td><td>1</td>'
     assert read("payments", sheet(ROW, count=count), False).lines == 1
+
+
+@pytest.mark.parametrize("count", ["1,003", "1.003", "1003"])
+def test_the_number_of_rows_may_have_a_mark_for_thousands(count: str, read: Reader) -> None:
+    rows = [ROW.replace("ALMA1", f"ALMA{n}") for n in range(1003)]
+    assert read("payments", sheet(*rows, count=f"<td>Q</td><td>{count}</td>"), False).lines == 1003
 
 
 # -- XML --------------------------------------------------------------------------------------------------
