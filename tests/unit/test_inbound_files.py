@@ -46,6 +46,7 @@ def make(
     region: Region = US,
     *,
     items: bool = False,
+    url: str | None = None,
     students: int = 4,
 ) -> Bridge:
     """A campus whose query writes this form as this region does, with the settings that it needs for that.
@@ -69,7 +70,7 @@ def make(
                 back = back.replace(f'"{heading}"', f'"{field}"')
         return f"{head}[sis_to_alma]\n{how}{back}"
 
-    bridge = Bridge(folder, settings=settings, students=students, fees=0)
+    bridge = Bridge(folder, settings=settings, students=students, fees=0, url=url)
     bridge.far.peoplesoft.region = region
     return bridge
 
@@ -206,8 +207,10 @@ def late(path: Path) -> tuple[bytes, float]:
 
 
 @pytest.mark.parametrize("kind", ["payments", "applied"])
-def test_a_late_file_posts_nothing_that_was_taken_back_since(kind: str, tmp_path: Path) -> None:
-    bridge = make(tmp_path, kind)
+def test_a_late_file_posts_nothing_that_was_taken_back_since(
+    kind: str, tmp_path: Path, ledger_url: str
+) -> None:
+    bridge = make(tmp_path, kind, url=ledger_url)
     one, two = charged(bridge, 1000, 700)
     payment = pay(bridge, one)
     pay(bridge, two)
@@ -270,9 +273,9 @@ def test_a_late_file_of_new_payments_only_is_taken(tmp_path: Path) -> None:
 MANY = 30
 
 
-def many(folder: Path, kind: str) -> tuple[Bridge, list[Fee]]:
+def many(folder: Path, kind: str, url: str | None = None) -> tuple[Bridge, list[Fee]]:
     """Many fees, all paid but the first, posted; and the first paid since."""
-    bridge = make(folder, kind, students=MANY)
+    bridge = make(folder, kind, students=MANY, url=url)
     fees = charged(bridge, *[100] * MANY)
     for fee in fees[1:]:
         pay(bridge, fee)
@@ -290,9 +293,9 @@ def limited(bridge: Bridge, reversals: int) -> None:
 
 @pytest.mark.parametrize("kind", ["payments", "applied"])
 def test_a_file_with_far_fewer_lines_stops_whole_until_a_person_lets_it_pass(
-    kind: str, tmp_path: Path
+    kind: str, tmp_path: Path, ledger_url: str
 ) -> None:
-    bridge, fees = many(tmp_path, kind)
+    bridge, fees = many(tmp_path, kind, ledger_url)
     path = output(bridge, kind)
     head, *lines = path.read_text().splitlines(keepends=True)
     mine = next(line for line in lines if f"ALMA{fees[0].id}" in line)
