@@ -140,7 +140,7 @@ MEANINGS = {
     "sis_to_alma.reversal_limit": "A file that lacks, or shows lower, more known payments than this for the first time is "
     "refused as a whole.",
     "sis_to_alma.max_drop": "Percent. A file that should list all (`cumulative`, `items.complete`) with that many fewer lines "
-    "than the newest one, and more than `reversal_limit` fewer, is refused until [a person lets it pass]"
+    "than the newest one, and more than 20 fewer, is refused until [a person lets it pass]"
     "(operations.md#a-file-that-was-refused). `100` does without.",
     "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it.",
 }

@@ -23,6 +23,9 @@ from alma_hook.money import amount
 from alma_hook.query_output import RefusedLine
 from alma_hook.remote import RemoteFolder
 
+#: So many lines fewer than in the last file are never too many: what each of them told is looked at by itself.
+FEW_LINES = 20
+
 
 def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus) -> tuple[int, int]:
     """Keep the bytes of every file of ours in the folder; return how many lie there and how many are new.
@@ -87,8 +90,7 @@ def _keep_if_replaced(folder: RemoteFolder, archived: str, row: Row, ledger: Led
 class TakeInCounts:
     """What a take-in came to: ``lines`` of payments = ``new`` + ``known`` + ``refused``.
 
-    ``known`` are those, too, that a file told which is older than one that lists all.
-
+    ``known`` are also those of a file that is older than one which lists all: nothing of it is taken in.
     ``confirmed`` are lines of ours seen for the first time in the ``items`` of ``lists``.
     """
 
@@ -162,8 +164,7 @@ class _Shrunken(BadFile):
 def _accept(tx: Tx, row: Row, lines: int, campus: Campus) -> None:
     """Take off the list what was wrong with a file before.
 
-    Raises ``BadFile`` where it lists all and yet has far fewer lines than the newest one, unless a person has let it
-    pass. Some lines fewer are the affair of ``reversals`` and of ``items.lacking``, which look at each.
+    Raises ``BadFile`` where it lists all and yet has far fewer lines than the newest one, unless a person has let it pass.
     """
     _require_not_shrunken(tx, row, lines, campus.sis_to_alma)
     exceptions.close_others(tx, [_subject_of(row)], [])
@@ -178,7 +179,7 @@ def _require_not_shrunken(tx: Tx, row: Row, lines: int, settings: SisToAlma) -> 
     if last is None or not settings.lists_all(row["kind"]) or not reversals.newest(tx, row):
         return
     fewer = int(last["lines"]) - lines
-    if fewer <= settings.reversal_limit or fewer * 100 <= settings.max_drop * int(last["lines"]):
+    if fewer <= FEW_LINES or fewer * 100 <= settings.max_drop * int(last["lines"]):
         return
     if exceptions.settled_by_a_person(tx, Listed(exceptions.SHRUNKEN, _subject_of(row), 0, "")):
         return
