@@ -574,7 +574,7 @@ def load(path: Path) -> Campus:
         data: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise SettingsError("The settings can't be read.", [Fault(path.name, error.strerror or "")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError("The settings are not TOML.", [Fault(path.name, str(error))]) from None
     folder = path.resolve().parent
     try:

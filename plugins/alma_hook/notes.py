@@ -49,8 +49,11 @@ def manifest(row: Row, lines: list[Row]) -> bytes:
 
 
 def read_manifest(content: bytes) -> list[dict[str, Any]]:
-    """Return a manifest's rows as they stand there."""
-    return list(csv.DictReader(io.StringIO(content.decode("ascii", "replace"))))
+    """Return a manifest's rows as they stand there; none where it is no CSV."""
+    try:
+        return list(csv.DictReader(io.StringIO(content.decode("ascii", "replace"), newline="")))
+    except csv.Error:
+        return []
 
 
 def note_payments(
@@ -80,8 +83,8 @@ def read_payments(
         text = archive.read(f"{directory}/{file.name}")
         try:
             told = json.loads(text)
-            complete = set(told) == set(entries.FIELDS)
-        except ValueError:
+            complete = isinstance(told, dict) and set(told) == set(entries.FIELDS)
+        except (ValueError, RecursionError):
             complete = False
         if complete:
             notes.append(entries.Note(told["external_id"], text, hashlib.sha256(text).hexdigest()))
