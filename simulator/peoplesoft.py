@@ -21,7 +21,7 @@ from simulator.peoplesoft_records import (
     Posting,
     Reject,
 )
-from simulator.query_output import Format, applied_rows, payment_rows, render
+from simulator.query_output import Format, Region, applied_rows, payment_rows, render
 from simulator.sfs_layout import BadFile, Detail, Layout, ParsedFile, parse, read_layout
 
 
@@ -57,6 +57,7 @@ class PeopleSoftModel:
         self.item_types = None if item_types is None else set(item_types)
         self.credit_item_types = set(credit_item_types)
         self.reference_separates_items = reference_separates_items
+        self.region = Region()  # of the user who scheduled the queries
         self.lock = threading.RLock()
         self.items: dict[str, Item] = {}
         self.payments: dict[str, Payment] = {}
@@ -327,7 +328,6 @@ class PeopleSoftModel:
         cumulative: bool = True,
         *,
         since: date | None = None,
-        date_format: str = "%m/%d/%Y",
         bounced: str = "omit",
     ) -> bytes:
         """The query of paid library items, one row a payment.
@@ -347,12 +347,13 @@ class PeopleSoftModel:
             if not cumulative:
                 for payment in shown:
                     payment.exported = True
-            return render(payment_rows(shown, date_format, bounced), format, "ALMA_LIBRARY_PAYMENTS")
+            return render(payment_rows(shown, self.region, bounced), format, "ALMA_LIBRARY_PAYMENTS")
 
     def applied_output(self, format: Format = "csv") -> bytes:
         """The query of library items, one row an item, with what has been applied to it up to now."""
         with self.lock:
-            return render(applied_rows(self.items.values(), self.business_unit), format, "ALMA_LIBRARY_ITEMS")
+            table = applied_rows(self.items.values(), self.business_unit, self.region)
+            return render(table, format, "ALMA_LIBRARY_ITEMS")
 
     def books(self) -> Books:
         """Balances by reference and by EMPLID, from the postings and payments."""

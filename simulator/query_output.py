@@ -1,4 +1,9 @@
-"""PeopleSoft Query's output files: CSV, XML (XMLP) and the HTML table that Query calls Excel."""
+"""PeopleSoft Query's output files: CSV or TXT, XML (XMLP), and the HTML table that Query calls Excel.
+
+Two come from elsewhere: ``xls-html-as-csv`` is the Excel form saved as CSV by somebody in a spreadsheet, ``xml-service``
+the XML as the web service gives it, in an envelope and with namespaces. How days and amounts are written follows from
+the profile of the user who scheduled the query (``Region``).
+"""
 
 import csv
 import io
@@ -6,12 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
+from xml.sax.saxutils import quoteattr
 
 from simulator.money import text_of
 from simulator.peoplesoft_records import Item, Payment
 
-Format = Literal["csv", "xml", "xls-html"]
-EXTENSIONS: dict[str, str] = {"csv": ".csv", "xml": ".xml", "xls-html": ".xls"}
+Format = Literal["csv", "txt", "xml", "xml-service", "xls-html", "xls-html-as-csv"]
+EXTENSIONS: dict[str, str] = {
+    "csv": ".csv",
+    "txt": ".txt",
+    "xml": ".xml",
+    "xml-service": ".xml",
+    "xls-html": ".xls",
+    "xls-html-as-csv": ".csv",
+}
+SERVICE = "http://xmlns.oracle.com/Enterprise/Tools/schemas/QAS_QUERYRESULTS_XMLP_RESP.VERSION_1"
 
 PAYMENT_HEADINGS = {
     "Emplid": "EMPLID",
@@ -35,6 +49,31 @@ APPLIED_HEADINGS = {
 
 
 @dataclass(frozen=True)
+class Region:
+    """How a user's profile has days and amounts written; ``numbers`` by the example of -1234.56 less its sign.
+
+    ``numbers``: what stands before thousands and before cents, and around or behind an amount below nought:
+    ``1,234.56``, ``(1,234.56)``, ``1.234,56-`` and so on.
+    """
+
+    days: str = "%m/%d/%Y"
+    numbers: str = "1234.56"
+
+    def amount(self, cents: int) -> str:
+        """Cents as this region writes them."""
+        example = self.numbers.strip("()-")
+        whole, _, rest = text_of(abs(cents)).partition(".")
+        if example[1] in ",.":
+            whole = f"{int(whole):,}".replace(",", example[1])
+        text = f"{whole}{example[-3]}{rest}"
+        if cents >= 0:
+            return text
+        if self.numbers.startswith("("):
+            return f"({text})"
+        return f"{text}-" if self.numbers.endswith("-") else f"-{text}"
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of text under headings; ``headings`` maps a heading to its field name."""
 
@@ -42,8 +81,8 @@ class Table:
     rows: list[tuple[str, ...]]
 
 
-def payment_rows(payments: Iterable[Payment], date_format: str, bounced: str) -> Table:
-    """One row a payment: amounts 0.00, ids with their leading noughts, days in UTC.
+def payment_rows(payments: Iterable[Payment], region: Region, bounced: str) -> Table:
+    """One row a payment: ids with their leading noughts, days in UTC.
 
     ``bounced`` says how a payment taken back looks: omit, zero, or negative (a second row).
     """
@@ -54,9 +93,9 @@ def payment_rows(payments: Iterable[Payment], date_format: str, bounced: str) ->
             return (
                 payment.emplid,
                 payment.payment_id,
-                payment.at.strftime(date_format),
+                payment.at.strftime(region.days),
                 payment.reference,
-                text_of(cents),
+                region.amount(cents),
                 payment.item_type,
             )
 
@@ -67,7 +106,7 @@ def payment_rows(payments: Iterable[Payment], date_format: str, bounced: str) ->
     return Table(PAYMENT_HEADINGS, rows)
 
 
-def applied_rows(items: Iterable[Item], business_unit: str) -> Table:
+def applied_rows(items: Iterable[Item], business_unit: str, region: Region) -> Table:
     """One row an item with its amount, what is applied to it up to now, and its balance."""
     return Table(
         APPLIED_HEADINGS,
@@ -79,9 +118,9 @@ def applied_rows(items: Iterable[Item], business_unit: str) -> Table:
                 item.item_type,
                 item.item_term,
                 item.reference,
-                text_of(item.amount_cents),
-                text_of(item.applied_cents),
-                text_of(item.balance_cents),
+                region.amount(item.amount_cents),
+                region.amount(item.applied_cents),
+                region.amount(item.balance_cents),
             )
             for item in items
         ],
@@ -90,27 +129,34 @@ def applied_rows(items: Iterable[Item], business_unit: str) -> Table:
 
 def render(table: Table, format: Format, query_name: str) -> bytes:
     """The table as a file's bytes. Raises ValueError for an unknown format."""
-    if format == "csv":
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\r\n")  # quotes only where a value needs them
-        writer.writerow(table.headings)
-        writer.writerows(table.rows)
-        return text.getvalue().encode("utf-8")
+    if format in ("csv", "txt"):
+        return _csv([tuple(table.headings), *table.rows])
+    if format == "xls-html-as-csv":
+        above = (query_name, str(len(table.rows)), *[""] * (len(table.headings) - 2))
+        return _csv([above, tuple(table.headings), *table.rows])
     if format == "xml":
         return _xml(table, query_name)
+    if format == "xml-service":
+        return _in_envelope(_xml(table, query_name))
     if format == "xls-html":
         return _html(table, query_name)
     raise ValueError(f"unknown format: {format}")
 
 
+def _csv(rows: Iterable[tuple[str, ...]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows(rows)  # quotes only where a value needs them
+    return text.getvalue().encode("utf-8")
+
+
 def _xml(table: Table, query_name: str) -> bytes:
-    parts = [
-        "<?xml version='1.0'?>",
-        (
-            f'<query numrows="{len(table.rows)}" queryname="{escape(query_name)}" '
-            'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:noNamespaceSchemaLocation="">'
-        ),
-    ]
+    head = (
+        f"queryname={quoteattr(query_name)} "
+        'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:noNamespaceSchemaLocation=""'
+    )
+    if not table.rows:
+        return f"<?xml version='1.0'?>\n<query numrows='0' {head}/>\n".encode()
+    parts = ["<?xml version='1.0'?>", f'<query numrows="{len(table.rows)}" {head}>']
     for number, row in enumerate(table.rows, start=1):
         cells = "".join(
             f"<{name}>{escape(value)}</{name}>"
@@ -120,13 +166,27 @@ def _xml(table: Table, query_name: str) -> bytes:
     return "\n".join([*parts, "</query>", ""]).encode()
 
 
+def _in_envelope(xml: bytes) -> bytes:
+    inner = xml.decode().partition("\n")[2].replace("<query ", f'<query xmlns="{SERVICE}" ', 1)
+    return (
+        "<?xml version='1.0' encoding='UTF-8'?>\n"
+        '<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"><soapenv:Body>\n'
+        f"{inner}</soapenv:Body></soapenv:Envelope>\n"
+    ).encode()
+
+
 def _html(table: Table, query_name: str) -> bytes:
-    def row(cells: Iterable[str]) -> str:
-        return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+    def row(cells: Iterable[str], tag: str = "td") -> str:
+        # A blank cell holds a blank that HTML keeps.
+        return "<tr>" + "".join(f"<{tag}>{escape(cell) or '&nbsp;'}</{tag}>" for cell in cells) + "</tr>"
 
     lines = [
         row([query_name, str(len(table.rows))]),
-        row(table.headings),
+        row(table.headings, "th"),
         *(row(cells) for cells in table.rows),
     ]
-    return ("<html><body><table>\n" + "\n".join(lines) + "\n</table></body></html>\n").encode()
+    return (
+        "<html><head><style>td {mso-number-format:'\\@'}</style></head><body><table border=\"1\">\n"
+        + "\n".join(lines)
+        + "\n</table></body></html>\n"
+    ).encode()

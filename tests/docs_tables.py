@@ -138,11 +138,15 @@ MEANINGS = {
     "sis_to_alma.archive_directory": "Where files that were taken in are moved, on the same SFTP server.",
     "sis_to_alma.shape": "`payments`: one line a payment. `applied`: one line an item, with what is applied to it up to now. "
     "It can't be changed once payments were taken in.",
-    "sis_to_alma.delimiter": "What stands between two columns.",
+    "sis_to_alma.delimiter": 'What stands between two columns of CSV or TXT, such as `"\\t"` for a tab.',
     "sis_to_alma.date_format": "How the query writes days, in Python's `strptime` signs.",
-    "sis_to_alma.columns": "What is meant -> the query's heading. `emplid`, `reference`, `amount` and `paid_on` are "
-    "needed; `payment_id` is strongly advised: without it `complete_days` must be true. Which of the two it is can't be "
-    'changed once payments were taken in. With `shape = "applied"`: `emplid`, `reference` and `applied`, and `item` (the '
+    "sis_to_alma.number_format": "How the query writes amounts, by an example: what stands before thousands, which need not be "
+    "marked, and before cents; and the sign of an amount below nought: before it, behind it, or brackets around it. See "
+    "[below](#days-and-amounts).",
+    "sis_to_alma.columns": "What is meant -> the query's heading; where it writes XML, PeopleSoft's name of the field. "
+    "`emplid`, `reference`, `amount` and `paid_on` are needed; `payment_id` is strongly advised: without it `complete_days` must "
+    "be true. Which of the two it is can't be changed once payments were taken in. "
+    'With `shape = "applied"`: `emplid`, `reference` and `applied`, and `item` (the '
     "item's number) where one reference may have several items.",
     "sis_to_alma.complete_days": "Says that every payment file gives whole days. Only then can equal payments of one day "
     "be told apart without `payment_id`, by their number in the file.",
@@ -151,8 +155,8 @@ MEANINGS = {
     "sis_to_alma.items.pattern": "Which files are lists of items, in `sis_to_alma.directory`. No name may match "
     '`sis_to_alma.pattern` too, but for `shape = "applied"`, where the very same pattern says that one file is both. The '
     "section may be left out.",
-    "sis_to_alma.items.columns": "What is meant -> the query's heading. `emplid`, `reference` and `amount` (ITEM_AMT) are "
-    "needed, `balance` is shown to people.",
+    "sis_to_alma.items.columns": "What is meant -> the query's heading, or its field in XML. `emplid`, `reference` and "
+    "`amount` (ITEM_AMT) are needed, `balance` is shown to people.",
     "sis_to_alma.items.complete": "Says that each list has every item ever loaded, whatever its age and amount. Only then is a "
     "charge missed that a list lacks.",
     "sis_to_alma.items.confirm_days": "A line that a list written this many days after its delivery does not show is listed.",
@@ -161,6 +165,9 @@ MEANINGS = {
     "paid is in every file.",
     "sis_to_alma.reversal_limit": "A file that lacks, or shows lower, more known payments than this for the first time is "
     "refused as a whole.",
+    "sis_to_alma.max_drop": "Percent. A file that should list all (`cumulative`, `items.complete`) with that many fewer lines "
+    "than the newest one, and more than 20 fewer, is refused until [a person lets it pass]"
+    "(operations.md#a-file-that-was-refused). `100` does without.",
     "sis_to_alma.quiet_minutes": "How long a payment of unclear outcome rests before Alma is asked whether it has it.",
 }
 

@@ -143,7 +143,7 @@ def _error_body(body: bytes) -> tuple[str | None, str, str | None]:
             entry = data["errorList"]["error"]
             entry = entry[0] if isinstance(entry, list) else entry
             code, message, tracking = (entry.get(k) for k in ("errorCode", "errorMessage", "trackingId"))
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
             return None, "", None
     elif text.startswith(b"<"):
         try:
@@ -174,7 +174,7 @@ def xml_of(body: bytes) -> Any:
 def json_of(body: bytes) -> dict[str, Any]:
     try:
         data = json.loads(body, parse_float=Decimal)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Retriable(
             "Alma answered 200 with a body that is not JSON. If it stays so, the connection's address is "
             "not the API gateway."
@@ -187,7 +187,7 @@ def json_of(body: bytes) -> dict[str, Any]:
 def record_count(page: Mapping[str, Any]) -> int:
     try:
         return int(page.get("total_record_count") or 0)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise Inconsistent("A list came without a usable count.") from None
 
 
@@ -202,7 +202,7 @@ def fees_of(page: Mapping[str, Any]) -> list[Fee]:
     fees = [fee_of(entry, page.get("currency")) for entry in entries_of(page, "fee")]
     try:
         count, total = int(page["total_record_count"]), cents(page.get("total_sum") or 0)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise Inconsistent("A list of fees came without a usable count and sum.") from None
     # A closed list's sum is not documented; its balances are zero, so the same rule holds.
     if count != len(fees) or total != sum(fee.balance for fee in fees):

@@ -137,7 +137,14 @@ def pages(
 
 class _Page:
     def __init__(self, body: bytes) -> None:
-        parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=True)
+        parser = etree.XMLParser(
+            resolve_entities=False,
+            no_network=True,
+            load_dtd=False,
+            huge_tree=True,
+            remove_comments=True,
+            remove_pis=True,
+        )
         try:
             root = etree.fromstring(body, parser)
         except etree.XMLSyntaxError:
@@ -155,7 +162,10 @@ class _Page:
             if element.get(_HEADING)
         }
         cut = len(_ROWSET)
-        self.rows = [{cell.tag[cut:]: cell.text or "" for cell in row} for row in root.iter(f"{_ROWSET}Row")]
+        self.rows = [
+            {cell.tag[cut:]: cell.text or "" for cell in row.iterchildren(tag=etree.Element)}
+            for row in root.iter(f"{_ROWSET}Row")
+        ]
 
 
 def _parse(body: bytes) -> _Page:

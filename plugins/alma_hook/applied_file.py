@@ -1,4 +1,4 @@
-"""PeopleSoft's applied amounts: what has been applied to each library item up to now, one line an item, as CSV.
+"""PeopleSoft's applied amounts: what has been applied to each library item up to now, one line an item.
 
 The file's structure is ``query_output``'s affair; here a line is either taken or refused with its reason.
 """
@@ -53,17 +53,17 @@ def read(name: str, content: bytes, campus: Campus) -> AppliedFile:
             fee_id = campus.fee_id_of(values["reference"])
             if fee_id is not None:
                 unclear.add(fee_id)
-            # A reference of somebody else's is no item of ours; without one it may be any.
-            blind |= not values["reference"]
+            elif not query_output.of_others(values["reference"], campus):
+                blind = True
     kept = tuple(item for item in items.values() if item.fee_id not in unclear)
     return AppliedFile(kept, tuple(refused), frozenset(unclear), blind, len(rows))
 
 
 def _item(values: Mapping[str, str], line_no: int, campus: Campus) -> Applied:
-    value = query_output.cents_of(values, "applied")
+    value = query_output.cents_of(values, "applied", campus.sis_to_alma.number_format)
     if value < 0:
         raise LineError("applied", "is negative, and nobody can have paid less than nothing")
-    query_output.require_filled(values, "emplid", "item")
+    query_output.require_ids(values, "emplid", "item")
     return Applied(query_output.fee_of(values, campus), values["emplid"], value, line_no)
 
 

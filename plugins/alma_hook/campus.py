@@ -28,7 +28,7 @@ from pydantic import (
 
 from alma_hook import layouts
 from alma_hook.errors import Fault, SettingsError
-from alma_hook.money import cents
+from alma_hook.money import PLAIN, NumberFormat, cents
 from alma_hook.plain_words import faults_of
 
 SETTINGS_VARIABLE = "ALMA_HOOK_CAMPUS"
@@ -385,6 +385,7 @@ class SisToAlma(_Section):
     shape: Literal["payments", "applied"] = "payments"
     delimiter: Annotated[str, AfterValidator(Shape(r"(?s:.)", "one character"))] = ","
     date_format: Annotated[Text, AfterValidator(_date_format)] = "%m/%d/%Y"
+    number_format: NumberFormat = PLAIN
     complete_days: bool = False
     columns: Mapping[str, Text]
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
@@ -392,6 +393,7 @@ class SisToAlma(_Section):
     quiet_minutes: int = Field(default=10, ge=2)
     cumulative: bool = Field(default=False, validate_default=True)
     reversal_limit: int = Field(default=20, ge=0)
+    max_drop: int = Field(default=10, ge=1, le=100)
     items: Items | None = None
 
     @field_validator("archive_directory")
@@ -459,6 +461,12 @@ class SisToAlma(_Section):
         found = {} if self.one_list else {"payments": self.pattern}
         return found if self.items is None else {**found, "items": self.items.pattern}
 
+    def lists_all(self, kind: str) -> bool:
+        """Whether each file of a kind, ``payments`` or ``items``, holds all that there ever was."""
+        if kind == "items" and not self.one_list:
+            return self.items is not None and self.items.complete
+        return self.cumulative
+
     @property
     def told_apart(self) -> str:
         """How payments are told apart, which the ledger keeps to: ``id``, ``line`` or ``applied``."""
@@ -475,7 +483,9 @@ class SisToAlma(_Section):
                 return f"column {columns['payment_id']!r}"
             case "line":
                 names = ", ".join(repr(columns[name]) for name in ("emplid", "amount", "paid_on"))
-                return f"columns {names}, dates as {self.date_format}"
+                # Only where cents follow a comma may one text be two amounts.
+                comma = f", amounts as {self.number_format}" if "4,56" in self.number_format else ""
+                return f"columns {names}, dates as {self.date_format}{comma}"
             case _:
                 return "their item"
 
@@ -695,7 +705,7 @@ def load(path: Path) -> Campus:
         data: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
         raise SettingsError("The settings can't be read.", [Fault(path.name, error.strerror or "")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError("The settings are not TOML.", [Fault(path.name, str(error))]) from None
     folder = path.resolve().parent
     try:

@@ -1,4 +1,4 @@
-"""PeopleSoft's list of library items: what each item comes to now, one line an item, as CSV.
+"""PeopleSoft's list of library items: what each item comes to now, one line an item.
 
 The file's structure is ``query_output``'s affair; here a line is either taken or refused with its reason.
 """
@@ -47,9 +47,10 @@ def read(name: str, content: bytes, campus: Campus, settings: Items) -> ItemFile
 
 
 def _item(values: Mapping[str, str], campus: Campus) -> Item:
-    value = query_output.cents_of(values, "amount")
-    balance = query_output.cents_of(values, "balance") if "balance" in values else None
-    query_output.require_filled(values, "emplid")
+    number_format = campus.sis_to_alma.number_format
+    value = query_output.cents_of(values, "amount", number_format)
+    balance = query_output.cents_of(values, "balance", number_format) if "balance" in values else None
+    query_output.require_ids(values, "emplid")
     return Item(query_output.fee_of(values, campus), values["emplid"], value, balance)
 
 

@@ -168,7 +168,7 @@ def load(name: str, folder: Path | None = None) -> Layout:
         )
     try:
         return Layout.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError("A layout is not TOML.", [Fault(path.name, str(error))]) from None
     except ValidationError as error:
         raise SettingsError("A layout has faults:", faults_of(path.name, error)) from None

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import re
 from decimal import Decimal
+from typing import Literal
+
+#: How a file writes amounts, by example: what stands before thousands and before cents, and where an amount below
+#: nought has its sign. Thousands need not be marked.
+NumberFormat = Literal[
+    "1234.56", "1234.56-", "(1234.56)",
+    "1,234.56", "1,234.56-", "(1,234.56)",
+    "1.234,56", "1.234,56-", "(1.234,56)",
+]  # fmt: skip
+PLAIN: NumberFormat = "1234.56"
 
 # Ten digits are more than any item type allows and keep sums far inside 64 bits.
 _PLAIN = re.compile(r"([+-]?)(?:0*(\d{1,10})(?:\.(\d+))?|\.(\d+))", re.ASCII)
+# The whole and the decimals, by a format's marks.
+_WRITTEN = {
+    "1234.56": re.compile(r"([0-9]{1,10})(?:\.([0-9]{1,2}))?"),
+    "1,234.56": re.compile(r"([0-9]{1,10}|[0-9]{1,3}(?:,[0-9]{3}){1,3})(?:\.([0-9]{1,2}))?"),
+    "1.234,56": re.compile(r"([0-9]{1,10}|[0-9]{1,3}(?:\.[0-9]{3}){1,3})(?:,([0-9]{1,2}))?"),
+}
 
 
 def cents(text: str | int | Decimal) -> int:
@@ -26,6 +42,32 @@ def cents(text: str | int | Decimal) -> int:
         raise ValueError("more than two decimals")
     value = int(whole) * 100 + int(fraction[:2].ljust(2, "0"))
     return -value if sign == "-" else value
+
+
+def cents_as(text: str, number_format: NumberFormat) -> int:
+    """Return the integer cents of an amount as a file writes it.
+
+    Stricter than ``cents`` where a format has marks: at most two decimals, whole groups of three, no plus sign. So
+    ``1,234`` is no amount as ``1.234,56``, nor ``1.250`` as ``1,234.56``. Raises ``ValueError`` for anything else.
+    """
+    if number_format == PLAIN:
+        return cents(text)
+    body, below = text.strip(), False
+    if number_format[0] == "(":
+        below = body[:1] == "(" and body[-1:] == ")"
+        body = body[1:-1] if below else body
+    elif number_format[-1] == "-":
+        below = body[-1:] == "-"
+        body = body.removesuffix("-")
+    else:
+        below = body[:1] == "-"
+        body = body.removeprefix("-")
+    match = _WRITTEN[number_format.strip("()-")].fullmatch(body)
+    whole = re.sub("[.,]", "", match.group(1)) if match else ""
+    if match is None or len(whole) > 10:
+        raise ValueError(f"not an amount as {number_format}")
+    value = int(whole) * 100 + int((match.group(2) or "").ljust(2, "0"))
+    return -value if below else value
 
 
 def amount(value: int) -> str:

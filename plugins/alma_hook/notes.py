@@ -49,8 +49,11 @@ def manifest(row: Row, lines: list[Row]) -> bytes:
 
 
 def read_manifest(content: bytes) -> list[dict[str, Any]]:
-    """Return a manifest's rows as they stand there, one of an older version with what it would have told."""
-    rows = csv.DictReader(io.StringIO(content.decode("ascii", "replace")))
+    """Return a manifest's rows as they stand there, an older one's with what it would have told; none where it is no CSV."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(content.decode("ascii", "replace"), newline="")))
+    except csv.Error:
+        return []
     return [{**batches.MANIFEST_SINCE, **row} for row in rows]
 
 
@@ -81,8 +84,8 @@ def read_payments(
         text = archive.read(f"{directory}/{file.name}")
         try:
             told = json.loads(text)
-            complete = set(told) == set(entries.FIELDS)
-        except ValueError:
+            complete = isinstance(told, dict) and set(told) == set(entries.FIELDS)
+        except (ValueError, RecursionError):
             complete = False
         if complete:
             notes.append(entries.Note(told["external_id"], text, hashlib.sha256(text).hexdigest()))

@@ -1,6 +1,6 @@
-"""PeopleSoft's query output of paid library items: one line a payment, as CSV.
+"""PeopleSoft's query output of paid library items: one line a payment.
 
-Strict in meaning: ids stay text, amounts are plain decimals, and a line is either taken or refused with
+Strict in meaning: ids stay text, amounts are written as the settings say, and a line is either taken or refused with
 its reason. The file's structure is ``query_output``'s affair.
 """
 
@@ -15,7 +15,6 @@ from datetime import datetime
 from alma_hook import keys, query_output
 from alma_hook.campus import Campus
 from alma_hook.ledger.payments import Payment
-from alma_hook.money import cents
 from alma_hook.query_output import LineError, RefusedLine
 
 
@@ -59,23 +58,24 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
 
 def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
     """Whether a refused line hides no payment: it is not ours, of nought, or tells of one taken back."""
-    if values["reference"] and campus.fee_id_of(values["reference"]) is None:
+    if query_output.of_others(values["reference"], campus):
         return True
     try:
-        return cents(values["amount"]) <= 0
-    except ValueError:
+        return query_output.cents_of(values, "amount", campus.sis_to_alma.number_format) <= 0
+    except LineError:
         return False
 
 
 def _key_of_refused(values: Mapping[str, str], campus: Campus) -> str | None:
     fee_id = campus.fee_id_of(values["reference"])
-    if fee_id is None or not values.get("payment_id"):
+    payment_id = values.get("payment_id", "")
+    if fee_id is None or not payment_id or query_output.spoilt(payment_id):
         return None
     return _key(values, "", fee_id, Counter())
 
 
 def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus: Campus) -> Payment:
-    value = query_output.cents_of(values, "amount")
+    value = query_output.cents_of(values, "amount", campus.sis_to_alma.number_format)
     if value == 0:
         raise LineError("amount", "is nought, so nothing was paid")
     if value < 0:
@@ -84,7 +84,7 @@ def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus
         paid_on = datetime.strptime(values["paid_on"], campus.sis_to_alma.date_format).date()  # noqa: DTZ007 a day has no zone
     except ValueError:
         raise LineError("paid_on", f"is not a date as {campus.sis_to_alma.date_format}") from None
-    query_output.require_filled(values, "emplid")
+    query_output.require_ids(values, "emplid")
     fee_id = query_output.fee_of(values, campus)
     key = _key(values, f"{fee_id}\n{values['emplid']}\n{value}\n{paid_on}", fee_id, seen)
     return Payment(
@@ -106,7 +106,7 @@ def _key(values: Mapping[str, str], meaning: str, fee_id: str, seen: Counter[str
     for equal lines, their number within the file, which holds where every file gives whole days.
     """
     if "payment_id" in values:
-        query_output.require_filled(values, "payment_id")
+        query_output.require_ids(values, "payment_id")
         payment_id = values["payment_id"]
         return f"id:{payment_id.lstrip('0') if payment_id.isdecimal() else payment_id}:{fee_id}"
     digest = hashlib.sha256(meaning.encode()).hexdigest()[:16]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from alma_hook import applied_file, confirmations, guard, item_file, payment_file
 from alma_hook.applied_file import AppliedFile
-from alma_hook.campus import Campus, Items
-from alma_hook.errors import BadFile
+from alma_hook.campus import Campus, Items, SisToAlma
+from alma_hook.errors import BadFile, Fault
 from alma_hook.guard import MarkPlace
 from alma_hook.item_file import ItemFile
 from alma_hook.ledger import Lease, Ledger, Row, Tx, applied, exceptions, moment, reversals
@@ -22,6 +22,9 @@ from alma_hook.ledger.reversals import Shown
 from alma_hook.money import amount
 from alma_hook.query_output import RefusedLine
 from alma_hook.remote import RemoteFolder
+
+#: So many lines fewer than in the last file are never too many: what each of them told is looked at by itself.
+FEW_LINES = 20
 
 
 def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus) -> tuple[int, int]:
@@ -87,6 +90,7 @@ def _keep_if_replaced(folder: RemoteFolder, archived: str, row: Row, ledger: Led
 class TakeInCounts:
     """What a take-in came to: ``lines`` of payments = ``new`` + ``known`` + ``refused``.
 
+    ``known`` are also those of a file that is older than one which lists all: nothing of it is taken in.
     ``confirmed`` are lines of ours seen for the first time in the ``items`` of ``lists``.
     """
 
@@ -128,17 +132,20 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
                     applied_file.read(row["name"], content, campus) if campus.sis_to_alma.one_list else None
                 )
                 with ledger.write(lease) as tx:
+                    _accept(tx, row, items.lines, campus)
                     if levels is not None:
                         _take_in_applied(tx, row, levels, campus, counts)
                     _take_in_items(tx, row, items, settings, counts)
             elif campus.sis_to_alma.shape == applied.SHAPE:
                 levels = applied_file.read(row["name"], content, campus)
                 with ledger.write(lease) as tx:
+                    _accept(tx, row, levels.lines, campus)
                     _take_in_applied(tx, row, levels, campus, counts)
             else:
                 file = payment_file.read(row["name"], content, campus)
                 with ledger.write(lease) as tx:
                     entries.require_shape(tx, campus.sis_to_alma.told_apart, campus.payment_identity)
+                    _accept(tx, row, file.lines, campus)
                     reversals.observe(
                         tx, row, _shown(tx, row, file, campus), campus.sis_to_alma.reversal_limit
                     )
@@ -148,6 +155,57 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
             counts.files_refused += 1
             counts.faults.append(str(error))
     return counts
+
+
+class _Shrunken(BadFile):
+    """A file that must have all there ever was, and has far less than the one before."""
+
+
+def _accept(tx: Tx, row: Row, lines: int, campus: Campus) -> None:
+    """Take off the list what was wrong with a file before.
+
+    Raises ``BadFile`` where it lists all and yet has far fewer lines than the newest one, unless a person has let it pass.
+    """
+    _require_not_shrunken(tx, row, lines, campus.sis_to_alma)
+    exceptions.close_others(tx, [_subject_of(row)], [])
+
+
+def _subject_of(row: Row) -> str:
+    return f"file {row['sha256'][:12]}"
+
+
+def _require_not_shrunken(tx: Tx, row: Row, lines: int, settings: SisToAlma) -> None:
+    last = entries.last_taken(tx, row["kind"])
+    if last is None or not settings.lists_all(row["kind"]) or not reversals.newest(tx, row):
+        return
+    fewer = int(last["lines"]) - lines
+    if fewer <= FEW_LINES or fewer * 100 <= settings.max_drop * int(last["lines"]):
+        return
+    if exceptions.settled_by_a_person(tx, Listed(exceptions.SHRUNKEN, _subject_of(row), 0, "")):
+        return
+    said = (
+        f"has {lines} lines, and {last['name']}, the last one, had {last['lines']}: fewer by more than "
+        f"sis_to_alma.max_drop, {settings.max_drop} percent. Is it cut short, limited in rows, or does it begin with a later "
+        "day? If it is right, settle the exception with `resolve`, and the next run takes it in"
+    )
+    raise _Shrunken("A file of PeopleSoft's output can't be taken in.", [Fault(str(row["name"]), said)])
+
+
+def _older(tx: Tx, row: Row, cents: Sequence[int], counts: TakeInCounts) -> None:
+    """List a file that is older than one that lists all, and tells of more than that one.
+
+    ``cents``: the payments which are not known. PeopleSoft has taken them back since, or the newer file is wrong: the
+    next one tells.
+    """
+    last = entries.last_taken(tx, row["kind"])
+    if not cents or last is None:
+        return
+    detail = (
+        f"{row['name']}, written {row['written_at'][:16]}, has {len(cents)} payments that are not known, and is older than "
+        f"{last['name']}, which lists all: they were taken back since, or that one lacks them. They were not taken in"
+    )
+    exceptions.open_all(tx, [Listed(exceptions.OLDER, _subject_of(row), sum(cents), detail)])
+    counts.faults.append(detail)
 
 
 def _shown(tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus) -> Shown:
@@ -164,17 +222,21 @@ def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None
     with ledger.write(lease) as tx:
         entries.move_file(tx, row["name"], row["sha256"], "refused")
         listed = Listed(
-            "list of items refused" if row["kind"] == "items" else "payment file refused",
-            f"file {row['sha256'][:12]}",
+            exceptions.SHRUNKEN
+            if isinstance(error, _Shrunken)
+            else "list of items refused"
+            if row["kind"] == "items"
+            else "payment file refused",
+            _subject_of(row),
             0,
             str(error),
         )
+        exceptions.close_others(tx, [listed.subject], [listed])
         exceptions.open_all(tx, [listed])
 
 
 def _take_in_items(tx: Tx, row: Row, file: ItemFile, settings: Items, counts: TakeInCounts) -> None:
     judged = confirmations.take_in(tx, row, file, settings)
-    exceptions.close_others(tx, [f"file {row['sha256'][:12]}"], [])
     counts.lists += 1
     counts.items += len(file.items)
     counts.items_refused += len(file.refused)
@@ -185,8 +247,9 @@ def _take_in_applied(tx: Tx, row: Row, file: AppliedFile, campus: Campus, counts
     """Take in what is applied to each item; a file that is older than another taken in says nothing."""
     entries.require_shape(tx, campus.sis_to_alma.told_apart, campus.payment_identity)
     new = 0
+    older: list[int] = []
+    shown, above = applied.compare(tx, file.items, file.unclear, file.blind)
     if reversals.newest(tx, row):
-        shown, above = applied.compare(tx, file.items, file.unclear, file.blind)
         lower = reversals.observe(tx, row, shown, campus.sis_to_alma.reversal_limit)
         # Lower on one item and higher on another of one student, it is money moved and perhaps not for long:
         # what is higher waits for the next file, as what is lower does.
@@ -198,7 +261,10 @@ def _take_in_applied(tx: Tx, row: Row, file: AppliedFile, campus: Campus, counts
         refused = [_refused(row, line) for line in file.refused]
         exceptions.close_others(tx, exceptions.open_subjects(tx, ["payment line refused"]), refused)
         exceptions.open_all(tx, refused)
+    else:
+        older = [cents for _, cents in above]
     _taken(tx, row, file.lines, new, len(file.refused), counts)
+    _older(tx, row, older, counts)
 
 
 def _subject(payment_key: str) -> str:
@@ -215,6 +281,12 @@ def _take_in_file(
     new, overpaid = entries.adopt(
         tx, row["name"], row["sha256"], [found[0] for key, found in by_key.items() if key not in known]
     )
+    unheard: list[int] = []
+    if campus.sis_to_alma.cumulative and not reversals.newest(tx, row):
+        unheard = [payment.amount for payment in new]
+        for payment in new:
+            del by_key[payment.payment_key]
+        new = []
     entries.add(tx, row["name"], row["sha256"], new)
     listed = [exceptions.overpaid(payment, int(payment["posted"])) for payment in overpaid]
     listed += [
@@ -256,6 +328,7 @@ def _take_in_file(
         "the amount is the known one again, or stands as taken back",
     )
     _taken(tx, row, file.lines, len(new), len(file.refused), counts)
+    _older(tx, row, unheard, counts)
 
 
 def _refused(row: Row, line: RefusedLine) -> Listed:
@@ -264,7 +337,9 @@ def _refused(row: Row, line: RefusedLine) -> Listed:
 
 
 def _taken(tx: Tx, row: Row, lines: int, new: int, refused: int, counts: TakeInCounts) -> None:
-    exceptions.close_others(tx, [f"file {row['sha256'][:12]}"], [])
+    if reversals.newest(tx, row):
+        over = exceptions.open_subjects(tx, [exceptions.OLDER])
+        exceptions.close_kind(tx, exceptions.OLDER, over, "a newer file tells by itself")
     reversals.route(tx)
     reversals.judge(tx)
     entries.move_file(

@@ -1,21 +1,25 @@
-"""PeopleSoft Query's output as CSV: rows by what their columns mean.
+"""PeopleSoft Query's output: rows by what their columns mean, whatever form the file has.
 
-Forgiving in shape (byte order mark, code page, line ends, order of columns, columns of no concern),
+Forgiving in shape (form, byte order mark, code page, line ends, order of columns, columns of no concern),
 strict in structure: a broken file is refused as a whole, so that nothing is half done.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from alma_hook import query_forms
 from alma_hook.campus import Campus
-from alma_hook.errors import BadFile, Fault
-from alma_hook.money import cents
+from alma_hook.errors import Fault
+from alma_hook.money import NumberFormat, cents_as
+from alma_hook.query_forms import Table
+
+# What a spreadsheet makes of a long number, such as 1.23457E+11: many ids become one.
+_SPOILT = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +48,26 @@ def refused(
     return RefusedLine(line_no, columns.get(error.field, error.field), str(error), digest)
 
 
-def cents_of(values: Mapping[str, str], meaning: str) -> int:
+def cents_of(values: Mapping[str, str], meaning: str, number_format: NumberFormat) -> int:
     """Return a line's amount in cents. Raises ``LineError`` when it is none."""
     try:
-        return cents(values[meaning])
+        return cents_as(values[meaning], number_format)
     except ValueError as error:
         raise LineError(meaning, str(error)) from None
 
 
-def require_filled(values: Mapping[str, str], *meanings: str) -> None:
-    """Raise ``LineError`` for the first of these that a line has and leaves empty."""
+def require_ids(values: Mapping[str, str], *meanings: str) -> None:
+    """Raise ``LineError`` for the first of these that a line has and that is empty, or an id no more."""
     for meaning in meanings:
         if values.get(meaning) == "":
             raise LineError(meaning, "is empty")
+        if spoilt(values.get(meaning, "")):
+            raise LineError(meaning, "is no id any more: a spreadsheet made a rounded number of it")
+
+
+def spoilt(text: str) -> bool:
+    """Whether an id was turned into a rounded number by a spreadsheet."""
+    return _SPOILT.fullmatch(text) is not None
 
 
 def fee_of(values: Mapping[str, str], campus: Campus) -> str:
@@ -67,83 +78,44 @@ def fee_of(values: Mapping[str, str], campus: Campus) -> str:
     return fee_id
 
 
+def of_others(reference: str, campus: Campus) -> bool:
+    """Whether a reference is somebody else's; without one, or with what a spreadsheet left of it, it may be any fee's."""
+    return bool(reference) and not spoilt(reference) and campus.fee_id_of(reference) is None
+
+
 def rows(
     name: str, content: bytes, delimiter: str, columns: Mapping[str, str]
 ) -> list[tuple[int, dict[str, str]]]:
-    """Return each row's line number and values by meaning; ``columns`` maps what is meant to its heading.
+    """Return each row's number and values by meaning; ``columns`` maps what is meant to its heading or field.
 
-    Raises ``BadFile`` with every fault of structure: empty, a missing or doubled heading, a line with
-    too few or too many fields, a last line without end (the file is cut short).
+    Raises ``BadFile`` with every fault of structure: what ``query_forms.read`` finds, or a missing or doubled heading.
     """
-    header, found = _table(name, content, delimiter, columns)
-    place = {meaning: header.index(heading) for meaning, heading in columns.items()}
-    return [
-        (line_no, {meaning: row[index].strip() for meaning, index in place.items()}) for line_no, row in found
-    ]
-
-
-def _bad(faults: Sequence[Fault]) -> BadFile:
-    return BadFile("A file of PeopleSoft's output can't be taken in.", faults)
-
-
-def _table(
-    name: str, content: bytes, delimiter: str, columns: Mapping[str, str]
-) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    empty = _bad([Fault(name, "is empty: not even a heading; run the query again")])
-    text = _decode(name, content)
-    if not text.strip():
-        raise empty
-    if not text.endswith(("\n", "\r")):
-        said = "its last line has no end, so the file is cut short; send it again"
-        raise _bad([Fault(name, said, line=text.count("\n") + 1)])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows: list[tuple[int, list[str]]] = []
-    try:
-        # Blank lines carry nothing; a number is that of the line a row ends on.
-        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
-    except csv.Error as error:
-        raise _bad([Fault(name, f"is not CSV: {error}", line=reader.line_num)]) from None
-    if not rows:
-        raise empty
-    header = [cell.strip() for cell in rows[0][1]]
-    faults = _heading_faults(name, header, columns)
-    faults += [
-        Fault(
-            name,
-            f"has {len(row)} fields, the heading {len(header)}; the line is broken or cut short",
-            line=line_no,
-        )
-        for line_no, row in rows[1:]
-        if len(row) != len(header)
-    ]
+    table = query_forms.read(name, content, delimiter)
+    faults = [*_heading_faults(name, table, columns), *table.faults]
     if faults:
-        raise _bad(faults)
-    return header, rows[1:]
+        raise query_forms.bad(faults)
+    if table.headings is None:
+        return []
+    place = {meaning: table.headings.index(heading) for meaning, heading in columns.items()}
+    return [
+        (number, {meaning: cells[index] for meaning, index in place.items()}) for number, cells in table.rows
+    ]
 
 
-def _heading_faults(name: str, header: Sequence[str], columns: Mapping[str, str]) -> list[Fault]:
-    counts = Counter(header)
+def _heading_faults(name: str, table: Table, columns: Mapping[str, str]) -> list[Fault]:
+    if table.headings is None:
+        return []
+    counts, line = Counter(table.headings), table.line
     faults = []
     for meaning, heading in columns.items():
         if counts[heading] == 0:
-            faults.append(Fault(name, f"no such heading (meant as {meaning})", line=1, field=heading))
-        elif counts[heading] > 1:
-            faults.append(
-                Fault(
-                    name,
-                    "stands twice in the heading, so which one is meant can't be told",
-                    line=1,
-                    field=heading,
-                )
+            said = (
+                f"no such heading (meant as {meaning})"
+                if line
+                else f"no row has such a field (meant as {meaning})"
             )
+            faults.append(Fault(name, said, line=line, field=heading))
+        elif counts[heading] > 1:
+            said = "stands twice in the heading, so which one is meant can't be told"
+            faults.append(Fault(name, said, line=line, field=heading))
     return faults
-
-
-def _decode(name: str, content: bytes) -> str:
-    """UTF-8 with or without mark, else the code page that PeopleSoft's servers write."""
-    for encoding in ("utf-8-sig", "cp1252"):
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    raise _bad([Fault(name, "is neither UTF-8 nor Windows-1252 text")])

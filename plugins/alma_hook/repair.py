@@ -157,14 +157,14 @@ _NUMBERS = ("amount", "line_no", "credit_item")
 def _fault_of(rows: list[dict[str, Any]]) -> str | None:
     columns = {*batches.MANIFEST_BATCH, *batches.MANIFEST_LINE}
     if not rows:
-        return "holds no line"
+        return "holds no line that can be read"
     if set(rows[0]) != columns:
         return (
             "lacks columns of this version, or has others; it was written by another version of this package"
         )
-    for row in rows:
-        if None in row.values() or not all(row[n].isdecimal() for n in _NUMBERS):
-            return f"line {row['line_no']} is broken or cut short"
+    for place, row in enumerate(rows, 1):
+        if None in row or None in row.values() or not all(row[name].isdecimal() for name in _NUMBERS):
+            return f"line {place} is broken or cut short"
         if row["batch_id"] != rows[0]["batch_id"]:
             return "tells of more than one batch"
     return None

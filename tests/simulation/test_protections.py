@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alma_hook import alma_answers, brake, charges, delivery, guard, payment_file, payments, query_output
+from alma_hook import alma_answers, brake, charges, delivery, guard, payments, query_output
 from alma_hook.alma_answers import Fee
 from alma_hook.ledger import Ledger, Row, Tx, batches, reversals
 from alma_hook.ledger import fees as readings
@@ -147,12 +147,11 @@ def no_brake(patch: Patch) -> None:
 def float_cents(patch: Patch) -> None:
     """Amounts are read as floats."""
 
-    def cents(text: Any) -> int:
+    def cents(text: Any, _format: str = "") -> int:
         return int(float(text) * 100)
 
     patch.setattr(alma_answers, "cents", cents)
-    patch.setattr(payment_file, "cents", cents)
-    patch.setattr(query_output, "cents", cents)
+    patch.setattr(query_output, "cents_as", cents)
 
 
 #: What is taken out, and the first life that shows it.

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from simulator.clock import Clock
 from simulator.peoplesoft import PeopleSoftModel
+from simulator.query_output import SERVICE, Region
 
 LAYOUTS = Path(__file__).resolve().parents[2] / "include" / "layouts"
 FileOf = Callable[..., bytes]
@@ -287,6 +288,39 @@ def test_query_output_as_xml_and_as_html(sfs: PeopleSoftModel, default_file: Fil
     table = ET.fromstring(sfs.query_output("xls-html")).findall(".//tr")
     assert [cell.text for cell in table[0]] == ["ALMA_LIBRARY_PAYMENTS", "1"]
     assert [cell.text for cell in table[2]][3] == "ALMA1"
+
+
+def test_query_output_of_the_web_service_and_of_a_spreadsheet(
+    sfs: PeopleSoftModel, default_file: FileOf
+) -> None:
+    sfs.load("a.dat", default_file([("000123456", 1000, "ALMA1")]))
+    assert ET.fromstring(sfs.query_output("xml")).attrib["numrows"] == "0"
+    sfs.pay("ALMA1", 1000)
+    assert sfs.query_output("txt") == sfs.query_output()
+    envelope = ET.fromstring(sfs.query_output("xml-service"))
+    assert envelope.findtext(f".//{{{SERVICE}}}row/{{{SERVICE}}}REF1_DESCR") == "ALMA1"
+    first, *rest = sfs.query_output("xls-html-as-csv").splitlines(keepends=True)
+    assert first == b"ALMA_LIBRARY_PAYMENTS,1,,,,\r\n"
+    assert b"".join(rest) == sfs.query_output()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "written"),
+    [
+        ("1234.56", ["1234.56", "-1234.56", "-0.05"]),
+        ("(1,234.56)", ["1,234.56", "(1,234.56)", "(0.05)"]),
+        ("1.234,56-", ["1.234,56", "1.234,56-", "0,05-"]),
+    ],
+)
+def test_days_and_amounts_as_a_user_s_region_has_them(
+    numbers: str, written: list[str], sfs: PeopleSoftModel, default_file: FileOf
+) -> None:
+    sfs.region = Region("%d.%m.%Y", numbers)
+    assert [sfs.region.amount(cents) for cents in (123456, -123456, -5)] == written
+    sfs.load("a.dat", default_file([("000123456", 123456, "ALMA1")]))
+    sfs.pay("ALMA1", 123456)
+    (row,) = _rows(sfs.query_output())
+    assert (row["Paid Amount"], row["Date Paid"]) == (written[0], f"{sfs.clock.now():%d.%m.%Y}")
 
 
 def test_applied_output_is_one_row_an_item(sfs: PeopleSoftModel, default_file: FileOf) -> None:

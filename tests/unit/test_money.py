@@ -1,11 +1,13 @@
 import re
 from decimal import Decimal
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alma_hook.money import amount, cents
+from alma_hook.money import NumberFormat, amount, cents, cents_as
+from simulator.query_output import Region
 
 MOST = 9_999_999_999_99
 any_cents = st.integers(-MOST, MOST)
@@ -97,3 +99,96 @@ def test_a_refusal_tells_a_person_what_is_wrong(value: object, said: str) -> Non
     assert str(caught.value) == said
     with pytest.raises(ValueError, match=r"^cents are an integer$"):
         amount("100")  # type: ignore[arg-type]
+
+
+# -- amounts as a file writes them ------------------------------------------------------------------------
+
+FORMATS: tuple[NumberFormat, ...] = get_args(NumberFormat)
+#: Texts by the only formats that take them.
+WRITTEN = {
+    "1,234.56": {"1,234.56": 123456},
+    "1.234,56": {"1.234,56": 123456},
+    "1234,56": {"1.234,56": 123456},
+    "-1,234.56": {"1,234.56": -123456},
+    "1,234.56-": {"1,234.56-": -123456},
+    "(1,234.56)": {"(1,234.56)": -123456},
+    "1,234": {"1,234.56": 123400},
+    "1.234": {"1.234,56": 123400},
+    "12,5": {"1.234,56": 1250},
+    "1.250": {"1234.56": 125, "1.234,56": 125000},
+    "1,250": {"1,234.56": 125000},
+    "1,2345": {},
+    "12,34.00": {},
+    ",234.00": {},
+    "1,,234": {},
+    "1.234.56": {},
+    "(12.50": {},
+    "12.50)": {},
+    "()": {},
+    "-": {},
+    "": {},
+    "(-12.50)": {},
+    "-12.50-": {},
+    "--12.50": {},
+    "- 12.50": {},
+    "$12.50": {},
+    "12.50 USD": {},
+    "\N{EURO SIGN}12,50": {},
+    "1 234,56": {},
+    "1'234.56": {},
+    "1\N{NO-BREAK SPACE}234,56": {},
+    "1,234.567": {},
+    "1,234.560": {},
+    "1e3": {},
+    "\N{FULLWIDTH DIGIT ONE},234.56": {},
+    "99,999,999,999.00": {},
+    "9,999,999,999.99": {"1,234.56": 999999999999},
+}
+
+
+@given(any_cents, st.sampled_from(FORMATS))
+def test_an_amount_survives_in_every_format(value: int, number_format: NumberFormat) -> None:
+    assert cents_as(Region(numbers=number_format).amount(value), number_format) == value
+
+
+@given(any_cents, st.sampled_from(FORMATS))
+def test_marks_for_thousands_may_be_left_out(value: int, number_format: NumberFormat) -> None:
+    written = Region(numbers=number_format).amount(value)
+    before = number_format.strip("()-")[1]
+    plain = written.replace(before, "") if before in ",." else written
+    assert cents_as(f" {plain} ", number_format) == value
+
+
+@pytest.mark.parametrize("base", ["1234.56", "1,234.56", "1.234,56"])
+@pytest.mark.parametrize("text", WRITTEN)
+def test_which_format_takes_what(text: str, base: str) -> None:
+    for number_format in (base, f"{base}-", f"({base})"):
+        # Without a sign a text is the same by where the sign would stand; only the plain format takes a third nought.
+        signed = text[:1] in "-(" or text[-1:] in "-)"
+        known = WRITTEN[text].get(number_format if signed or number_format == "1234.56" else base)
+        if number_format in ("1234.56-", "(1234.56)") and text == "1.250":
+            known = None
+        try:
+            found = cents_as(text, number_format)  # type: ignore[arg-type]
+        except ValueError:
+            found = None
+        assert found == known, number_format
+
+
+@given(st.text(max_size=12), st.sampled_from(FORMATS))
+def test_any_text_is_an_amount_or_refused(text: str, number_format: NumberFormat) -> None:
+    try:
+        assert isinstance(cents_as(text, number_format), int)
+    except ValueError as error:
+        assert str(error)
+
+
+@given(st.text("0123456789.,", max_size=9))
+def test_two_formats_with_marks_never_read_one_text_as_two_amounts(text: str) -> None:
+    found = set()
+    for number_format in FORMATS[3:]:
+        try:
+            found.add(cents_as(text, number_format))
+        except ValueError:
+            continue
+    assert len(found) < 2

@@ -30,6 +30,8 @@ OTHER_EMPLID = "payment by another EMPLID than was charged"
 SETTLED = "fee already settled in Alma"
 OVERPAID = "paid more than Alma's balance"
 OTHER_PAYMENTS = "payments in Alma differ from those posted"
+SHRUNKEN = "file has far fewer lines than the last one"
+OLDER = "file older than one taken in"
 
 
 def of_payment(row: Row, kind: str, value: int, more: str = "") -> Listed:

@@ -93,6 +93,15 @@ def file_content(tx: Tx, name: str, sha256: str) -> bytes:
     return bytes(tx.one(sql, name=name, sha=sha256))
 
 
+def last_taken(tx: Tx, kind: str) -> Row | None:
+    """Return name and ``lines`` of the newest file of a kind that was taken in; of two of one second the later name."""
+    return tx.row(
+        "SELECT name, lines FROM payment_file WHERE institution = :i AND kind = :kind AND state IN ('taken', 'archived') "
+        "ORDER BY written_at DESC, name DESC LIMIT 1",
+        kind=kind,
+    )
+
+
 def move_file(tx: Tx, name: str, sha256: str, state: str, **counts: int) -> None:
     """Set a file's state and, when taken in, its counts of lines."""
     allowed = {"lines", "lines_new", "lines_refused", "complete"}

@@ -30,7 +30,7 @@ class TakeInPayments(CampusOperator):
     operator_extra_links = (SummaryOfRun(),)
 
     def work(self, run: Run) -> dict[str, Any]:
-        """Take every file that can be taken; say all faults of the others, which `archive_files` fails for."""
+        """Take every file that can be taken; say what is wrong with the others: `archive_files` fails for refused ones."""
         from alma_hook.payment_intake import take_in
 
         with run.lease("back") as lease:
