@@ -36,6 +36,7 @@ def file_writing(count: int) -> tuple[str, float]:
     frame = pd.DataFrame(
         {
             "fee_id": [str(10**15 + n) for n in range(count)],
+            "kind": ["charges"] * count,
             "emplid": [f"{n:09d}" for n in range(count)],
             "item_type": ["300000000001"] * count,
             "amount": [100 + n % 9000 for n in range(count)],

@@ -3,9 +3,10 @@
 This is PeopleSoft's side of the agreement: it knows the declaration, not the program that wrote the file.
 """
 
+import csv
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ _DATES = {
     "YYYYMMDD": "%Y%m%d",
     "MM/DD/YYYY": "%m/%d/%Y",
     "YYYY-MM-DD": "%Y-%m-%d",
+    "DDMMYYYY": "%d%m%Y",
 }
 _LINE_ENDS = {"lf": "\n", "crlf": "\r\n"}
 
@@ -29,22 +31,42 @@ class BadFile(Exception):
 
 @dataclass(frozen=True)
 class Field:
-    """One declared field. ``at`` counts from 1; ``width`` None: to the end of the line."""
+    """One declared field. ``at`` counts from 1, None in a delimited file; ``width`` None: as long as it is.
+
+    ``fill``: what fills a shorter value, before it where ``fill_before``. ``marks``: the reversal marks of a
+    charge and a credit. ``implied``: an amount without a point. ``only``: blank in files of the other kind.
+    """
 
     name: str
     source: str
-    at: int
+    at: int | None
     width: int | None
     value: str | None
     date_format: str | None
     optional: bool
     max_width: int | None
     negative_credits: bool
+    fill: str
+    fill_before: bool
+    implied: bool
+    marks: tuple[str, str]
+    only: str | None
 
     def cut(self, line: str) -> str:
         """The field's columns of a line, blanks included."""
-        end = None if self.width is None else self.at - 1 + self.width
-        return line[self.at - 1 : end]
+        start = (self.at or 1) - 1
+        return line[start : None if self.width is None else start + self.width]
+
+    def value_of(self, raw: str) -> str:
+        """What stands there, without what fills it."""
+        if self.source in ("amount", "control_total", "line_count") or self.width is None:
+            return raw.strip() if self.at is not None or self.width is not None else raw
+        return raw.lstrip(self.fill) if self.fill_before else raw.rstrip(self.fill)
+
+    @property
+    def may_be_blank(self) -> bool:
+        """Whether nothing may stand there."""
+        return self.optional or self.source == "literal" or self.only is not None or "" in self.marks
 
 
 @dataclass(frozen=True)
@@ -62,6 +84,8 @@ class Layout:
     name: str
     encoding: str
     line_end: str
+    delimiter: str | None
+    quotes: bool
     header: RecordShape | None
     detail: RecordShape
     trailer: RecordShape | None
@@ -102,39 +126,56 @@ class ParsedFile:
 
 
 def read_layout(path: Path) -> Layout:
-    """The layout a TOML file declares. Raises ValueError when a field lacks ``at`` or ``source``."""
-    declared = tomllib.loads(path.read_text(encoding="utf-8"))
+    """The layout a TOML file declares. Raises ValueError when a field lacks ``source``, or its place ``at``."""
+    return declared_layout(tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+def declared_layout(declared: Mapping[str, Any]) -> Layout:
+    """The layout that such a declaration means."""
+    delimited = declared.get("form") == "delimited"
     return Layout(
         name=str(declared["name"]),
         encoding=str(declared.get("encoding", "ascii")),
         line_end=_LINE_ENDS[declared.get("line_end", "lf")],
-        header=_shape(declared.get("header")),
-        detail=_shape(declared["detail"]) or RecordShape(None, ()),
-        trailer=_shape(declared.get("trailer")),
+        delimiter=declared.get("delimiter", ",") if delimited else None,
+        quotes=declared.get("quote") != "never",
+        header=_shape(declared.get("header"), delimited),
+        detail=_shape(declared["detail"], delimited) or RecordShape(None, ()),
+        trailer=_shape(declared.get("trailer"), delimited),
     )
 
 
-def _shape(declared: dict[str, Any] | None) -> RecordShape | None:
+def _shape(declared: dict[str, Any] | None, delimited: bool) -> RecordShape | None:
     if declared is None:
         return None
     fields = []
     for entry in declared["fields"]:
-        if "at" not in entry or "source" not in entry:
-            raise ValueError(f"a field needs at and source: {entry}")
+        if "source" not in entry or ("at" in entry) == delimited:
+            raise ValueError(f"a field needs a source, and a place where there are places: {entry}")
+        number = entry["source"] in ("amount", "control_total", "line_count")
         fields.append(
             Field(
                 name=str(entry.get("name", entry["source"])),
                 source=str(entry["source"]),
-                at=int(entry["at"]),
+                at=entry.get("at"),
                 width=entry.get("width"),
                 value=entry.get("value"),
                 date_format=entry.get("format"),
                 optional=bool(entry.get("optional", False)),
                 max_width=entry.get("max_width"),
                 negative_credits=entry.get("negative") == "credits",
+                fill=entry.get("fill", "0" if number else " "),
+                fill_before=entry.get("align", "right" if number else "left") == "right",
+                implied=entry.get("decimals") == "implied",
+                marks=(
+                    (entry.get("charge", "N").strip(), entry.get("credit", "Y").strip())
+                    if entry["source"] == "reversal"
+                    else ("-", "-")
+                ),
+                only=entry.get("only"),
             )
         )
-    return RecordShape(declared.get("width"), tuple(sorted(fields, key=lambda field: field.at)))
+    return RecordShape(declared.get("width"), tuple(sorted(fields, key=lambda field: field.at or 0)))
 
 
 def parse(layout: Layout, content: bytes) -> ParsedFile:
@@ -157,55 +198,108 @@ def parse(layout: Layout, content: bytes) -> ParsedFile:
         if not numbered:
             raise BadFile("the header or trailer is missing")
         number, line = numbered.pop(place)
-        claims |= _record(shape, line, number)
+        claims |= _record(layout, shape, line, number)
         negative = negative or any(field.negative_credits for field in shape.fields)
-    details = tuple(_detail(layout.detail, line, number) for number, line in numbered)
+    details = tuple(_detail(layout, line, number) for number, line in numbered)
     return ParsedFile(_control(claims, negative), details)
 
 
-def _record(shape: RecordShape, line: str, number: int) -> dict[str, str]:
-    """The line's values by source, trimmed; checks width, literals and the blanks between fields."""
+def _record(layout: Layout, shape: RecordShape, line: str, number: int) -> dict[str, str]:
+    """The line's values by source, without what fills them; checks widths, literals and what lies between fields."""
+    raws = (
+        _cells_of_places(shape, line, number)
+        if layout.delimiter is None
+        else _cells(layout, shape, line, number)
+    )
+    values: dict[str, str] = {}
+    for field, raw in zip(shape.fields, raws, strict=True):
+        longest = field.width or field.max_width
+        if longest is not None and len(raw) > longest:
+            raise BadFile(f"line {number}: {field.name} is longer than {longest}")
+        value = field.value_of(raw)
+        if field.source == "literal" and value.strip() != (field.value or "").strip():
+            raise BadFile(f"line {number}: {field.name} is {value!r}, not {field.value!r}")
+        if field.source == "blank":
+            if value.strip():
+                raise BadFile(f"line {number}: {field.name} is not blank")
+            continue
+        if field.date_format is not None and value.strip():
+            _day(value.strip(), field.date_format, number)
+        if not value.strip() and not field.may_be_blank:
+            raise BadFile(f"line {number}: {field.name} is blank")
+        if field.source == "reversal":
+            if value.strip() not in field.marks:
+                raise BadFile(f"line {number}: reversal is {value!r}")
+            value = "NY"[field.marks.index(value.strip())]
+        elif field.source in ("amount", "control_total") and value:
+            value = _plain(field, value, number)
+        values[field.source] = value
+    return values
+
+
+def _cells_of_places(shape: RecordShape, line: str, number: int) -> list[str]:
     if shape.width is not None and len(line) != shape.width:
         raise BadFile(f"line {number} has {len(line)} columns, the layout {shape.width}")
     covered = 0
-    values: dict[str, str] = {}
+    cells = []
     for field in shape.fields:
-        if line[covered : field.at - 1].strip():
+        if line[covered : (field.at or 1) - 1].strip():
             raise BadFile(f"line {number}: text between the fields, before column {field.at}")
         raw = field.cut(line)
         if field.width is not None and len(raw) < field.width:
             raise BadFile(f"line {number} ends within {field.name}")
-        if field.max_width is not None and len(raw) > field.max_width:
-            raise BadFile(f"line {number}: {field.name} is longer than {field.max_width}")
-        value = raw.strip()
-        if field.source == "literal" and value != field.value:
-            raise BadFile(f"line {number}: {field.name} is {value!r}, not {field.value!r}")
-        if field.date_format is not None and value:
-            _day(value, field.date_format, number)
-        if not value and not field.optional and field.source != "literal":
-            raise BadFile(f"line {number}: {field.name} is blank")
-        values[field.source] = value
-        covered = field.at - 1 + len(raw)
+        covered = (field.at or 1) - 1 + len(raw)
+        cells.append(raw)
     if line[covered:].strip():
         raise BadFile(f"line {number}: text after the last field")
-    return values
+    return cells
 
 
-def _detail(shape: RecordShape, line: str, number: int) -> Detail:
-    values = _record(shape, line, number)
-    mark = values.get("reversal", "N") or "N"
-    if mark not in ("Y", "N"):
-        raise BadFile(f"line {number}: reversal is {mark!r}")
+def _cells(layout: Layout, shape: RecordShape, line: str, number: int) -> list[str]:
+    if layout.quotes:
+        try:
+            rows = list(csv.reader([line], delimiter=layout.delimiter or ",", strict=True))
+        except csv.Error as error:
+            raise BadFile(f"line {number}: {error}") from None
+        cells = rows[0] if len(rows) == 1 else []
+    else:
+        cells = line.split(layout.delimiter)
+    if len(cells) != len(shape.fields):
+        raise BadFile(f"line {number} has {len(cells)} fields, the layout {len(shape.fields)}")
+    for field, cell in zip(shape.fields, cells, strict=True):
+        if field.width is not None and len(cell) != field.width:
+            raise BadFile(f"line {number}: {field.name} has not its {field.width} characters")
+    return cells
+
+
+def _plain(field: Field, text: str, number: int) -> str:
+    """An amount as the layout writes it, with its sign in front and a point."""
+    if field.negative_credits and text.endswith("-"):
+        text = f"-{text[:-1].strip()}"
+    if field.implied:
+        if not re.fullmatch(r"-?[0-9]+", text):
+            raise BadFile(f"line {number}: {text!r} is not an amount with implied decimals")
+        sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
+        digits = digits.zfill(3)
+        text = f"{sign}{digits[:-2]}.{digits[-2:]}"
+    return text
+
+
+def _detail(layout: Layout, line: str, number: int) -> Detail:
+    shape = layout.detail
+    values = _record(layout, shape, line, number)
+    cents = _cents(values["amount"], number)
     formats: Sequence[str] = [
         field.date_format for field in shape.fields if field.source == "effective_date" and field.date_format
     ]
-    effective = values.get("effective_date")
+    effective = values.get("effective_date", "").strip()
+    below = any(field.source == "amount" and field.negative_credits for field in shape.fields) and cents < 0
     return Detail(
         line_number=number,
         emplid=values["emplid"],
         item_type=values["item_type"],
-        amount_cents=_cents(values["amount"], number),
-        reversal=mark == "Y",
+        amount_cents=-cents if below else cents,
+        reversal=below or values.get("reversal", "N") == "Y",
         term=values.get("term", ""),
         reference=values.get("reference", ""),
         description=values.get("description", ""),

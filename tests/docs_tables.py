@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -20,7 +20,12 @@ from alma_hook import analytics, campus, charge_file, charges, layouts, money
 from alma_hook.ledger.batches import Line
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs" / "settings.md", ROOT / "include" / "alma" / "README.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "settings.md",
+    ROOT / "docs" / "layouts.md",
+    ROOT / "include" / "alma" / "README.md",
+)
 
 MEANINGS = {
     "institution": "Alma's institution code. The API key must belong to it, or nothing is read or changed.",
@@ -278,6 +283,7 @@ def settings_table(keys: frozenset[str] | None = None) -> str:
 
 FROM = {
     "literal": "fixed",
+    "blank": "nothing",
     "line_count": "number of lines in the file",
     "control_total": "sum of the lines' amounts",
     "origin_id": "`sfs.origin_id`",
@@ -287,7 +293,7 @@ FROM = {
     "emplid": "Alma user, by `emplid.source`",
     "item_type": "Alma fee type, by `item_types`",
     "amount": "what the formula says is due, never negative",
-    "reversal": "`N` in a file of charges, `Y` in a file of credits",
+    "reversal": "the line's kind, by `sfs.credits_by`",
     "term": "the day, by `terms`; else blank",
     "effective_date": "the day the line was planned",
     "due_date": "the day, by `first_charges`; else blank",
@@ -320,10 +326,10 @@ def example_file(layout: layouts.Layout) -> list[str]:
     return content.decode(layout.encoding).splitlines()
 
 
-def layout_tables() -> str:
-    """Return each shipped layout: title, status, and one table a record."""
+def layout_tables(names: Sequence[str]) -> str:
+    """Return these layouts: title, status, and one table a record."""
     parts = []
-    for name in layouts.shipped():
+    for name in names:
         layout = layouts.load(name)
         end = {"lf": "LF", "crlf": "CR LF"}[layout.line_end]
         parts.append(
@@ -331,24 +337,90 @@ def layout_tables() -> str:
             f"Source: {layout.source}"
         )
         lines = example_file(layout)
-        for title, record in (("Header", layout.header), ("Line", layout.detail)):
-            if record is None:
-                continue
-            line = lines.pop(0)
+        for (title, record), line in zip(layout.records.items(), lines, strict=True):
             length = f"{record.width} columns" if record.width else "ends with its last field"
+            cells = (
+                [line[(f.at or 1) - 1 : f.end] for f in record.fields]
+                if layout.fixed
+                else line.split(layout.delimiter)
+            )
             rows = [
                 (
-                    f.name,
-                    f"{f.at}-{f.end}",
-                    FROM[f.source]
-                    + (f", as {f.format}" if f.format else "")
-                    + (", negative in a file of credits" if f.negative == "credits" else ""),
-                    shown(line[f.at - 1 : f.end]),
+                    f.label,
+                    f"{f.at}-{f.end}" if layout.fixed else f"{place}",
+                    FROM[f.source] + _more(f),
+                    shown(cell),
                 )
-                for f in record.fields
+                for place, (f, cell) in enumerate(zip(record.fields, cells, strict=True), 1)
             ]
-            parts.append(table((f"{title} ({length})", "columns", "from", "example"), rows))
+            kind = {"header": "Header", "detail": "Line", "trailer": "Trailer"}[title]
+            heading = (f"{kind} ({length})", "columns") if layout.fixed else (f"{kind} (delimited)", "value")
+            parts.append(table((*heading, "from", "example"), rows))
     return "\n\n".join(parts)
+
+
+def _more(f: layouts.FieldLayout) -> str:
+    """Say what else a field does than its source tells."""
+    told = [f"as {f.format}"] if f.format else []
+    if f.source == "reversal":
+        marks = [f"`{mark}`" if mark else "blank" for mark in (f.charge, f.credit)]
+        told.append(f"{marks[0]} in a charge, {marks[1]} in a credit that reverses it")
+    if f.only is not None:
+        told.append(f"in a file of {f.only} only")
+    if f.negative == "credits":
+        told.append(
+            "negative in a file of credits" if f.source == "control_total" else "negative in a credit"
+        )
+    if f.decimals == "implied":
+        told.append("in cents, without a point")
+    return "".join(f", {text}" for text in told)
+
+
+FIELD_KEYS = {
+    "name": "What it is called in messages and tables.",
+    "at": "Its first column, from 1. In a delimited layout there is none: fields follow one another.",
+    "width": "Its columns; a shorter value is filled up. Without it a value is as long as it is: the last text of a fixed "
+    "line, or any value of a delimited one.",
+    "max_width": "Without `width`: the most characters it may have.",
+    "source": "What stands there: see below.",
+    "value": "Of a `literal`: its text.",
+    "format": "Of a day.",
+    "optional": "Whether it may be empty.",
+    "align": "Where a shorter value stands. Not told: a text left, a number right.",
+    "fill": "One character that fills the rest. Not told: a text with blanks, a number with zeros. A text that begins or ends "
+    "with what it would be filled with is listed, not sent.",
+    "decimals": "Of an amount: `12.50`, or `implied`: `1250`.",
+    "negative": "Of an amount: below nought in `credits`.",
+    "sign": "And where its minus stands; at the `end` of a field with a width it has a column of its own.",
+    "charge": "Of `reversal`: what marks a charge. May be empty.",
+    "credit": "And what marks a credit. May be empty.",
+    "only": "Blank in the lines of the other kind.",
+}
+
+
+def fields_table() -> str:
+    """Return what may be told of a field of a layout."""
+    rows = []
+    for key, info in layouts.FieldLayout.model_fields.items():
+        values = next(
+            (get_args(a) for a in (info.annotation, *get_args(info.annotation)) if get_origin(a) is Literal),
+            (),
+        )
+        told = ", ".join(f"`{value}`" for value in values) if key != "source" else "a source"
+        rows.append(
+            (
+                f"`{key}`",
+                told or ("`true`, `false`" if info.annotation is bool else "text or number"),
+                FIELD_KEYS[key],
+            )
+        )
+    sources = ", ".join(f"`{source}`" for source in sorted(layouts.LINE_SOURCES))
+    batch = ", ".join(f"`{source}`" for source in sorted(layouts.CONSTANT_SOURCES))
+    return (
+        table(("key", "may be", "meaning"), rows)
+        + f"\n\nSources of a line: {sources}; `literal` and `blank`; and, the same in each line, {batch}. Of header and trailer: "
+        f"these, `line_count` and `control_total`."
+    )
 
 
 def shown(text: str) -> str:
@@ -380,7 +452,9 @@ def table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 TABLES = {
     "settings": settings_table,
     "first settings": lambda: settings_table(frozenset(FIRST)),
-    "layouts": layout_tables,
+    "layouts": lambda: layout_tables(["default"]),
+    "all layouts": lambda: layout_tables(layouts.shipped()),
+    "layout fields": fields_table,
     "report headings": headings_table,
 }
 _PLACE = re.compile(r"(<!-- table: (.+?) -->\n).*?(<!-- end -->)", re.DOTALL)

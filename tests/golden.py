@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import random
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from alma_hook.ledger.batches import Line
 
 FOLDER = Path(__file__).parent / "golden"
 KINDS = ("charges", "credits")
+CREDIT_ITEM_TYPE = "820000000001"
 _ITEM_TYPES = {
     "300000000001": "Overdue fine",
     "300000000002": "Lost item replacement",
@@ -28,6 +30,8 @@ def lines(kind: str) -> list[Line]:
     """Return generated lines: the narrowest and widest values, and a dozen between."""
     rng = random.Random(f"golden {kind}")
     amounts = [1, 99, 100, 999_999_999_99, *(rng.randrange(25, 20000) for _ in range(12))]
+    # The widest that the narrower layouts take, and a cent more.
+    amounts += [digits + more for digits in (999_999, 99_999_999, 999_999_999) for more in (0, 1)]
     made = []
     for number, amount in enumerate(amounts):
         item_type, description = rng.choice(list(_ITEM_TYPES.items()))
@@ -49,6 +53,17 @@ def lines(kind: str) -> list[Line]:
             )
         )
     return made
+
+
+def lines_of(layout: layouts.Layout, of: list[Line]) -> list[Line]:
+    """Return those of the lines that a layout has room for, credits with an item type of their own where it needs one."""
+    if not layout.marks_credits:
+        of = [
+            replace(line, item_type=CREDIT_ITEM_TYPE, credit_item=1) if line.kind == "credit" else line
+            for line in of
+        ]
+    wrong = charge_file.misfits(layout, frame(of))
+    return [line for line in of if line.fee_id not in wrong]
 
 
 def control(kind: str, of: list[Line]) -> charge_file.Control:
@@ -76,7 +91,8 @@ def as_csv(of: list[Line]) -> str:
 def from_csv(text: str) -> list[Line]:
     """Return the lines of such a CSV."""
     rows = csv.DictReader(io.StringIO(text))
-    return [Line(**{**row, "amount": int(row["amount"])}) for row in rows]
+    numbers = ("amount", "credit_item")
+    return [Line(**{**row, **{name: int(row[name]) for name in numbers}}) for row in rows]
 
 
 def file(layout: str, kind: str, of: list[Line]) -> bytes:
@@ -90,7 +106,7 @@ def main() -> None:
         of = lines(kind)
         _write(FOLDER / f"{kind}.csv", as_csv(of).encode())
         for layout in layouts.shipped():
-            _write(FOLDER / f"{layout}.{kind}.dat", file(layout, kind, of))
+            _write(FOLDER / f"{layout}.{kind}.dat", file(layout, kind, lines_of(layouts.load(layout), of)))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -24,6 +24,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from alma_hook import layouts
@@ -281,6 +282,25 @@ class Sfs(_Section):
                 'needs read_back = "hash": under one name only the bytes tell one file from another'
             )
         return name
+
+    @model_validator(mode="after")
+    def _layout_is_enough(self, info: ValidationInfo) -> Sfs:
+        layout = layouts.load(self.layout, (info.context or {}).get("folder"))
+        constants = {"business_unit": self.business_unit, "origin_id": self.origin_id}
+        faults = layout.unfit_constants(constants)
+        if not layout.marks_credits and self.credits_by == "reversal":
+            faults.append(
+                f"layout {layout.name} does not mark credits, so they would be loaded as charges: set "
+                'credits_by = "item_type", and [credit_item_types]'
+            )
+        if not layout.carries_reference:
+            faults.append(
+                f"layout {layout.name} has no place for the reference to the fee, by which payments find their way "
+                "back; this version can't do without"
+            )
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
     def sent_as(self, kind: str) -> str | None:
         """The fixed name of a file of a kind, ``None`` where each has a name of its own."""

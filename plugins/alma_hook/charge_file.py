@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
 
 import pandas as pd
 
 from alma_hook.errors import BadFile, Fault
-from alma_hook.layouts import AMOUNTS, DATES, FieldLayout, Layout, RecordLayout
+from alma_hook.layouts import AMOUNTS, CONSTANT_SOURCES, DATES, FieldLayout, Layout, RecordLayout
 from alma_hook.money import amount, cents
 
-#: Columns of a frame of lines. ``amount`` in cents, dates as ISO text or blank.
+#: Columns of a frame of lines. ``amount`` in cents, dates as ISO text or blank; ``kind`` is charges or credits,
+#: ``reversal`` Y where the line reverses a charge on its own item, else N.
 COLUMNS = (
-    "fee_id", "emplid", "item_type", "amount", "reversal", "term", "effective_date", "due_date",
+    "fee_id", "kind", "emplid", "item_type", "amount", "reversal", "term", "effective_date", "due_date",
     "account_type", "reference", "description",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What the header says of the file: ``total`` in cents, never negative."""
+    """What header or trailer say of the file: ``total`` in cents, never negative."""
 
     kind: str
     line_count: int
@@ -39,75 +41,155 @@ def write(layout: Layout, control: Control, lines: pd.DataFrame) -> bytes:
     ``lines`` has the columns of ``COLUMNS``. Raises ``BadFile`` naming fee, field and width of every
     value that is too long, missing, or not in the layout's character set; nothing is ever cut.
     """
-    texts = _texts(layout, lines)
+    texts = [_texts_of(f, lines, control) for f in layout.detail.fields]
     faults = [Fault(f"fee {fee_id}", said) for fee_id, said in _misfits(layout, lines, texts).items()]
-    out = [] if layout.header is None else [_header(layout, layout.header, control, faults)]
+    header = _record(layout, "header", layout.header, control, faults)
+    trailer = _record(layout, "trailer", layout.trailer, control, faults)
     if faults:
         raise BadFile("The lines don't fit the layout; nothing was written.", faults)
-    out += _details(layout, texts)
-    return "".join(line + layout.newline for line in out).encode(layout.encoding)
+    details = _lines(layout, layout.detail, texts)
+    return "".join(line + layout.newline for line in (*header, *details, *trailer)).encode(layout.encoding)
 
 
-def _details(layout: Layout, texts: Sequence[list[str]]) -> Iterator[str]:
-    columns = []
-    column = 1
-    for f, values in zip(layout.detail.fields, texts, strict=True):
-        gap = " " * (f.at - column)
-        if f.width is None:
-            columns.append([gap + value for value in values])
-        elif f.is_text:
-            columns.append([gap + value.ljust(f.width) for value in values])
-        else:
-            columns.append([gap + value.rjust(f.width, "0") for value in values])
-        column = f.end + 1
-    return ("".join(values).ljust(layout.detail.width or 0) for values in zip(*columns, strict=True))
+def _lines(layout: Layout, record: RecordLayout, texts: Sequence[list[str]]) -> Iterator[str]:
+    """Yield the lines of which ``texts`` are the columns, field by field."""
+    columns = [_padded(f, values) for f, values in zip(record.fields, texts, strict=True)]
+    if not layout.fixed:
+        quoted = [_quoted(layout, f, values) for f, values in zip(record.fields, columns, strict=True)]
+        return (layout.delimiter.join(values) for values in zip(*quoted, strict=True))
+    place = 1
+    for number, f in enumerate(record.fields):
+        gap = " " * ((f.at or 1) - place)
+        if gap:
+            columns[number] = [gap + value for value in columns[number]]
+        place = f.end + 1
+    return ("".join(values).ljust(record.width or 0) for values in zip(*columns, strict=True))
+
+
+def _padded(f: FieldLayout, values: list[str]) -> list[str]:
+    if f.width is None:
+        return values
+    if f.side == "left":
+        return [value.ljust(f.width, f.filling) for value in values]
+    if f.filling == "0" and f.negative == "credits" and f.sign == "front":
+        # The minus stands first, before the zeros.
+        return [
+            f"-{value[1:].rjust(f.width - 1, '0')}" if value[:1] == "-" else value.rjust(f.width, "0")
+            for value in values
+        ]
+    if f.filling == "0" and f.may_be_blank:
+        return [value.rjust(f.width, "0" if value else " ") for value in values]
+    return [value.rjust(f.width, f.filling) for value in values]
+
+
+def _quoted(layout: Layout, f: FieldLayout, values: list[str]) -> list[str]:
+    if layout.quote == "never":
+        return values
+    if layout.quote == "always":
+        return ['"' + value.replace('"', '""') + '"' for value in values]
+    return [
+        '"' + value.replace('"', '""') + '"' if layout.delimiter in value or '"' in value else value
+        for value in values
+    ] if f.is_text else values  # fmt: skip
 
 
 def misfits(layout: Layout, lines: pd.DataFrame) -> dict[str, str]:
     """Return, by fee id, what of its line does not fit the layout; empty when everything does."""
-    return _misfits(layout, lines, _texts(layout, lines))
+    return _misfits(layout, lines, [_texts_of(f, lines, None) for f in layout.detail.fields])
 
 
 def _misfits(layout: Layout, lines: pd.DataFrame, texts: Sequence[list[str]]) -> dict[str, str]:
     wrong: dict[str, list[str]] = {}
     fee_ids = lines["fee_id"].tolist()
     for f, values in zip(layout.detail.fields, texts, strict=True):
+        # What is the same in every line is the settings' affair, which are checked by themselves.
+        if f.source in CONSTANT_SOURCES or f.source in ("literal", "blank", "reversal"):
+            continue
         # Nearly always the whole column fits, which is quickly seen.
         shortest, longest = min(map(len, values), default=0), max(map(len, values), default=0)
-        if longest <= f.limit and (shortest or f.optional) and _printable("".join(values), layout.encoding):
+        fits = (
+            longest <= f.limit
+            and (shortest or f.may_be_blank)
+            and _printable("".join(values), layout.encoding)
+        )
+        if fits and not _doubtful(layout, f, values):
             continue
         for fee_id, text in zip(fee_ids, values, strict=True):
-            for said in _misfits_of(f, text, layout.encoding):
-                wrong.setdefault(str(fee_id), []).append(f"{f.name} {said}")
+            for said in _misfits_of(layout, f, text):
+                wrong.setdefault(str(fee_id), []).append(f"{f.label} {said}")
     return {fee_id: "; ".join(said) for fee_id, said in wrong.items()}
 
 
-def _misfits_of(f: FieldLayout, text: str, encoding: str) -> Iterator[str]:
+def _doubtful(layout: Layout, f: FieldLayout, values: Iterable[str]) -> bool:
+    """Whether a value may read back as another one."""
+    if not f.is_text:
+        return False
+    if (
+        not layout.fixed
+        and layout.quote == "never"
+        and any(layout.delimiter in v or '"' in v for v in values)
+    ):
+        return True
+    return any(_hides(f, value) for value in values)
+
+
+def _hides(f: FieldLayout, value: str) -> bool:
+    """Whether a value begins, or ends, with what it is filled with."""
+    edge = value[-1:] if f.side == "left" else value[:1]
+    return f.width is not None and f.source not in DATES and edge == f.filling
+
+
+def _misfits_of(layout: Layout, f: FieldLayout, text: str) -> Iterator[str]:
     if len(text) > f.limit:
         yield f"is longer than its {f.limit} columns"
-    if not text and not f.optional:
+    if not text and not f.may_be_blank:
         yield "is missing"
     # A control character would break the line in two, so only printable text is let through.
-    if not _printable(text, encoding):
-        yield f"is not {encoding} text"
+    if not _printable(text, layout.encoding):
+        yield f"is not {layout.encoding} text"
+    if not f.is_text:
+        return
+    if _hides(f, text):
+        yield f"{'ends' if f.side == 'left' else 'begins'} with {f.filling!r}, with which it is filled"
+    if not layout.fixed and layout.quote == "never" and (layout.delimiter in text or '"' in text):
+        yield "holds the delimiter or a quote, and values are never quoted"
 
 
-def _texts(layout: Layout, lines: pd.DataFrame) -> list[list[str]]:
-    """Return the lines' texts field by field, not padded yet."""
-    return [_texts_of(f, lines) for f in layout.detail.fields]
-
-
-def _texts_of(f: FieldLayout, lines: pd.DataFrame) -> list[str]:
-    if f.source == "literal":
-        return [f.value] * len(lines)
-    values: list[Any] = lines[f.source].tolist()
-    if f.source in AMOUNTS:
-        return [amount(value) for value in values]
-    if f.source in DATES:
+def _texts_of(f: FieldLayout, lines: pd.DataFrame, control: Control | None) -> list[str]:
+    """Return a field's text in each line, not padded yet."""
+    if f.source in ("literal", "blank"):
+        texts = [f.value] * len(lines)
+    elif f.source in CONSTANT_SOURCES:
+        texts = [_constant(f, control) if control else ""] * len(lines)
+    elif f.source == "reversal":
+        texts = [f.credit if mark == "Y" else f.charge for mark in lines["reversal"].tolist()]
+    elif f.source in AMOUNTS:
+        values = lines[f.source].tolist()
+        if f.negative == "credits":
+            marks = lines["reversal"].tolist()
+            values = [-value if mark == "Y" else value for value, mark in zip(values, marks, strict=True)]
+        texts = _amounts(f, values)
+    elif f.source in DATES:
+        values = lines[f.source].tolist()
         # A file has few different days, so each is formatted once.
         days = {iso: f.date_text(date.fromisoformat(iso)) if iso else "" for iso in set(values)}
-        return [days[iso] for iso in values]
-    return [str(value) for value in values]
+        texts = [days[iso] for iso in values]
+    else:
+        texts = [str(value) for value in lines[f.source].tolist()]
+    if f.only is None:
+        return texts
+    return [text if kind == f.only else "" for text, kind in zip(texts, lines["kind"].tolist(), strict=True)]
+
+
+def _amounts(f: FieldLayout, values: Sequence[int]) -> list[str]:
+    texts = [amount(value) for value in values]
+    if f.decimals == "implied":
+        texts = [text.replace(".", "") for text in texts]
+    if f.negative == "credits" and f.sign == "end":
+        # In a field of fixed width the sign has a column of its own.
+        plus = "" if f.width is None else " "
+        texts = [f"{text[1:]}-" if text[:1] == "-" else text + plus for text in texts]
+    return texts
 
 
 def _printable(text: str, encoding: str) -> bool:
@@ -120,39 +202,37 @@ def _printable(text: str, encoding: str) -> bool:
     return text.isprintable()
 
 
-def _header(layout: Layout, header: RecordLayout, control: Control, faults: list[Fault]) -> str:
-    out = ""
-    for f in header.fields:
-        value = _header_value(f, control)
-        if len(value) > f.limit or not _printable(value, layout.encoding):
-            faults.append(Fault("header", f"does not fit its {f.limit} columns", field=f.name))
-            continue
-        out = out.ljust(f.at - 1) + (value.ljust(f.limit) if f.is_text else _zeros(value, f.limit))
-    return out.ljust(header.width or 0)
+def _record(
+    layout: Layout, name: str, record: RecordLayout | None, control: Control, faults: list[Fault]
+) -> list[str]:
+    """Return the one line of a header or trailer; none where the layout has no such record."""
+    if record is None:
+        return []
+    texts = []
+    for f in record.fields:
+        text = f.value if f.source in ("literal", "blank") else _constant(f, control)
+        long = len(text) > f.limit and f.source != "literal"
+        if long or not _printable(text, layout.encoding):
+            faults.append(Fault(name, f"does not fit its {f.limit} columns", field=f.label))
+        texts.append([text])
+    return [] if faults else list(_lines(layout, record, texts))
 
 
-def _header_value(f: FieldLayout, control: Control) -> str:
-    if f.source == "literal":
-        return f.value
+def _constant(f: FieldLayout, control: Control) -> str:
     if f.source == "control_total":
-        return amount(
-            -control.total if f.negative == "credits" and control.kind == "credits" else control.total
-        )
+        negative = f.negative == "credits" and control.kind == "credits"
+        return _amounts(f, [-control.total if negative else control.total])[0]
     if f.source == "file_date":
         return f.date_text(control.file_date)
     return str(getattr(control, f.source))
 
 
-def _zeros(value: str, width: int) -> str:
-    sign = "-" if value.startswith("-") else ""
-    return sign + value.removeprefix("-").rjust(width - len(sign), "0")
-
-
 def read(layout: Layout, content: bytes) -> tuple[dict[str, str], list[dict[str, str]]]:
-    """Return the header's and the lines' values by source, as text without padding.
+    """Return header's and trailer's values and the lines' by source, as text without padding.
 
-    Amounts come back as plain decimals. Raises ``BadFile`` with every line that does not fit the
-    layout, and when the control count or total disagrees with the lines.
+    Amounts come back as plain decimals above nought, ``reversal`` as Y or N where the layout marks credits.
+    Raises ``BadFile`` with every line that does not fit the layout, and when the control count or total
+    disagrees with the lines.
     """
     try:
         lines = content.decode(layout.encoding).split(layout.newline)
@@ -161,46 +241,109 @@ def read(layout: Layout, content: bytes) -> tuple[dict[str, str], list[dict[str,
             "The file does not fit its layout.", [Fault("file", f"is not {layout.encoding} text")]
         ) from None
     faults = [] if lines[-1] == "" else [Fault("file", "the last line has no line end", line=len(lines))]
-    lines = lines[:-1] if lines[-1] == "" else lines
-    header: dict[str, str] = {}
-    if layout.header is not None:
-        header = _parse(layout.header, lines[0] if lines else "", 1, faults)
-    first = 1 if layout.header is not None else 0
-    details = [_parse(layout.detail, line, n, faults) for n, line in enumerate(lines[first:], first + 1)]
-    if not faults and "line_count" in header and int(header["line_count"]) != len(details):
+    numbered = list(enumerate(lines[:-1] if lines[-1] == "" else lines, 1))
+    told: dict[str, str] = {}
+    for record, place in ((layout.header, 0), (layout.trailer, -1)):
+        if record is not None and numbered:
+            number, line = numbered.pop(place)
+            told |= _parse(layout, record, line, number, faults)
+        elif record is not None:
+            faults.append(Fault("file", "has no header, or no trailer", line=1))
+    details = [_parse(layout, layout.detail, line, n, faults) for n, line in numbered]
+    if not faults and "line_count" in told and int(told["line_count"]) != len(details):
         faults.append(Fault("file", "the control count is not the number of lines", line=1))
-    if not faults and "control_total" in header:
+    if not faults and "control_total" in told:
         total = sum(cents(d["amount"]) for d in details)
-        if abs(cents(header["control_total"])) != total:
+        if cents(told["control_total"]) != total:
             faults.append(Fault("file", "the control total is not the sum of the lines", line=1))
     if faults:
         raise BadFile("The file does not fit its layout.", faults)
-    return header, details
+    return told, details
 
 
-def _parse(record: RecordLayout, line: str, number: int, faults: list[Fault]) -> dict[str, str]:
+def _parse(
+    layout: Layout, record: RecordLayout, line: str, number: int, faults: list[Fault]
+) -> dict[str, str]:
     values: dict[str, str] = {}
-    if record.width is not None and len(line) != record.width:
-        faults.append(Fault("file", f"has {len(line)} columns, not {record.width}", line=number))
+    cells = _cells(layout, record, line)
+    if isinstance(cells, str):
+        faults.append(Fault("file", cells, line=number))
         return values
-    for f in record.fields:
-        text = line[f.at - 1 : f.end].rstrip(" ")
-        if f.source == "literal" and text != f.value:
-            faults.append(Fault("file", f"is not {f.value!r}", line=number, field=f.name))
-        if f.source in AMOUNTS:
-            try:
-                text = amount(cents(text))
-            except ValueError as error:
-                faults.append(Fault("file", str(error), line=number, field=f.name))
-        elif f.source == "line_count":
-            if not (text.isascii() and text.isdigit()):
-                faults.append(Fault("file", "is not a number", line=number, field=f.name))
-            text = text.lstrip("0") or "0"
-        elif f.source in DATES:
-            try:
-                day = f.date_of(text)
-                text = day.isoformat() if day else ""
-            except ValueError:
-                faults.append(Fault("file", f"is not a day as {f.format}", line=number, field=f.name))
-        values[f.source] = text
+    for f, cell in zip(record.fields, cells, strict=True):
+        try:
+            text = _value(f, cell, values)
+        except ValueError as error:
+            faults.append(Fault("file", str(error), line=number, field=f.label))
+            continue
+        if f.source not in ("literal", "blank"):
+            values[f.source] = text
     return values
+
+
+def _cells(layout: Layout, record: RecordLayout, line: str) -> list[str] | str:
+    """Return what stands in each field, or why that can't be told."""
+    if layout.fixed:
+        if record.width is not None and len(line) != record.width:
+            return f"has {len(line)} columns, not {record.width}"
+        return [line[(f.at or 1) - 1 : f.end] for f in record.fields]
+    if layout.quote == "never":
+        cells = line.split(layout.delimiter)
+    else:
+        try:
+            (cells,) = csv.reader(io.StringIO(line, newline=""), delimiter=layout.delimiter, strict=True)
+        except (csv.Error, ValueError):
+            return "is not one line of delimited values"
+    return cells if len(cells) == len(record.fields) else f"has {len(cells)} fields, not {len(record.fields)}"
+
+
+def _value(f: FieldLayout, cell: str, values: dict[str, str]) -> str:
+    """Return a field's value without what fills it. Raises ``ValueError`` saying what is wrong with it."""
+    if f.source in ("literal", "blank"):
+        if cell.rstrip(" ") != f.value.rstrip(" "):
+            raise ValueError(f"is not {f.value!r}" if f.value else "is not blank")
+        return f.value
+    if f.source == "reversal":
+        marks = {f.charge.strip(): "N", f.credit.strip(): "Y"}
+        if cell.strip() not in marks:
+            raise ValueError(f"is neither {f.charge!r} nor {f.credit!r}")
+        return marks[cell.strip()]
+    if f.is_text:
+        text = cell
+        if f.width is not None:
+            text = cell.rstrip(f.filling) if f.side == "left" else cell.lstrip(f.filling)
+        elif f.at is not None:
+            text = cell.rstrip(" ")
+        if f.source in DATES:
+            return _iso(f, text)
+        return text
+    text = cell.strip(" ")
+    if f.source == "line_count":
+        if not (text.isascii() and text.isdigit()):
+            raise ValueError("is not a number")
+        return text.lstrip("0") or "0"
+    if not text and f.may_be_blank:
+        return ""
+    value = _cents(f, text)
+    if f.source == "amount" and f.negative == "credits":
+        values.setdefault("reversal", "Y" if value < 0 else "N")
+    return amount(abs(value))
+
+
+def _iso(f: FieldLayout, text: str) -> str:
+    try:
+        day = f.date_of(text.strip())
+    except ValueError:
+        raise ValueError(f"is not a day as {f.format}") from None
+    return day.isoformat() if day else ""
+
+
+def _cents(f: FieldLayout, text: str) -> int:
+    if f.negative == "credits" and f.sign == "end" and text.endswith("-"):
+        text = f"-{text[:-1]}"
+    if f.decimals == "point":
+        return cents(text)
+    sign, digits = ("-", text[1:]) if text.startswith("-") else ("", text)
+    if not (digits.isascii() and digits.isdigit()):
+        raise ValueError("is not an amount with implied decimals")
+    digits = digits.rjust(3, "0")
+    return cents(f"{sign}{digits[:-2]}.{digits[-2:]}")

@@ -532,6 +532,7 @@ def frame(lines: Sequence[Line | Row]) -> pd.DataFrame:
     ]
     for row in rows:
         row["reversal"] = "Y" if row["kind"] == "credit" and not row["credit_item"] else "N"
+        row["kind"] = f"{row['kind']}s"
     return pd.DataFrame(rows, columns=list(charge_file.COLUMNS))
 
 

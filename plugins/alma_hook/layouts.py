@@ -1,8 +1,8 @@
 """The layout of an SFS file, declared once; writing, reading and the docs follow from it.
 
-A layout is a TOML file: a header and a detail record, each a list of fields with position, width
-and source. Positions start at 1, as on PeopleSoft's External File Layouts pages. What no field
-covers is blank.
+A layout is a TOML file: a detail record and, if need be, header and trailer, each a list of fields. In a
+fixed layout a field has a place: positions start at 1, as on PeopleSoft's External File Layouts pages, and
+what no field covers is blank. In a delimited one the fields follow one another.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from alma_hook.errors import Fault, SettingsError
 from alma_hook.plain_words import faults_of
 from alma_hook.resources import include
 
-BatchSource = Literal["line_count", "control_total", "origin_id", "business_unit", "currency", "file_date"]
+ConstantSource = Literal["origin_id", "business_unit", "currency", "file_date"]
+BatchSource = Literal["line_count", "control_total", ConstantSource]
 LineSource = Literal[
     "emplid",
     "item_type",
@@ -32,46 +33,98 @@ LineSource = Literal[
     "reference",
     "description",
 ]
-Source = Literal["literal", BatchSource, LineSource]
+Source = Literal["literal", "blank", BatchSource, LineSource]
+DateFormat = Literal["MMDDYYYY", "MMDDYY", "YYYYMMDD", "DDMMYYYY", "MM/DD/YYYY", "YYYY-MM-DD"]
 
-BATCH_SOURCES = frozenset(BatchSource.__args__)  # type: ignore[attr-defined]
+CONSTANT_SOURCES = frozenset(ConstantSource.__args__)  # type: ignore[attr-defined]
+BATCH_SOURCES = CONSTANT_SOURCES | {"line_count", "control_total"}
 LINE_SOURCES = frozenset(LineSource.__args__)  # type: ignore[attr-defined]
 AMOUNTS = frozenset({"amount", "control_total"})
 DATES = frozenset({"effective_date", "due_date", "file_date"})
-_STRFTIME = {"MMDDYYYY": "%m%d%Y", "MMDDYY": "%m%d%y", "YYYYMMDD": "%Y%m%d", "MM/DD/YYYY": "%m/%d/%Y"}
+_STRFTIME = {
+    "MMDDYYYY": "%m%d%Y", "MMDDYY": "%m%d%y", "YYYYMMDD": "%Y%m%d", "DDMMYYYY": "%d%m%Y", "MM/DD/YYYY": "%m/%d/%Y",
+    "YYYY-MM-DD": "%Y-%m-%d",
+}  # fmt: skip
 
 
 class FieldLayout(BaseModel):
-    """One field: ``at`` its first column, ``width`` in columns (none: to the end of the line)."""
+    """One field: ``at`` its first column, ``width`` in columns (none: as long as its value, up to ``max_width``).
+
+    ``align`` and ``fill`` say how a value shorter than ``width`` stands in it: a text left with blanks, a number
+    right with zeros, unless told otherwise. Amounts: ``decimals`` after a point, or implied; ``negative`` in
+    credits, with the minus ``sign`` before or after it. ``charge`` and ``credit``: what a reversal mark is.
+    ``only``: blank in the lines of the other kind.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    at: int = Field(ge=1, le=999)
+    name: str = ""
+    at: int | None = Field(default=None, ge=1, le=999)
     width: int | None = Field(default=None, ge=1, le=999)
     max_width: int | None = Field(default=None, ge=1, le=999)
     source: Source
     value: str = ""
-    format: Literal["MMDDYYYY", "MMDDYY", "YYYYMMDD", "MM/DD/YYYY"] | None = None
+    format: DateFormat | None = None
     optional: bool = False
+    align: Literal["left", "right"] | None = None
+    fill: str | None = Field(default=None, min_length=1, max_length=1)
+    decimals: Literal["point", "implied"] = "point"
     negative: Literal["never", "credits"] = "never"
+    sign: Literal["front", "end"] = "front"
+    charge: str = "N"
+    credit: str = "Y"
+    only: Literal["charges", "credits"] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> FieldLayout:
+        faults = []
         if self.source in DATES and self.format is None:
-            raise ValueError("a date needs a format")
+            faults.append("a date needs a format")
         if self.source == "literal" and not self.value:
-            raise ValueError("a literal needs a value")
+            faults.append("a literal needs a value")
         if self.width is not None and len(self.value) > self.width:
-            raise ValueError("the literal is longer than its field")
-        if self.width is None and (self.max_width is None or not self.is_text):
-            raise ValueError("only a text may go without width, and then needs max_width")
+            faults.append("the literal is longer than its field")
+        if self.source == "reversal":
+            if self.charge.strip() == self.credit.strip():
+                faults.append("a charge and a credit have the same mark")
+            if self.width is not None and max(len(self.charge), len(self.credit)) > self.width:
+                faults.append("the mark is longer than its field")
+        if not self.is_text and self.filling not in "0 ":
+            faults.append("a number is filled with 0 or a blank")
+        if not self.is_text and self.filling == "0" and self.side == "left":
+            faults.append("a number that stands left can't be filled with 0, which would make another of it")
+        if not self.filling.isprintable():
+            faults.append("is filled with something that can't be printed")
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def label(self) -> str:
+        """What it is called in messages."""
+        return self.name or self.source
 
     @property
     def is_text(self) -> bool:
         """Texts stand left and are filled with blanks; numbers stand right, filled with zeros."""
         return self.source not in AMOUNTS and self.source != "line_count"
+
+    @property
+    def side(self) -> str:
+        """Where a short value stands."""
+        return self.align or ("left" if self.is_text else "right")
+
+    @property
+    def filling(self) -> str:
+        """What fills the rest."""
+        return self.fill or (" " if self.is_text else "0")
+
+    @property
+    def may_be_blank(self) -> bool:
+        """Whether a line may have nothing there."""
+        if self.source == "reversal":
+            return not (self.charge and self.credit)
+        return self.optional or self.only is not None or self.source == "blank"
 
     @property
     def limit(self) -> int:
@@ -81,7 +134,7 @@ class FieldLayout(BaseModel):
     @property
     def end(self) -> int:
         """Its last column."""
-        return self.at + self.limit - 1
+        return (self.at or 1) + self.limit - 1
 
     def date_text(self, day: date | None) -> str:
         """Return a day in this field's format, blank for none."""
@@ -98,22 +151,53 @@ class RecordLayout(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     width: int | None = Field(default=None, ge=1, le=999)
-    fields: tuple[FieldLayout, ...]
+    fields: tuple[FieldLayout, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _no_overlap(self) -> RecordLayout:
+    def misplaced(self) -> list[str]:
+        """Return what is wrong with it as a record of a fixed layout."""
+        faults = [f"{f.label} has no place (at)" for f in self.fields if f.at is None]
+        if faults:
+            return faults
         for left, right in pairwise(self.fields):
-            if right.at <= left.end:
-                raise ValueError(f"{right.name} begins at {right.at}, inside {left.name}")
-        if self.width is not None and self.fields and self.fields[-1].end > self.width:
-            raise ValueError(f"{self.fields[-1].name} ends beyond the width {self.width}")
-        if any(f.width is None for f in self.fields[:-1]):
-            raise ValueError("only the last field may go without width")
-        return self
+            if (right.at or 0) <= left.end:
+                faults.append(f"{right.label} begins at {right.at}, inside {left.label}")
+        last = self.fields[-1]
+        if self.width is not None and last.end > self.width:
+            faults.append(f"{last.label} ends beyond the width {self.width}")
+        faults += [
+            f"{f.label} has no width, and only the last field may go without"
+            for f in self.fields[:-1]
+            if f.width is None
+        ]
+        if last.width is None and not (last.max_width and last.is_text and last.side == "left"):
+            faults.append(
+                f"{last.label} has no width: only a text that stands left may go without, and then needs max_width"
+            )
+        return faults
+
+    def unlimited(self) -> list[str]:
+        """Return what is wrong with it as a record of a delimited layout."""
+        faults = [
+            f"{f.label} has a place (at), and fields follow one another here"
+            for f in self.fields
+            if f.at is not None
+        ]
+        faults += [
+            f"{f.label} needs width or max_width"
+            for f in self.fields
+            if not f.limit and f.source not in ("blank", "literal", "reversal")
+        ]
+        if self.width is not None:
+            faults.append("a line has no width here")
+        return faults
 
 
 class Layout(BaseModel):
-    """A whole file layout. ``status`` says who has loaded such a file, ``source`` where it is known from."""
+    """A whole file layout. ``status`` says who has loaded such a file, ``source`` where it is known from.
+
+    The first line is the header, the last the trailer, where there are such. ``delimiter`` and ``quote`` are
+    those of a ``delimited`` one: quotes where a value needs them, always, or never.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -123,28 +207,110 @@ class Layout(BaseModel):
     source: str
     encoding: Literal["ascii", "cp1252", "utf-8"] = "ascii"
     line_end: Literal["lf", "crlf"] = "lf"
+    form: Literal["fixed", "delimited"] = "fixed"
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    quote: Literal["needed", "always", "never"] = "needed"
     header: RecordLayout | None = None
     detail: RecordLayout
+    trailer: RecordLayout | None = None
 
     @model_validator(mode="after")
-    def _sources_belong(self) -> Layout:
-        allowed = BATCH_SOURCES | {"literal"}
-        for record, sources in ((self.header, allowed), (self.detail, LINE_SOURCES | {"literal"})):
-            wrong = [f.name for f in record.fields if f.source not in sources] if record else []
-            if wrong:
-                raise ValueError(f"{', '.join(wrong)} can't stand in this record")
-        # Without its mark a credit would be loaded as one more charge, and without the reference no
-        # payment would find its way back.
-        needed = {"emplid", "item_type", "amount", "reversal", "reference"}
-        missing = needed - {f.source for f in self.detail.fields}
+    def _belongs_together(self) -> Layout:
+        faults = []
+        batch = BATCH_SOURCES | {"literal", "blank"}
+        for name, record, sources in (
+            ("header", self.header, batch),
+            ("detail", self.detail, LINE_SOURCES | CONSTANT_SOURCES | {"literal", "blank"}),
+            ("trailer", self.trailer, batch),
+        ):
+            if record is None:
+                continue
+            said = record.misplaced() if self.fixed else record.unlimited()
+            said += [
+                f"{f.label} can't stand in this record" for f in record.fields if f.source not in sources
+            ]
+            if name != "detail":
+                said += [
+                    f"{f.label} is in no line, so it is for neither kind" for f in record.fields if f.only
+                ]
+            faults += [f"{name}: {text}" for text in said]
+        told = [f.source for f in self.detail.fields if f.source in LINE_SOURCES]
+        twice = sorted({source for source in told if told.count(source) > 1})
+        if twice:
+            faults.append(f"detail: {', '.join(twice)} stands there twice")
+        controls = [f.source for record in (self.header, self.trailer) if record for f in record.fields]
+        again = sorted({source for source in ("line_count", "control_total") if controls.count(source) > 1})
+        if again:
+            faults.append(f"{', '.join(again)} stands in header and trailer more than once")
+        missing = {"emplid", "item_type", "amount"} - set(told)
         if missing:
-            raise ValueError(f"the detail record lacks {', '.join(sorted(missing))}")
+            faults.append(f"the detail record lacks {', '.join(sorted(missing))}")
+        if not self.fixed and (
+            self.delimiter.isalnum() or self.delimiter in ' "+-.\r\n' or not self.delimiter.isascii()
+        ):
+            faults.append("the delimiter may be part of a value; take a comma, a semicolon, a bar or a tab")
+        if faults:
+            raise ValueError("; ".join(faults))
         return self
+
+    @property
+    def fixed(self) -> bool:
+        """Whether fields have places."""
+        return self.form == "fixed"
 
     @property
     def newline(self) -> str:
         """The line end as text."""
         return "\n" if self.line_end == "lf" else "\r\n"
+
+    @property
+    def records(self) -> dict[str, RecordLayout]:
+        """Its records in the file's order."""
+        told = {"header": self.header, "detail": self.detail, "trailer": self.trailer}
+        return {name: record for name, record in told.items() if record is not None}
+
+    @property
+    def record_type(self) -> FieldLayout | None:
+        """The detail's literal by whose place PeopleSoft may tell the records apart, where each has another one there."""
+        for f in self.detail.fields:
+            place = (f.at, f.width)
+            marks = [
+                other.value
+                for record in self.records.values()
+                for other in record.fields
+                if other.source == "literal" and (other.at, other.width) == place
+            ]
+            if (
+                self.fixed
+                and f.source == "literal"
+                and len(self.records) > 1
+                and len(set(marks)) == len(self.records)
+            ):
+                return f
+        return None
+
+    @property
+    def marks_credits(self) -> bool:
+        """Whether a line shows that it is a credit, by a mark or by a minus."""
+        return any(
+            f.source == "reversal" or (f.source == "amount" and f.negative == "credits")
+            for f in self.detail.fields
+        )
+
+    @property
+    def carries_reference(self) -> bool:
+        """Whether a line says which fee it is about."""
+        return any(f.source == "reference" for f in self.detail.fields)
+
+    def unfit_constants(self, told: dict[str, str]) -> list[str]:
+        """Return what is wrong with the settings that stand in each file or line, by their names."""
+        fields = [f for record in self.records.values() for f in record.fields if f.source in told]
+        return [
+            f"{f.source} is needed by the layout, as its {f.label}" if not told[f.source]
+            else f"{f.source} has more than the {f.limit} columns of the layout's {f.label}"
+            for f in fields
+            if (not told[f.source] and not f.may_be_blank) or len(told[f.source]) > f.limit
+        ]  # fmt: skip
 
 
 def load(name: str, folder: Path | None = None) -> Layout:

@@ -84,7 +84,7 @@ def read(paths: Sequence[Path], campus: Campus, layout: Layout, known: Collectio
             entries = (
                 _of_csv(path.name, content)
                 if path.suffix.lower() == ".csv"
-                else _of_layout(path.name, content, layout)
+                else _of_layout(path.name, content, layout, campus)
             )
         except BadFile as error:
             faults += error.faults
@@ -108,27 +108,23 @@ def _fee_of(reference: str, campus: Campus, known: Collection[str]) -> str | Non
     return ours
 
 
-def _of_layout(name: str, content: bytes, layout: Layout) -> list[Sent]:
+def _of_layout(name: str, content: bytes, layout: Layout, campus: Campus) -> list[Sent]:
     try:
         header, lines = charge_file.read(layout, content)
     except BadFile as error:
         raise BadFile("", [Fault(name, f.text, line=f.line, field=f.field) for f in error.faults]) from None
     day = date.fromisoformat(header["file_date"]) if header.get("file_date") else None
     first = 1 if layout.header is None else 2
-    wrong = [
-        Fault(name, "is neither Y nor N", line=n, field="reversal")
-        for n, line in enumerate(lines, first)
-        if line["reversal"] not in ("Y", "N")
-    ]
-    if wrong:
-        raise BadFile("", wrong)
+    credit_types = set(campus.credit_item_types.values())
     return [
         Sent(
             name,
             n,
-            line["reference"].strip(),
+            line.get("reference", "").strip(),
             line["emplid"].strip(),
-            -abs(cents(line["amount"])) if line["reversal"] == "Y" else cents(line["amount"]),
+            -cents(line["amount"])
+            if line.get("reversal") == "Y" or line["item_type"] in credit_types
+            else cents(line["amount"]),
             day,
         )
         for n, line in enumerate(lines, first)

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from alma_hook import __main__ as command_line
-from alma_hook import campus
+from alma_hook import campus, layouts
 from alma_hook.ledger import Ledger, batches
 from alma_hook.money import cents
 from simulator import screenshots
@@ -83,10 +83,21 @@ def test_the_short_table_holds_every_setting_that_must_be_answered():
 
 
 def test_the_generated_tables_hold_what_the_layouts_declare():
-    tables = docs_tables.layout_tables()
+    tables = docs_tables.layout_tables(layouts.shipped())
 
     assert "| EMPLID | 2-12 | Alma user, by `emplid.source` | `012345678` |" in tables
     assert "| Amount | 29-43 | what the formula says is due, never negative | `000000000012.50` |" in tables
+
+
+def test_the_layout_on_its_page_is_one(tmp_path):
+    (block,) = blocks(ROOT / "docs" / "layouts.md", "toml")
+    (tmp_path / "layouts").mkdir()
+    (tmp_path / "layouts" / "state_u.toml").write_text(block)
+    layout = layouts.load("state_u", tmp_path)
+
+    assert layout.marks_credits
+    assert layout.carries_reference
+    assert set(docs_tables.FIELD_KEYS) == set(layouts.FieldLayout.model_fields)
 
 
 # -- names ----------------------------------------------------------------------------------------------

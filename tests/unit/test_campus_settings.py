@@ -140,6 +140,13 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[sfs]", "[brake]\nmax_drop = 101\n[sfs]", "brake.max_drop", "must be 100 or less"),
         ("[sfs]", "[brake]\napproval_hours = 0\n[sfs]", "brake.approval_hours", "must be 1 or more"),
         ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms.0.term", "must be up to 4 letters or digits"),
+        ("[sfs]", '[sfs]\nlayout = "uta_csv"', "sfs", "does not mark credits"),
+        ("[sfs]", '[sfs]\nlayout = "cornell_lib02"\ncredits_by = "item_type"', "sfs", "no place for the reference"),
+        ("[sfs]", '[sfs]\nlayout = "humboldt_csv"', "sfs", "does not mark credits"),
+        (
+            '[sfs]\nbusiness_unit = "CAMPS"', '[sfs]\nlayout = "uta_csv"\ncredits_by = "item_type"',
+            "sfs", "business_unit is needed by the layout",
+        ),
         ("[sfs]", '[sfs]\nfixed_name = "libfines.txt"', "sfs.fixed_name", "must end in .dat"),
         ("[sfs]", '[sfs]\nfixed_name = "lib{date}.dat"', "sfs.fixed_name", "lib"),
         ("[sfs]", '[sfs]\nread_back = "size"\nfixed_name = "libfines.dat"', "sfs.fixed_name", "read_back"),

@@ -43,9 +43,25 @@ def test_a_shipped_layout_is_whole_and_says_where_it_is_from(name: str) -> None:
     assert layout.status
     assert layout.source
     sources = {field.source for field in layout.detail.fields}
-    assert {"emplid", "item_type", "amount", "reversal", "term", "reference"} <= sources
-    assert layout.header is not None
-    assert {"line_count", "control_total", "origin_id"} <= {field.source for field in layout.header.fields}
+    assert {"emplid", "item_type", "amount"} <= sources
+    assert "barcode" not in {field.name.lower() for field in layout.detail.fields}
+
+
+@pytest.mark.parametrize(
+    ("name", "marks", "carries", "by_type"),
+    [
+        ("default", True, True, True),
+        ("princeton_libfines", True, True, False),
+        ("cornell_lib02", False, False, False),
+        ("asu_oasis", True, True, False),
+        ("humboldt_csv", False, False, False),
+        ("uta_csv", False, True, False),
+    ],
+)
+def test_what_a_shipped_layout_can_tell(name: str, marks: bool, carries: bool, by_type: bool) -> None:
+    layout = layouts.load(name)
+    assert (layout.marks_credits, layout.carries_reference) == (marks, carries)
+    assert (layout.record_type is not None) == by_type
 
 
 def test_a_campus_brings_its_own_layout(tmp_path: Path) -> None:
@@ -61,9 +77,7 @@ def test_a_campuss_own_goes_before_the_shipped_one(tmp_path: Path) -> None:
 
 
 def test_an_unknown_layout_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        SettingsError, match=r"nowhere\.toml: not in the folder layouts .*default, princeton_libfines"
-    ):
+    with pytest.raises(SettingsError, match=r"nowhere\.toml: not in the folder layouts .*default, .*uta_csv"):
         layouts.load("nowhere", tmp_path)
 
 
@@ -76,7 +90,7 @@ def test_an_unknown_layout_is_named(tmp_path: Path) -> None:
         (WHOLE.replace("at = 1,", "at = 0,"), "must be 1 or more"),
         (WHOLE.replace('"reference"', '"fee_type"'), "detail.fields.4.source"),
         (WHOLE.replace('"reference"', '"control_total"'), "Reference can't stand in this record"),
-        (WHOLE.replace("at = 24, width = 16,", "at = 24, max_width = 16,"), "only a text may go without width"),
+        (WHOLE.replace("at = 24, width = 16,", "at = 24, max_width = 16,"), "only the last field may go without"),
         (WHOLE.replace("at = 1, width = 11,", "at = 1, max_width = 11,"), "only the last field"),
         (WHOLE.replace('source = "reference"', 'source = "due_date"'), "a date needs a format"),
         (WHOLE.replace('source = "reference"', 'source = "literal"'), "a literal needs a value"),
@@ -86,10 +100,21 @@ def test_an_unknown_layout_is_named(tmp_path: Path) -> None:
         (WHOLE + "colour = 1\n", "colour"),
         (without("emplid"), "lacks emplid"),
         (without("amount"), "lacks amount"),
-        # Without the mark a credit would be loaded as one more charge.
-        (without("reversal"), "lacks reversal"),
-        # Without it no payment finds its way back to its fee.
-        (without("reference"), "lacks reference"),
+        (WHOLE.replace("at = 1, ", ""), "detail: EMPLID has no place (at)"),
+        (WHOLE.replace('source = "reference"', 'source = "emplid"'), "emplid stands there twice"),
+        (WHOLE.replace('source = "reversal"', 'source = "reversal", credit = "N"'), "the same mark"),
+        (WHOLE.replace('source = "reversal"', 'source = "reversal", credit = "YES"'), "the mark is longer"),
+        (WHOLE.replace('source = "amount"', 'source = "amount", fill = "*"'), "filled with 0 or a blank"),
+        (WHOLE.replace('source = "amount"', 'source = "amount", align = "left"'), "would make another of it"),
+        (WHOLE + "[header]\nfields = [{ at = 1, width = 4, source = 'literal', value = 'H', only = 'charges' }]", "neither kind"),
+        (WHOLE + "[trailer]\nfields = [{ at = 1, width = 4, source = 'emplid' }]", "trailer: emplid can't stand in this record"),
+        (
+            WHOLE + "[header]\nfields = [{ at = 1, width = 9, source = 'line_count' }]\n"
+            "[trailer]\nfields = [{ at = 1, width = 9, source = 'line_count' }]",
+            "line_count stands in header and trailer more than once",
+        ),
+        ('form = "delimited"\n' + WHOLE, "detail: EMPLID has a place (at)"),
+        ('form = "delimited"\ndelimiter = "-"\n' + WHOLE, "the delimiter may be part of a value"),
         ("name = ", "not TOML"),
     ],
 )  # fmt: skip
@@ -112,7 +137,7 @@ def test_all_faults_of_a_layout_are_named_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", layouts.shipped())
 def test_every_column_is_declared_by_a_name_for_people(name: str) -> None:
     declared = tomllib.loads((include("layouts") / f"{name}.toml").read_text())
-    for record in ("header", "detail"):
+    for record in declared.keys() & {"header", "detail", "trailer"}:
         names = [field["name"] for field in declared[record]["fields"]]
         assert all(names)
         assert len(set(names)) == len(names)
