@@ -7,12 +7,12 @@ PeopleSoft must be told, write the SFS files (charges and credits apart), delive
 | task | when it is red |
 |---|---|
 | `choose_retrieval` | Airflow could not run it. Clear it. Skipped: a backfill of a past interval by another method than `sis_profile`. |
-| `analytics_report` | The report can't be read, lacks a column, or is too old. Nothing was sent; clear it once Alma's report is right. |
-| `wait_for_export` | Alma's export did not come in `alma_to_sis.export_wait_minutes`. Nothing was sent. Look at the profile's job; clear it, or run by another method. |
-| `sis_profile` | An export is cut short or is no users file. The others were taken in; have it exported again and clear. |
+| `analytics_report` | Alma is down or the day's calls are spent: clear it. Or the report lacks a column or is too old: clear it once Alma's report is right. Nothing was sent. |
+| `wait_for_export` | Alma's export did not come in `alma_to_sis.export_wait_minutes`, or its SFTP server can't be reached. Nothing was sent. Look at the profile's job; clear it, or run by another method. |
+| `sis_profile` | SFTP, or Alma where there is no folder, failed: clear it. Or an export is cut short or no users file: the others were taken in; have it exported again and clear. |
 | `open_fees`, `all_users` | Alma is down or the day's calls are spent. Nothing was sent; clear it. |
 | `read_fees` | Alma is down or the day's calls are spent. What was read is kept; clear it and it goes on from there. |
-| `plan_batches` | A guard stopped sending: its message says which. Nothing was sent. |
+| `plan_batches` | PeopleSoft's SFTP server can't be reached: clear it. Or a guard stopped sending: its message says which. Nothing was sent. |
 | `held_batches`, `ask_for_approval` | A run of `release_batch` could not be started. Clear it; the batch stays held and was not sent. |
 | `write_sfs_files` | A batch does not fit the layout any more: its message names fee, field and width. |
 | `upload_sfs_files` | SFTP failed (clear it, it goes on), or it can't be told whether a file arrived: follow the message. |
@@ -23,6 +23,9 @@ for it, in which a person answers; it is skipped where nothing is set aside.
 
 Missed intervals: the next run finds whatever they would have found. Only by `sis_profile` a backfill of theirs takes
 what Alma exported then; by another method it skips itself.
+
+Any of them is red, too, when another run holds the right to work in this direction for longer than its retries last, or
+the ledger can't be reached: clear it.
 
 Every task may be cleared and run again at any time: what PeopleSoft already has is never sent twice.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`, and `alma_export_sftp` for the SIS profile.

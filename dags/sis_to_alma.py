@@ -9,9 +9,12 @@ settings name them, go the same way and show which delivered lines were loaded.
 |---|---|
 | `find_payment_files` | SFTP failed. Nothing was changed; clear it. |
 | `take_in_payments` | The ledger can't be reached: clear it. Or the settings now tell payments apart in another way, so that known ones would be posted again: put them back. |
-| `post_payments` | Alma is down, the day's calls are spent, or the first payment could not be read back. Each payment is posted or still waiting; clear it and it goes on. |
+| `post_payments` | Alma or SFTP is down, the day's calls are spent, or the first payment could not be read back. Each payment is posted or still waiting; clear it and it goes on. |
 | `archive_files` | SFTP failed (clear it), or a file was refused: the log of `take_in_payments` names every line. The other files are done. |
 | `report` | The ledger can't be reached. Clear it; it only reports. |
+
+Any of them is red, too, when another run holds the right to work in this direction for longer than its retries last, or
+the ledger can't be reached: clear it.
 
 Every task may be cleared and run again at any time: a payment is never posted twice.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`.

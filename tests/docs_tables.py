@@ -95,7 +95,7 @@ MEANINGS = {
     "alerts.schedule": "When `watch_fees` looks.",
     "alerts.repeat_hours": "What lasts is told again after so many hours.",
     "alerts.late_minutes": "A DAG is late when no live run has ended so long after one was due.",
-    "alerts.exception_days": "Exceptions this old are told, by kind.",
+    "alerts.exception_days": "Exceptions this old are told, by kind; those that leave money in doubt after a day.",
     "alerts.collected_hours": "A delivered file that still lies there after so many hours is told.",
     "alerts.delivered_hours": "That nothing was delivered for so many hours is told; none: it is not.",
     "alerts.payment_file_hours": "That no payment file came for so many hours is told; none: it is not.",
@@ -109,7 +109,9 @@ MEANINGS = {
     "retention.uncharged_fee_days": "So many days after the last reading a fee goes that PeopleSoft was never told of and that "
     "was settled then, or whose account was gone.",
     "brake.answer_hours": "So long `release_batch` waits for a person's answer; then the batch counts as refused.",
-    "brake.approvers": "Airflow's names of the users who may answer in its pages; none: whoever may edit its DAG runs.",
+    "brake.approvers": "Who may answer in Airflow's pages, by the user ids of its auth manager (of the simple one, "
+    "names; of FAB, numbers); none: whoever has the right to answer there. With an id that nobody has, nobody can, and the "
+    "time runs out.",
     "brake.approval_hours": "So long a released line may leave without being held again. It must last until the next run "
     "has read its fees.",
     "item_types": "Alma fee type -> PeopleSoft item type. A fee type without one is listed, not charged, see "

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from croniter import croniter
 
 from alma_hook.campus import Campus
-from alma_hook.ledger import Tx, alerts, exceptions, holds, instant, moment
+from alma_hook.ledger import Tx, alerts, exceptions, holds, instant, moment, reversals
 from alma_hook.money import amount
 
 #: Files that were delivered longer ago are not looked for any more.
@@ -34,6 +34,20 @@ class Alert:
     text: str
     do: str
     dag_id: str
+
+
+#: Kinds of exceptions that are told after a day: until a person has looked, nobody knows what became of the money.
+IN_DOUBT = frozenset(
+    {
+        "batch unconfirmed",
+        "outcome of the posting unclear",
+        "payment file refused",
+        "list of items refused",
+        exceptions.SHRUNKEN,
+        reversals.TAKEN_BACK,
+        reversals.BACK,
+    }
+)
 
 
 def conditions(tx: Tx, campus: Campus, uncollected: Collection[str]) -> list[Alert]:
@@ -90,8 +104,14 @@ def _held(tx: Tx) -> list[Alert]:
 
 
 def _old(tx: Tx, campus: Campus) -> list[Alert]:
-    since = instant(moment(tx.now) - timedelta(days=campus.alerts.exception_days))
-    rows = [row for row in exceptions.open_items(tx) if row["opened_at"] <= since]
+    days = campus.alerts.exception_days
+    now = moment(tx.now)
+    since, yesterday = instant(now - timedelta(days=days)), instant(now - timedelta(days=min(1, days)))
+    rows = [
+        row
+        for row in exceptions.open_items(tx)
+        if row["opened_at"] <= (yesterday if row["kind"] in IN_DOUBT else since)
+    ]
     if not rows:
         return []
     kinds: dict[str, list[int]] = {}
@@ -102,7 +122,8 @@ def _old(tx: Tx, campus: Campus) -> list[Alert]:
         Alert(
             OLD,
             "exceptions",
-            f"{len(rows)} entries are on the list of exceptions for {campus.alerts.exception_days} days or more: {listed}.",
+            f"{len(rows)} entries are on the list of exceptions for {days} days or more, or for a day where nobody knows "
+            f"yet what became of money: {listed}.",
             "`python -m alma_hook exceptions` names each; docs/how-it-works.md says of each kind what settles it.",
             "alma_to_sis",
         )

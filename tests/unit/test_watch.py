@@ -94,6 +94,15 @@ def test_a_held_batch_is_told_until_it_is_answered(bridge: Bridge) -> None:
     }
 
 
+def test_what_leaves_money_in_doubt_is_told_after_a_day(bridge: Bridge) -> None:
+    bridge.folder.put("/sfs/outbound/BROKEN.csv", b"Emplid,Amount\n1")
+    bridge.sis_to_alma()
+    bridge.far.clock.advance(hours=23, seconds=3540)
+    assert told(bridge) == {}
+    bridge.far.clock.advance(seconds=60)
+    assert "1 payment file refused" in told(bridge)["exceptions grown old: exceptions"]
+
+
 def test_exceptions_are_told_by_kind_when_they_have_grown_old(bridge: Bridge) -> None:
     first = [bridge.far.alma.add_fee(student, 700, type="UNHEARDOF") for student in bridge.far.students[:2]]
     bridge.far.refresh_analytics()
@@ -102,8 +111,8 @@ def test_exceptions_are_told_by_kind_when_they_have_grown_old(bridge: Bridge) ->
     assert told(bridge) == {}
     bridge.far.clock.advance(hours=1)
     assert told(bridge) == {
-        "exceptions grown old: exceptions": "2 entries are on the list of exceptions for 2 days or more: "
-        "2 fee type without item type (14.00)."
+        "exceptions grown old: exceptions": "2 entries are on the list of exceptions for 2 days or more, or for a day "
+        "where nobody knows yet what became of money: 2 fee type without item type (14.00)."
     }
     for fee in first:
         bridge.far.alma.waive_at_desk(fee.id, 700)
