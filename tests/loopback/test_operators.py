@@ -23,7 +23,7 @@ from alma_hook import __main__ as command_line
 from alma_hook.airflow_names import AirflowFailException, AirflowSkipException
 from alma_hook.connections import ledger_url, outside_of_tasks
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
-from alma_hook.ledger import Ledger, institutions
+from alma_hook.ledger import Ledger, instant, institutions
 from alma_hook.money import amount
 from simulator.alma_api import FULL_KEY
 from simulator.alma_http import AlmaServer
@@ -80,7 +80,7 @@ class Worker:
                 continue
             context: Any = {
                 "ti": SimpleNamespace(dag_id=dag_id, run_id=f"manual {self.runs}", task_id=task.task_id),
-                "params": {**{name: dag.params[name] for name in dag.params}, **params},
+                "params": {**{name: dag.params[name] for name in dag.params if name not in params}, **params},
                 "data_interval_start": None if end is None else end - timedelta(hours=12),
                 "data_interval_end": end,
                 "dag_run": SimpleNamespace(run_after=datetime.now(UTC), run_type=DagRunType(kind)),
@@ -664,6 +664,45 @@ def test_a_dry_run_tells_what_would_be_held(braked: Worker, capfd: pytest.Captur
     assert "would be set aside: batch P000001 (charges, 20 lines, " in said
     assert "Held for approval" not in said
     assert command(braked, capfd, "held")[1] == "0 held\n"
+
+
+def test_a_run_that_was_started_for_other_lines_asks_nobody_and_releases_nothing(braked: Worker) -> None:
+    braked.run("alma_to_sis")
+    with failing_for_good("Fatal", "holds other lines"):
+        braked.run("release_batch", batch="000001", digest="0" * 12)
+    assert inbound(braked.far) == []
+
+
+# -- what nobody would notice -------------------------------------------------------------------------
+
+
+def test_a_file_that_nobody_collects_is_seen_in_its_folder_and_told(
+    worker: Worker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    worker.run("alma_to_sis")
+    (name,) = inbound(worker.far)
+    long_ago = instant(datetime.now(UTC) - timedelta(hours=30))
+    worker.sql(f"UPDATE batch SET delivered_at = '{long_ago}'")
+    capfd.readouterr()
+    assert worker.run("watch_fees")["watch"]["told"] >= 1
+    said = "".join(capfd.readouterr())
+    assert f"delivered, not collected: {name}" in said
+
+    worker.far.load_inbound()
+    capfd.readouterr()
+    worker.run("watch_fees")
+    assert "not collected" not in "".join(capfd.readouterr())
+
+
+def test_a_monitor_outside_hears_of_what_waits_by_the_exit_status(
+    braked: Worker, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert command(braked, capfd, "check") == (0, "nothing is late, missing, waiting or old\n")
+    braked.run("alma_to_sis")
+    with pytest.raises(SystemExit) as ended:
+        command(braked, capfd, "check")
+    assert ended.value.code == 1
+    assert "held for approval: " in capfd.readouterr().out
 
 
 # -- the ledger's connection --------------------------------------------------------------------------
