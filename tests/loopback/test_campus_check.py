@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from alma_hook import __main__ as command_line
+from alma_hook import campus_check
 from alma_hook.ledger import Ledger
 from simulator.alma_api import FULL_KEY
 from simulator.alma_http import AlmaServer
@@ -27,7 +28,7 @@ def settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
     """A campus's settings, and every connection that they name."""
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(campus_check, "_SECONDS", 0)
     connect("alma_default", conn_type="alma", host=alma.url, password=FULL_KEY.value)
     connect("sfs_sftp", **sftp_fields(sftp))
     connect("alma_ledger", conn_type="sqlite", host=str(tmp_path / "ledger.db"))
