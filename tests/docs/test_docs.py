@@ -100,6 +100,14 @@ def test_the_layout_on_its_page_is_one(tmp_path):
     assert set(docs_tables.FIELD_KEYS) == set(layouts.FieldLayout.model_fields)
 
 
+def test_the_tests_that_the_docs_name_are_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text_of(ROOT / "docs" / "security.md"))
+
+    assert len(named) > 8
+    for path, name in named:
+        assert f"def {name}(" in text_of(ROOT / path), name
+
+
 # -- names ----------------------------------------------------------------------------------------------
 
 
