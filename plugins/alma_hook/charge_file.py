@@ -121,16 +121,15 @@ def _misfits(layout: Layout, lines: pd.DataFrame, texts: Sequence[list[str]]) ->
 
 
 def _doubtful(layout: Layout, f: FieldLayout, values: Iterable[str]) -> bool:
-    """Whether a value may read back as another one."""
+    """Whether a value may read back as another one; looked for in all of them at once."""
     if not f.is_text:
         return False
-    if (
-        not layout.fixed
-        and layout.quote == "never"
-        and any(layout.delimiter in v or '"' in v for v in values)
-    ):
+    # A value that holds this character itself is told as not printable.
+    together = "\0".join(("", *values, ""))
+    if not layout.fixed and layout.quote == "never" and (layout.delimiter in together or '"' in together):
         return True
-    return any(_hides(f, value) for value in values)
+    edge = f"{f.filling}\0" if f.side == "left" else f"\0{f.filling}"
+    return f.width is not None and f.source not in DATES and edge in together
 
 
 def _hides(f: FieldLayout, value: str) -> bool:
