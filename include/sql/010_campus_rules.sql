@@ -9,7 +9,8 @@ ALTER TABLE batch ADD COLUMN sent_as TEXT;
 ALTER TABLE batch ADD COLUMN done_name TEXT;
 ALTER TABLE batch ADD COLUMN done_at TEXT;
 
--- told: what the lines make of the charge's own item, which a credit item changes in nothing.
+-- told: what the lines make of the charge's own item, which a credit item changes in nothing, so that nothing shows
+-- there whether it came.
 DROP VIEW item_position;
 CREATE VIEW item_position AS
 SELECT
@@ -36,7 +37,7 @@ LEFT JOIN complete_list c ON c.institution = k.institution
 LEFT JOIN (
     SELECT institution, item_fee, SUM(CASE WHEN kind = 'charge' THEN amount ELSE 0 END) AS charged,
         SUM(CASE WHEN kind = 'charge' THEN amount WHEN credit_item = 1 THEN 0 ELSE -amount END) AS told,
-        SUM(CASE WHEN confirmed_at IS NULL THEN 1 ELSE 0 END) AS unconfirmed
+        SUM(CASE WHEN confirmed_at IS NULL AND credit_item = 0 THEN 1 ELSE 0 END) AS unconfirmed
       FROM line WHERE state = 'sent' GROUP BY institution, item_fee
 ) t ON t.institution = k.institution AND t.item_fee = k.fee_id;
 
@@ -48,7 +49,7 @@ ALTER TABLE dry_reading ADD COLUMN made_at TEXT;
 ALTER TABLE dry_reading ADD COLUMN user_group TEXT;
 
 -- Fees that the settings leave out: looked at again when the balance is another, on the day until (a day of the
--- campus, or none), and when the rules are others.
+-- campus, or none), when the rules are others, and once a week. It says nothing of a fee that was charged.
 CREATE TABLE left_out (
     institution TEXT NOT NULL,
     fee_id TEXT NOT NULL,

@@ -238,10 +238,14 @@ def of_students(positions: Iterable[Position], campus: Campus, day: date) -> dic
     if not campus.first_charges.minimum_of_student:
         return found
     for p in positions:
-        if p.problem is not None or p.type == CREDIT_TYPE or p.status != "ACTIVE":
+        if p.problem is not None or p.type == CREDIT_TYPE:
             continue
-        may_be = left_out_by(p, campus, day) is None and first_charge_hold(p, campus) is None
-        if p.sent is not None or may_be:
+        may_be = (
+            p.status == "ACTIVE"
+            and left_out_by(p, campus, day) is None
+            and first_charge_hold(p, campus) is None
+        )
+        if (p.sent is not None and p.status in ("ACTIVE", "INDISPUTE")) or may_be:
             found[p.emplid] = found.get(p.emplid, 0) + p.balance
     return found
 

@@ -44,7 +44,7 @@ def judge(lines: Sequence[Sent], amount: int, present: bool, as_of: str, days: i
     ``as_of``: when the list was written. Where several numbers of lines come to the amount, the most
     lines count as seen: the money is the same, and none of them can be sent a second time.
     """
-    sums = list(accumulate((line.on_item for line in lines), initial=0))
+    sums = list(accumulate((line.cents for line in lines), initial=0))
     inside = next(
         (n for n, line in enumerate(lines) if line.delivered_at is None or line.delivered_at >= as_of),
         len(lines),
@@ -138,7 +138,7 @@ def judge_all(tx: Tx, days: int) -> Judged:
         without = [
             f"{line.batch_id}/{line.line_no}"
             for line in lines.get(row["fee_id"], [])
-            if not line.confirmed and line.on_item == verdict.told - int(row["amount"])
+            if not line.confirmed and not line.credit_item and line.cents == verdict.told - int(row["amount"])
         ]
         if without:
             where += f"; it would fit without line {' or '.join(without)}"
@@ -155,7 +155,12 @@ def judge_all(tx: Tx, days: int) -> Judged:
 
 
 def _verdict(row: Row, lines: Sequence[Sent], days: int) -> Verdict:
-    return judge(lines, int(row["amount"]), bool(row["present"]), row["as_of"], days)
+    return judge(_on_item(lines), int(row["amount"]), bool(row["present"]), row["as_of"], days)
+
+
+def _on_item(lines: Sequence[Sent]) -> list[Sent]:
+    """Return the lines that an item comes to. A credit item pays it, and whether it came the item's amount does not show."""
+    return [line for line in lines if not line.credit_item]
 
 
 def _unseen(line: Sent, fee_id: str, as_of: str) -> Listed:
@@ -258,9 +263,13 @@ def _standing(row: Row, position: Row, lines: Sequence[Sent], paid: int) -> str 
 
 def _seen(tx: Tx, row: Row, position: Row, lines: Sequence[Sent], days: int, rejected: bool) -> str | None:
     """Return why PeopleSoft's items speak against it that a line was never loaded, or ``None``."""
+    if row["credit_item"]:
+        said = "a list of items shows no credits with an item type of their own; ask PeopleSoft's office, then --rejected"
+        return None if rejected else said
     if position["as_of"] is None:
         return None if rejected else "no complete list of items has come that could show it missing"
     verdict = _verdict(position, lines, days)
+    lines = _on_item(lines)
     place = [(line.batch_id, line.line_no) for line in lines].index((row["batch_id"], row["line_no"]))
     if verdict.seen is not None and place < verdict.seen:
         return f"the amount in {position['file_name']} takes it in"

@@ -159,7 +159,12 @@ def test_a_credit_item_pays_the_charge_that_it_lowers(apart: Bridge) -> None:
     assert (told(apart, waived), told(apart, paid)) == ((1000, 300), (800, 0))
     assert (apart.books().unequal, listed(apart), apart.balances()["unexplained"]) == ({}, {}, 0)
     with closing(apart.ledger("look")) as ledger, ledger.read() as tx:
-        assert tx.one("SELECT COUNT(*) FROM line WHERE institution = :i AND confirmed_at IS NULL") == 0
+        assert (
+            tx.one(
+                "SELECT COUNT(*) FROM line WHERE institution = :i AND confirmed_at IS NULL AND credit_item = 0"
+            )
+            == 0
+        )
 
 
 def test_a_charge_is_not_made_void_while_its_credit_item_lies_on_the_account(apart: Bridge) -> None:
@@ -177,6 +182,33 @@ def test_a_charge_is_not_made_void_while_its_credit_item_lies_on_the_account(apa
         confirmations.void(
             ledger, lease, "000001", 1, "asked", rejected=True, settings=apart.campus.sis_to_alma.items
         )
+
+
+def test_a_credit_item_that_was_lost_is_not_taken_for_seen_and_made_void_once_the_office_says_so(
+    apart: Bridge,
+) -> None:
+    fee = apart.far.alma.add_fee(apart.far.students[0], 1000)
+    run(apart)
+    see(apart)
+    apart.far.alma.waive_at_desk(fee.id, 300)
+    run(apart, load=False)
+    for file in apart.far.path("/sfs/inbound").glob("*.dat"):
+        file.unlink()
+    for _ in range(5):
+        see(apart, days=1)
+        run(apart)
+
+    def void(rejected: bool) -> int:
+        with apart.working("out") as (ledger, lease):
+            items = apart.campus.sis_to_alma.items
+            return confirmations.void(ledger, lease, "000002", 1, "asked", rejected=rejected, settings=items)
+
+    # A list of items shows the charge's amount whether the credit came or not.
+    with pytest.raises(Fatal, match="shows no credits"):
+        void(rejected=False)
+    assert void(rejected=True) == 1
+    run(apart)
+    assert (told(apart, fee), apart.books().unequal, listed(apart)) == ((1000, 300), {}, {})
 
 
 @pytest.mark.parametrize("before", ["reversal", "item_type"])
@@ -333,6 +365,52 @@ def test_the_student_is_charged_with_all_of_it_once_it_is_enough(tmp_path: Path)
     third = made(bridge, 50)
     run(bridge)
     assert told(bridge, third)[0] == 50
+
+
+@pytest.mark.parametrize("method", ["sis_profile", "open_fees"])
+def test_what_no_report_names_is_looked_at_again_within_a_week(tmp_path: Path, method: str) -> None:
+    bridge = campus_of(tmp_path, settings=ruled(minimum="10.00"))
+    fee = made(bridge, 900)
+    run(bridge)
+    bridge.far.alma.behaviour.fees_touch_users = False
+    bridge.far.alma.raise_fee(fee.id, 5000)
+    asked = calls(bridge)
+    for _ in range(6):
+        run(bridge, days=1, method=method)
+    assert (told(bridge, fee), calls(bridge)) == ((0, 0), asked)
+    run(bridge, days=1, method=method)
+    assert (told(bridge, fee), listed(bridge)) == ((5900, 0), {})
+
+
+def test_a_fee_that_a_repair_knows_as_charged_is_left_out_no_more(tmp_path: Path) -> None:
+    bridge = campus_of(tmp_path)
+    fee = made(bridge, 3000)
+    run(bridge)
+    rule(bridge, minimum="10.00")
+    Path(bridge.url.removeprefix("sqlite:///")).unlink()
+    with closing(bridge.ledger("new")) as ledger:
+        ledger.migrate()
+    bridge.far.alma.waive_at_desk(fee.id, 2100)
+    run(bridge, live=False, load=False)
+    assert listed(bridge) == {"left out: below the minimum": 1}
+    with (
+        closing(bridge.ledger("repair")) as ledger,
+        ledger.lease("out", "repair") as out,
+        ledger.lease("back", "repair") as back,
+    ):
+        repair(ledger, out, back, bridge.campus, bridge.folder, bridge.folder, bridge.api)
+    run(bridge)
+    assert (told(bridge, fee), bridge.books().unequal, listed(bridge)) == ((3000, 2100), {}, {})
+
+
+def test_what_is_in_dispute_counts_for_the_student_once_it_was_charged(tmp_path: Path) -> None:
+    bridge = campus_of(tmp_path, settings=ruled(minimum_of_student="10.00"))
+    first = made(bridge, 1000)
+    run(bridge)
+    bridge.far.alma.dispute(first.id)
+    second = made(bridge, 50)
+    run(bridge)
+    assert told(bridge, second) == (50, 0)
 
 
 def test_a_fee_that_was_left_out_and_is_settled_is_off_the_list(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from alma_hook.alma_answers import Fee
-from alma_hook.ledger.store import Row, Tx, in_list
+from alma_hook.ledger.store import Row, Tx, in_list, instant, moment
 
+#: So long what the settings leave out is not looked at when nothing says that it changed.
+LEFT_OUT_LOOKED_AT = timedelta(days=7)
 _ADD = (
     "INSERT INTO account_to_read (institution, live, user_id, why, added_at, added_run) "
     "{source} ON CONFLICT (institution, live, user_id) DO UPDATE SET read_run = NULL"
@@ -37,7 +40,7 @@ def add_open_accounts(tx: Tx, live: bool, why: str, *, left_out: bool = False) -
     if not left_out:
         source += (
             " AND NOT EXISTS (SELECT 1 FROM left_out o WHERE o.institution = w.institution AND o.fee_id = w.fee_id "
-            "AND o.user_id = w.user_id)"
+            "AND o.user_id = w.user_id AND w.expected = 0)"
         )
     return tx.run(_ADD.format(source=source), live=int(live), why=why, now=tx.now, run=tx.run_id)
 
@@ -90,7 +93,7 @@ def nominate(tx: Tx, live: bool) -> tuple[int, int]:
         "WHERE r.institution = :i AND r.run_id = :run AND (e.fee_id IS NULL OR e.expected <> r.balance "
         "OR e.user_id <> r.user_id) "
         "AND NOT EXISTS (SELECT 1 FROM left_out o WHERE o.institution = r.institution AND o.fee_id = r.fee_id "
-        "AND o.balance = r.balance AND o.user_id = r.user_id)"
+        "AND o.balance = r.balance AND o.user_id = r.user_id AND COALESCE(e.expected, 0) = 0)"
     )
     columns = (
         "CAST(:live AS INTEGER), user_id, CAST('report' AS TEXT), CAST(:now AS TEXT), CAST(:run AS TEXT)"
@@ -286,11 +289,17 @@ def forget_read(tx: Tx, live: bool, again: Sequence[str]) -> None:
 
 
 def add_left_out(tx: Tx, live: bool, day: str, rules: str) -> int:
-    """List the accounts of what was left out until today, or by other rules than those of now."""
+    """List the accounts of what was left out until today, by other rules than those of now, or read a week ago.
+
+    What a user's export or no report names would else never be seen to have changed.
+    """
     rows = tx.rows(
-        "SELECT DISTINCT user_id FROM left_out WHERE institution = :i AND (until <= :day OR rules <> :rules)",
+        "SELECT DISTINCT o.user_id FROM left_out o "
+        "LEFT JOIN reading r ON r.institution = o.institution AND r.fee_id = o.fee_id "
+        "WHERE o.institution = :i AND (o.until <= :day OR o.rules <> :rules OR r.read_at IS NULL OR r.read_at <= :week_ago)",
         day=day,
         rules=rules,
+        week_ago=instant(moment(tx.now) - LEFT_OUT_LOOKED_AT),
     )
     return add_accounts(tx, live, [row["user_id"] for row in rows], "left out until now")
 

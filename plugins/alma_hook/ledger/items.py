@@ -42,11 +42,6 @@ class Sent:
         return self.amount if self.kind == "charge" else -self.amount
 
     @property
-    def on_item(self) -> int:
-        """What it adds to the amount of the fee's item: a credit item pays that one, and changes it in nothing."""
-        return 0 if self.credit_item else self.cents
-
-    @property
     def subject(self) -> str:
         """What the line is listed under."""
         return f"line {self.batch_id}/{self.line_no}"
@@ -133,7 +128,8 @@ def lines(tx: Tx, fee_ids: Sequence[str] = (), *, unseen: bool = False) -> dict[
     rows: list[Row] = []
     if unseen:
         rows = tx.rows(
-            f"{sql} IN (SELECT u.item_fee FROM line u WHERE u.institution = :i AND u.state = 'sent' AND u.confirmed_at IS NULL)"
+            f"{sql} IN (SELECT u.item_fee FROM line u WHERE u.institution = :i AND u.state = 'sent' "
+            "AND u.confirmed_at IS NULL AND u.credit_item = 0)"
         )
     have = {row["item_fee"] for row in rows}
     rows += in_list(tx, sql, [fee_id for fee_id in fee_ids if fee_id not in have])
@@ -206,13 +202,17 @@ def unseen_charges(tx: Tx) -> dict[str, str]:
 
 
 def unconfirmed(tx: Tx) -> list[Row]:
-    """Return every line that counts and was not seen in PeopleSoft, with its batch's file, oldest first."""
+    """Return every line that counts and was not seen in PeopleSoft, with its batch's file, oldest first.
+
+    But for credits with an item type of their own: no list of items can show those.
+    """
     return tx.rows(
         "SELECT l.batch_id, l.line_no, l.fee_id, l.kind, l.amount, b.file_name, b.delivered_at, "
         "(SELECT COUNT(*) FROM exception_item x WHERE x.institution = l.institution AND x.closed_at IS NULL "
         "AND x.subject = 'line ' || l.batch_id || '/' || CAST(l.line_no AS TEXT)) AS listed FROM line l "
         "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
-        "WHERE l.institution = :i AND l.state = 'sent' AND l.confirmed_at IS NULL ORDER BY l.batch_id, l.line_no"
+        "WHERE l.institution = :i AND l.state = 'sent' AND l.confirmed_at IS NULL AND l.credit_item = 0 "
+        "ORDER BY l.batch_id, l.line_no"
     )
 
 
