@@ -141,7 +141,9 @@ def hold(position: Position, campus: Campus, day: date) -> str | None:
         return "paid by us and never charged"
     if p.type == CREDIT_TYPE:
         return CREDIT
-    left_out = left_out_by(p, campus, day) if p.due() > 0 and starts_anew(p) else None
+    # With something open under another EMPLID the fee is no new one: that is listed below.
+    nothing_open = p.charged - p.credited - p.own_paid() == 0
+    left_out = left_out_by(p, campus, day) if p.due() > 0 and starts_anew(p) and nothing_open else None
     if left_out is not None:
         return left_out
     if p.status == "INDISPUTE":

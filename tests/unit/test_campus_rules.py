@@ -413,6 +413,30 @@ def test_what_is_in_dispute_counts_for_the_student_once_it_was_charged(tmp_path:
     assert told(bridge, second) == (50, 0)
 
 
+def test_an_emplid_that_changed_is_listed_whatever_the_rules_leave_out(tmp_path: Path) -> None:
+    bridge = campus_of(tmp_path)
+    fee = made(bridge, 1000)
+    run(bridge)
+    bridge.far.alma.rekey_user(fee.user.primary_id, bridge.far.students[3].primary_id[:-1] + "9")
+    bridge.far.alma.raise_fee(fee.id, 300)
+    rule(bridge, minimum="5.00")
+    run(bridge)
+    assert listed(bridge) == {"EMPLID changed since the charge": 1}
+
+
+def test_a_reading_that_goes_on_asks_nothing_twice_of_what_was_left_out(tmp_path: Path) -> None:
+    bridge = campus_of(tmp_path, settings=ruled(minimum="50.00"))
+    for student in range(4):
+        made(bridge, student=student)
+    run(bridge)
+    rule(bridge, minimum="40.00")
+    asked = calls(bridge)
+    for _ in range(3):
+        with closing(bridge.ledger("one run")) as ledger, ledger.lease("out", "one run") as lease:
+            bridge.read(ledger, lease)
+    assert calls(bridge) - asked == 4
+
+
 def test_a_fee_that_was_left_out_and_is_settled_is_off_the_list(tmp_path: Path) -> None:
     bridge = campus_of(tmp_path, settings=ruled(owners=["MAIN"]))
     fee = made(bridge, owner="LAW")

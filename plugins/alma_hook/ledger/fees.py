@@ -296,10 +296,13 @@ def add_left_out(tx: Tx, live: bool, day: str, rules: str) -> int:
     rows = tx.rows(
         "SELECT DISTINCT o.user_id FROM left_out o "
         "LEFT JOIN reading r ON r.institution = o.institution AND r.fee_id = o.fee_id "
-        "WHERE o.institution = :i AND (o.until <= :day OR o.rules <> :rules OR r.read_at IS NULL OR r.read_at <= :week_ago)",
+        # An attempt that goes on has read some of them already.
+        "WHERE o.institution = :i AND COALESCE(r.run_id, '') <> :run "
+        "AND (o.until <= :day OR o.rules <> :rules OR r.read_at IS NULL OR r.read_at <= :week_ago)",
         day=day,
         rules=rules,
         week_ago=instant(moment(tx.now) - LEFT_OUT_LOOKED_AT),
+        run=tx.run_id,
     )
     return add_accounts(tx, live, [row["user_id"] for row in rows], "left out until now")
 
