@@ -18,8 +18,8 @@ from alma_hook.errors import Fault
 from alma_hook.money import NumberFormat, cents_as
 from alma_hook.query_forms import Table
 
-# What a spreadsheet makes of a long number, such as 1.23457E+11: many ids become one.
-_SPOILT = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+", re.IGNORECASE)
+# What a spreadsheet makes of a number, such as 1.23457E+11, where many ids become one, or 123.0, where one becomes two.
+_SPOILT = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+|[0-9]+[.,]0+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -416,7 +416,9 @@ def test_no_entity_is_ever_resolved(declared: str, read: Reader) -> None:
 # -- ids that a spreadsheet has spoilt --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spoilt", ["1.23457E+11", "1E+12", "1,23457E+11", "1.2e+9"])
+@pytest.mark.parametrize(
+    "spoilt", ["1.23457E+11", "1E+12", "1,23457E+11", "1.2e+9", "140708048.0", "140708048,00"]
+)
 def test_a_rounded_id_is_none(spoilt: str, read: Reader) -> None:
     first, second = (list(good("payments", 1)) for _ in range(2))
     first[1] = second[1] = spoilt
