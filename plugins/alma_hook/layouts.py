@@ -84,6 +84,16 @@ class FieldLayout(BaseModel):
             faults.append("a literal needs a value")
         if self.width is not None and len(self.value) > self.width:
             faults.append("the literal is longer than its field")
+        if self.only is not None and self.source in (
+            "emplid",
+            "item_type",
+            "amount",
+            "reference",
+            "reversal",
+        ):
+            faults.append("has to stand in the lines of both kinds")
+        if self.optional and self.source in ("emplid", "item_type", "amount"):
+            faults.append("can't be left out")
         if self.source == "reversal":
             if self.charge.strip() == self.credit.strip():
                 faults.append("a charge and a credit have the same mark")
