@@ -160,7 +160,7 @@ def test_a_run_in_which_nothing_happened(ledger: Ledger) -> None:
 
 def test_what_airflow_shows_is_never_cut_within_a_line(ledger: Ledger) -> None:
     for number in range(30):
-        take_file(ledger, f"paid {number}.csv", f"{number:064d}"[::-1], "taken", lines=1)
+        take_file(ledger, f"paid {number:02d}.csv", f"{number:064d}"[::-1], "taken", lines=1)
     with ledger.write() as tx:
         entries = [
             exceptions.Listed(f"kind {number} " + "x" * 60, f"fee {number}", 1, "") for number in range(60)
@@ -171,7 +171,7 @@ def test_what_airflow_shows_is_never_cut_within_a_line(ledger: Ledger) -> None:
 
     assert len(text) < 4096
     assert "paid 29.csv" in text
-    assert "paid 9.csv" not in text
+    assert "paid 09.csv" not in text
     assert "... 10 lines before these" in text
     assert text.splitlines()[-1] == "and more: `python -m alma_hook exceptions`"
 
