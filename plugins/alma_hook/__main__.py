@@ -468,6 +468,7 @@ def _mark_not_delivered(options: argparse.Namespace) -> None:
                 f"From {instant(rests)} on it surely can't."
             )
     with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
+        confirmations.require_not_loaded(tx, options.batch)
         batches.drop(tx, options.batch, "unconfirmed")
     print(f"Batch {options.batch} is given up; the next run works its fees out anew.")
 

@@ -63,7 +63,9 @@ def _item(values: Mapping[str, str], line_no: int, campus: Campus) -> Applied:
     value = query_output.cents_of(values, "applied", campus.sis_to_alma.number_format)
     if value < 0:
         raise LineError("applied", "is negative, and nobody can have paid less than nothing")
-    query_output.require_ids(values, "emplid", "item")
+    query_output.require_ids(values, "emplid")
+    if "item" in values:
+        query_output.require_key(values, "item")
     return Applied(query_output.fee_of(values, campus), values["emplid"], value, line_no)
 
 

@@ -487,6 +487,10 @@ class SisToAlma(_Section):
             return self.items is not None and self.items.complete
         return self.cumulative
 
+    def tells_again(self, kind: str) -> bool:
+        """Whether the next file of a kind tells what one before it told, so that nothing is lost with that."""
+        return kind == "items" or self.shape == "applied" or self.cumulative
+
     @property
     def told_apart(self) -> str:
         """How payments are told apart, which the ledger keeps to: ``id``, ``line`` or ``applied``."""

@@ -91,6 +91,8 @@ class Position:
     above: bool = False
     #: A payment of the student's was taken back in PeopleSoft, and nobody has dealt with it.
     taken_back: bool = False
+    #: PeopleSoft has told of a payment on it that waits to be posted.
+    paid: bool = False
     #: The library that it is owed to, when Alma made it, its user's group: where they are known.
     owner: str = ""
     made_at: str | None = None
@@ -139,6 +141,9 @@ def hold(position: Position, campus: Campus, day: date) -> str | None:
         return None
     if p.sent is None and p.own:
         return "paid by us and never charged"
+    if p.sent is None and p.paid and p.due() > 0:
+        # Its item is in PeopleSoft then, whatever the ledger says: it would be charged twice.
+        return "paid in PeopleSoft and never charged"
     if p.type == CREDIT_TYPE:
         return CREDIT
     # With something open under another EMPLID the fee is no new one: that is listed below.
@@ -200,6 +205,9 @@ def left_out_by(position: Position, campus: Campus, day: date) -> str | None:
     if p.owner in rules.owners_left_out or (rules.owners and p.owner not in rules.owners):
         return OWNER_LEFT_OUT
     group = p.user_group or ""
+    if rules.by_user_group and p.user_group is None:
+        # The rule is younger than the reading, or Alma's user has none.
+        return "Alma does not tell the user's group"
     if group in rules.user_groups_left_out or (rules.user_groups and group not in rules.user_groups):
         return GROUP_LEFT_OUT
     if p.due() < rules.minimum:
@@ -361,6 +369,7 @@ def plan(
         above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)
         emplids, accounts = reversals.waiting_students(tx)
         carried = reversals.carried_lines(tx)
+        paid = payments.fees_paid(tx)
         refuse_foreign(
             own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
         )
@@ -385,6 +394,8 @@ def plan(
                 waits=row["fee_id"] in waiting,
                 above=row["fee_id"] in above,
                 taken_back=row["emplid"] in emplids or row["user_id"] in accounts,
+                # What dry runs take in was paid on charges of the present process.
+                paid=live and row["fee_id"] in paid,
             )
             considered.append(position)
             users[row["fee_id"]] = row["user_id"]

@@ -8,6 +8,7 @@ no line void: a person does, who has asked.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -87,12 +88,16 @@ def take_in(tx: Tx, row: Row, file: ItemFile, settings: Items) -> Judged:
     older = items.newer_list(tx, row)
     lacking = items.lacking(tx, row["written_at"])
     doubts = []
-    if settings.complete and int(lacking["n"]):
+    if settings.complete and lacking:
         detail = (
-            f"{row['name']} lacks {lacking['n']} items that were there (first: fee {lacking['first_fee']}), so nothing is "
+            f"{row['name']} lacks {len(lacking)} items that were there (first: fee {next(iter(lacking))}), so nothing is "
             "concluded from what it lacks; is the query limited in rows, or by a criterion?"
         )
-        doubts = [Listed("list of items not complete", "list of items", int(lacking["total"]), detail)]
+        # A person's word is about these items and no others, however many another time come to the same sum.
+        which = hashlib.sha256("\n".join(lacking).encode()).hexdigest()[:16]
+        doubts = [
+            Listed("list of items not complete", f"list of items {which}", sum(lacking.values()), detail)
+        ]
     refused = [
         Listed(
             "item line refused",
@@ -175,7 +180,7 @@ def _unseen(line: Sent, fee_id: str, as_of: str) -> Listed:
 
 def _list_only(tx: Tx, kinds: Sequence[str], entries: Sequence[Listed]) -> None:
     """List these and nothing else of these kinds."""
-    exceptions.close_others(tx, exceptions.open_subjects(tx, kinds), entries)
+    exceptions.close_others(tx, exceptions.judged_subjects(tx, kinds), entries)
     exceptions.open_all(tx, entries)
 
 
@@ -218,6 +223,35 @@ def void(
     return len(rows)
 
 
+def require_not_loaded(tx: Tx, batch_id: str) -> None:
+    """Raise ``Fatal`` with the evidence, line by line, when PeopleSoft's output shows that it loaded a batch under way.
+
+    Whoever says that a batch was never delivered may be wrong, and it would be sent a second time.
+    """
+    rows = batches.lines(tx, batch_id)
+    fee_ids = sorted({row["item_fee"] for row in rows})
+    positions, lines, paid = items.positions(tx, fee_ids), items.lines(tx, fee_ids), items.paid(tx, fee_ids)
+    faults = []
+    for row in rows:
+        fee_id = row["item_fee"]
+        why = _paid_for(row, lines[fee_id], paid.get(fee_id, 0))
+        position = positions.get(fee_id)
+        if why is None and position is not None and not row["credit_item"] and position["as_of"] is not None:
+            why = _taken_in(row, position, lines[fee_id], _verdict(position, lines[fee_id], days=0))
+        if why is not None:
+            faults.append(Fault(f"batch {batch_id}", why, line=int(row["line_no"])))
+    if faults:
+        raise Fatal(
+            "\n".join(
+                [
+                    f"Batch {batch_id} stays: PeopleSoft's own output shows that it has the file.",
+                    *(f"  {fault}" for fault in faults),
+                    "Say mark-delivered. Lines that the office has rejected are then made void with `void --rejected`.",
+                ]
+            )
+        )
+
+
 def _of_batch(tx: Tx, batch_id: str) -> tuple[str, list[Row]]:
     try:
         return str(batches.batch(tx, batch_id)["state"]), batches.lines(tx, batch_id)
@@ -252,13 +286,39 @@ def _standing(row: Row, position: Row, lines: Sequence[Sent], paid: int) -> str 
         return f"was seen in PeopleSoft, in {row['confirmed_in'] or 'a list of items'}"
     if any(line.delivered_at is None for line in others):
         return "another line of its fee is under way; try again after the next run"
-    if row["kind"] == "charge" and paid > sum(line.amount for line in others if line.kind == "charge"):
-        return f"{text_of(paid)} was paid on its fee in PeopleSoft, which must have it then"
+    why = _paid_for(row, lines, paid)
+    if why is not None:
+        return why
     rest = sum(line.cents for line in others)
     # Unless PeopleSoft shows that it did load the credits, without their charge.
     if rest < 0 and not (position["present"] and position["amount"] == rest):
         return "credits were sent for its fee after it; they have to be made void first"
     return None
+
+
+def _paid_for(row: Row, lines: Sequence[Sent], paid: int) -> str | None:
+    """Return why a charge must be in PeopleSoft: more was paid on its item than the other charges come to."""
+    others = sum(
+        line.amount
+        for line in lines
+        if line.kind == "charge" and (line.batch_id, line.line_no) != (row["batch_id"], row["line_no"])
+    )
+    if row["kind"] != "charge" or paid <= others:
+        return None
+    return f"{text_of(paid)} was paid on its fee in PeopleSoft, which must have it then"
+
+
+def _taken_in(row: Row, position: Row, lines: Sequence[Sent], verdict: Verdict) -> str | None:
+    """Return where an item's amount takes a line in, or ``None``."""
+    if verdict.seen is None or _place(row, lines) >= verdict.seen:
+        return None
+    return f"the amount in {position['file_name']} takes it in"
+
+
+def _place(row: Row, lines: Sequence[Sent]) -> int:
+    return [(line.batch_id, line.line_no) for line in _on_item(lines)].index(
+        (row["batch_id"], row["line_no"])
+    )
 
 
 def _seen(tx: Tx, row: Row, position: Row, lines: Sequence[Sent], days: int, rejected: bool) -> str | None:
@@ -269,15 +329,12 @@ def _seen(tx: Tx, row: Row, position: Row, lines: Sequence[Sent], days: int, rej
     if position["as_of"] is None:
         return None if rejected else "no complete list of items has come that could show it missing"
     verdict = _verdict(position, lines, days)
-    lines = _on_item(lines)
-    place = [(line.batch_id, line.line_no) for line in lines].index((row["batch_id"], row["line_no"]))
-    if verdict.seen is not None and place < verdict.seen:
-        return f"the amount in {position['file_name']} takes it in"
-    if rejected:
-        return None
+    why = _taken_in(row, position, lines, verdict)
+    if why is not None or rejected:
+        return why
     if verdict.seen is None:
         return "its item in PeopleSoft comes to another amount than with it or without it; ask PeopleSoft's office"
-    if lines[place] not in verdict.overdue:
+    if _on_item(lines)[_place(row, lines)] not in verdict.overdue:
         return (
             f"the newest list of items is of {position['as_of'][:16]}, which is not {days} days after its delivery; "
             "it may be loaded yet"
@@ -287,4 +344,9 @@ def _seen(tx: Tx, row: Row, position: Row, lines: Sequence[Sent], days: int, rej
     other = items.richer_item(tx, position["fee_id"], row["emplid"]) if row["kind"] == "charge" else None
     if other is not None:
         return f"the student's item of fee {other} comes to more than it was told: PeopleSoft may have put it there"
+    if not items.seen_since(tx, row["batch_id"]):
+        return (
+            f"the list of items of {position['as_of'][:16]} shows nothing that was delivered with it or since, so it may be "
+            "an older one under a new name; ask PeopleSoft's office, then --rejected"
+        )
     return None

@@ -69,9 +69,12 @@ def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
 def _key_of_refused(values: Mapping[str, str], campus: Campus) -> str | None:
     fee_id = campus.fee_id_of(values["reference"])
     payment_id = values.get("payment_id", "")
-    if fee_id is None or not payment_id or query_output.spoilt(payment_id):
+    if fee_id is None or not payment_id:
         return None
-    return _key(values, "", fee_id, Counter())
+    try:
+        return _key(values, "", fee_id, Counter())
+    except LineError:
+        return None
 
 
 def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus: Campus) -> Payment:
@@ -106,8 +109,7 @@ def _key(values: Mapping[str, str], meaning: str, fee_id: str, seen: Counter[str
     for equal lines, their number within the file, which holds where every file gives whole days.
     """
     if "payment_id" in values:
-        query_output.require_ids(values, "payment_id")
-        payment_id = values["payment_id"]
+        payment_id = query_output.require_key(values, "payment_id")
         return f"id:{payment_id.lstrip('0') if payment_id.isdecimal() else payment_id}:{fee_id}"
     digest = hashlib.sha256(meaning.encode()).hexdigest()[:16]
     seen[digest] += 1

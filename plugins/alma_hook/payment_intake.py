@@ -30,22 +30,44 @@ FEW_LINES = 20
 def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campus) -> tuple[int, int]:
     """Keep the bytes of every file of ours in the folder; return how many lie there and how many are new.
 
-    A file that was refused and is gone or replaced since is off the list of exceptions.
+    A file that was refused and is gone or replaced since is off the list of exceptions where the next one tells
+    all that it told; else it stays there as gone.
     """
     settings = campus.sis_to_alma
     new = 0
-    present = set()
+    present: dict[tuple[str, str], bytes] = {}
     for kind, pattern in settings.patterns.items():
         for file in folder.files(settings.directory, pattern):
             content = folder.read(f"{settings.directory}/{file.name}")
             digest = hashlib.sha256(content).hexdigest()
-            present.add((file.name, digest))
+            present[(file.name, digest)] = content
             with ledger.write(lease) as tx:
                 new += entries.keep_file(tx, file.name, digest, content, kind=kind, modified=file.modified)
     with ledger.write(lease) as tx:
-        for subject in entries.withdraw_absent(tx, present):
-            exceptions.close_subject(tx, subject, "the file was taken away or replaced")
+        for row in entries.withdraw_absent(tx, frozenset(present)):
+            _list_gone(
+                tx, row, settings, [content for (name, _), content in present.items() if name == row["name"]]
+            )
     return len(present), new
+
+
+def _list_gone(tx: Tx, row: Row, settings: SisToAlma, now: Sequence[bytes]) -> None:
+    """Keep a refused file on the list whose payments may stand nowhere else. ``now``: what lies under its name."""
+    before = entries.file_content(tx, row["name"], row["sha256"])
+    grown = any(content.startswith(before) for content in now)
+    subject = _subject_of(row)
+    gone = Listed(
+        exceptions.GONE,
+        subject,
+        0,
+        f"{row['name']}, found {row['found_at'][:16]}, could not be read and was taken away or replaced: none of its payments "
+        "were taken in. Let the query be run for its days again, or say with `resolve` that they are in another file",
+    )
+    if settings.tells_again(row["kind"]) or grown or not exceptions.is_open(tx, subject):
+        exceptions.close_subject(tx, subject, "the file was taken away or replaced")
+        return
+    exceptions.close_others(tx, [subject], [gone])
+    exceptions.open_all(tx, [gone])
 
 
 def archive_files(
@@ -54,7 +76,8 @@ def archive_files(
     """Move every file that is taken in out of the folder; return how many.
 
     ``marks`` are renewed before: an older copy of the ledger would never see these files again. A file
-    whose bytes have changed since stays: it is another file, for the next run.
+    whose bytes have changed since stays: it is another file, for the next run. One that came in its place just
+    before it was moved is put back, by the next run if this one dies.
     """
     settings = campus.sis_to_alma
     with ledger.read() as tx:
@@ -64,26 +87,38 @@ def archive_files(
     moved = 0
     for row in rows:
         path = f"{settings.directory}/{row['name']}"
+        _put_back_another(folder, row["moved_to"], path, row, ledger, lease)
         if folder.size(path) is not None:
             if hashlib.sha256(folder.read(path)).hexdigest() != row["sha256"]:
                 continue
             stamp = ledger.now().strftime("%Y%m%dT%H%M%S%f")
             archived = f"{settings.archive_directory}/{stamp}_{row['name']}"
+            with ledger.write(lease) as tx:
+                entries.about_to_archive(tx, row["name"], row["sha256"], archived)
             folder.rename(path, archived)
-            _keep_if_replaced(folder, archived, row, ledger, lease)
+            _put_back_another(folder, archived, path, row, ledger, lease)
         with ledger.write(lease) as tx:
             entries.move_file(tx, row["name"], row["sha256"], "archived")
         moved += 1
     return moved
 
 
-def _keep_if_replaced(folder: RemoteFolder, archived: str, row: Row, ledger: Ledger, lease: Lease) -> None:
-    """Look at what was moved: a file of the same name may have come in its place just before."""
+def _put_back_another(
+    folder: RemoteFolder, archived: str | None, path: str, row: Row, ledger: Ledger, lease: Lease
+) -> None:
+    """Look at what was moved: a file of the same name may have come in its place just before, half written yet."""
+    if archived is None or folder.size(archived) is None:
+        return
     content = folder.read(archived)
     digest = hashlib.sha256(content).hexdigest()
-    if digest != row["sha256"]:
-        with ledger.write(lease) as tx:
-            entries.keep_file(tx, row["name"], digest, content, kind=row["kind"])
+    if digest == row["sha256"]:
+        return
+    if folder.size(path) is None:
+        folder.rename(archived, path)
+        return
+    # And a third one has come: what was moved can't go back, so its bytes as they are now have to do.
+    with ledger.write(lease) as tx:
+        entries.keep_file(tx, row["name"], digest, content, kind=row["kind"])
 
 
 @dataclass
@@ -259,7 +294,7 @@ def _take_in_applied(tx: Tx, row: Row, file: AppliedFile, campus: Campus, counts
         applied.part_rests(tx)
         new = len(rises)
         refused = [_refused(row, line) for line in file.refused]
-        exceptions.close_others(tx, exceptions.open_subjects(tx, ["payment line refused"]), refused)
+        exceptions.close_others(tx, exceptions.judged_subjects(tx, ["payment line refused"]), refused)
         exceptions.open_all(tx, refused)
     else:
         older = [cents for _, cents in above]
@@ -320,6 +355,7 @@ def _take_in_file(
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
     heard = by_key if reversals.newest(tx, row) else {}
+    entries.correct_emplids(tx, [first for first, *_ in heard.values()])
     lower = [key for key, found in heard.items() if found[0].amount <= known.get(key, 0)]
     exceptions.close_kind(
         tx,

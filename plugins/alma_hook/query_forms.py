@@ -63,6 +63,15 @@ def bad(faults: Sequence[Fault]) -> BadFile:
 
 def _decode(name: str, content: bytes) -> str:
     """UTF-8 with or without mark, else the code page that PeopleSoft's servers write."""
+    if b"\0" in content:
+        raise bad(
+            [
+                Fault(
+                    name,
+                    "holds the character NUL: it was spoilt on its way, or is no text of UTF-8 or Windows-1252",
+                )
+            ]
+        )
     for encoding in ("utf-8-sig", "cp1252"):
         try:
             return content.decode(encoding)

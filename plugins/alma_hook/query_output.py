@@ -20,6 +20,7 @@ from alma_hook.query_forms import Table
 
 # What a spreadsheet makes of a number, such as 1.23457E+11, where many ids become one, or 123.0, where one becomes two.
 _SPOILT = re.compile(r"[0-9](?:[.,][0-9]+)?E\+[0-9]+|[0-9]+[.,]0+", re.IGNORECASE)
+_KEY = re.compile(r"[0-9A-Za-z]+(?:[_-][0-9A-Za-z]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,19 @@ def require_ids(values: Mapping[str, str], *meanings: str) -> None:
             raise LineError(meaning, "is empty")
         if spoilt(values.get(meaning, "")):
             raise LineError(meaning, "is no id any more: a spreadsheet made a rounded number of it")
+
+
+def require_key(values: Mapping[str, str], meaning: str) -> str:
+    """Return an id by which payments are told apart: letters and digits, with single ``-`` or ``_`` between them.
+
+    Raises ``LineError`` for any other: written in another way (``4,711``, ``4711-``) it would be another payment's.
+    """
+    require_ids(values, meaning)
+    if _KEY.fullmatch(values[meaning]) is None:
+        raise LineError(
+            meaning, "is no id: it has more than letters and digits, and single - or _ between them"
+        )
+    return values[meaning]
 
 
 def spoilt(text: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
@@ -74,10 +75,16 @@ class SftpFolder:
             entries = self._call("listdir_attr", directory)
         except FileNotFoundError:
             raise Fatal(f"{directory} is not on the SFTP server; make it, or correct the settings.") from None
+        except UnicodeDecodeError:
+            # The client reads all names or none.
+            raise Fatal(
+                f"A file in {directory} has a name that is not UTF-8, so the folder can't be looked through; rename it there."
+            ) from None
         wanted = [pattern.strip() for pattern in patterns.split(",")]
         return sorted(
             (
-                RemoteFile(entry.filename, entry.st_size or 0, entry.st_mtime or 0)
+                # A server that tells no time: the file has just come.
+                RemoteFile(entry.filename, entry.st_size or 0, entry.st_mtime or int(time.time()))
                 for entry in entries
                 if stat.S_ISREG(entry.st_mode or 0) and any(fnmatchcase(entry.filename, p) for p in wanted)
             ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,6 +143,30 @@ def test_files_are_listed_by_pattern_oldest_first(folder: SftpFolder, campus: Ca
     assert [f.name for f in folder.files("/sfs/outbound", "*.csv, *.xml")] == ["B.csv", "A.csv", "C.xml"]
     (first, *_) = folder.files("/sfs/outbound", "*.csv")
     assert (first.size, first.modified) == (5, 1_700_000_000)
+
+
+def test_a_name_that_is_not_utf_8_says_which_folder(folder: SftpFolder, campus: Campus) -> None:
+    Path(os.fsdecode(os.fsencode(campus.path("/sfs/outbound")) + b"/PAID_\xff.csv")).write_bytes(b"x")
+    with pytest.raises(Fatal, match=r"A file in /sfs/outbound has a name that is not UTF-8"):
+        folder.files("/sfs/outbound", "*.csv")
+
+
+def test_a_file_without_a_time_has_just_come(
+    folder: SftpFolder, campus: Campus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not of 1970: it would be older than every other, for ever."""
+    campus.path("/sfs/outbound/A.csv").write_bytes(b"x")
+    listdir = folder._client.listdir_attr
+
+    def without_times(path: str) -> Any:
+        entries = listdir(path)
+        for entry in entries:
+            entry.st_mtime = None
+        return entries
+
+    monkeypatch.setattr(folder._client, "listdir_attr", without_times)
+    (found,) = folder.files("/sfs/outbound", "*.csv")
+    assert abs(found.modified - time.time()) < 600
 
 
 def test_a_missing_folder_says_so(folder: SftpFolder) -> None:

@@ -16,11 +16,12 @@ import pytest
 
 from alma_hook import campus as campuses
 from alma_hook import confirmations, receivables
-from alma_hook.errors import Fatal
+from alma_hook.errors import Fatal, SendingStopped
 from alma_hook.ledger import exceptions
 from alma_hook.repair import repair
 from simulator.alma_records import Fee
-from tests.bridge import Bridge
+from tests.bridge import SETTINGS, Bridge
+from tests.unit.test_applied import by_level
 
 CREDIT_TYPE = "820000000001"
 CREDITS = f"""
@@ -525,3 +526,44 @@ def test_charges_are_due_and_credits_are_not(tmp_path: Path) -> None:
     due = (bridge.campus.today(bridge.far.clock.now()) + timedelta(days=30)).strftime("%m%d%Y").encode()
     files = sorted(bridge.far.path(bridge.far.folders.loaded).glob("*.dat"), key=lambda file: file.name[-10:])
     assert [file.read_bytes().splitlines()[1][53:61] for file in files] == [due, b" " * 8, due]
+
+
+@pytest.mark.parametrize("rules", [{"user_groups_left_out": ["GRADUATE"]}, {"user_groups": ["UNDERGRAD"]}])
+def test_a_rule_on_groups_that_begins_between_reading_and_planning_charges_nobody_by_guess(
+    tmp_path: Path, rules: dict[str, Any]
+) -> None:
+    bridge = campus_of(tmp_path, students=5)
+    graduate, other = made(bridge, 1000, student=4), made(bridge, 1000, student=0)
+    bridge.far.clock.advance(seconds=60)
+    bridge.far.refresh_analytics()
+    with bridge.working("out") as (ledger, lease):
+        for name, work in bridge.tasks_out("analytics_report"):
+            if name == "plan":
+                rule(bridge, **rules)
+            work(ledger, lease)
+    bridge.far.load_inbound()
+    assert (told(bridge, graduate), told(bridge, other)) == ((0, 0), (0, 0))
+    assert listed(bridge) == {"Alma does not tell the user's group": 2}
+
+    run(bridge)
+
+    assert (told(bridge, graduate), told(bridge, other)) == ((0, 0), (1000, 0))
+    assert listed(bridge) == {"left out: user group": 1}
+
+
+def test_credit_items_are_never_taken_for_payments_by_applied_amounts(tmp_path: Path) -> None:
+    """They were sent before the first file of payments came, and the settings know nothing of them any more."""
+    bridge = campus_of(tmp_path, settings=by_item_type, credit_item_types=(CREDIT_TYPE,))
+    fee = made(bridge)
+    run(bridge)
+    bridge.far.alma.waive_at_desk(fee.id, 300)
+    run(bridge)
+    bridge.file.write_text(by_level(SETTINGS.format(report_path=bridge.far.analytics.path, layout="default")))
+    bridge.campus = campuses.load(bridge.file)
+    bridge.far.clock.advance(days=1)
+    bridge.far.write_query_output(kind="applied")
+
+    with pytest.raises(SendingStopped, match="item type of their own"):
+        bridge.sis_to_alma()
+
+    assert [t.kind for t in fee.transactions] == ["WAIVE"]

@@ -14,7 +14,6 @@ from sqlalchemy import make_url
 
 from alma_hook.errors import LedgerError, Retriable, SendingStopped
 from alma_hook.ledger.store import LEASE_MINUTES, migrations
-from alma_hook.resources import include
 from tests.bridge import Bridge
 from tests.unit.test_guard import a_round, in_peoplesoft, posted, repaired
 
@@ -105,26 +104,11 @@ def test_an_older_backup_stops_and_is_repaired(lived: Bridge, tmp_path: Path) ->
 
 #: What takes the newest migration away again: a ledger as the version before it left it.
 BEFORE_THE_NEWEST = (
-    "DROP TABLE left_out",
-    "DROP VIEW item_position",
-    *(
-        f"ALTER TABLE {table} DROP COLUMN {column}"
-        for table, columns in (
-            ("line", ("credit_item",)),
-            ("batch", ("sent_as", "done_name", "done_at")),
-            ("reading", ("made_at", "user_group")),
-            ("dry_reading", ("owner", "made_at", "user_group")),
-        )
-        for column in columns
-    ),
-    # As 005 made it.
-    "CREATE VIEW item_position AS"
-    + (include("sql") / "005_reversals.sql")
-    .read_text()
-    .split("CREATE VIEW item_position AS")[1]
-    .split(";")[0],
+    "DROP INDEX exception_standing",
+    "ALTER TABLE exception_item DROP COLUMN standing",
+    "ALTER TABLE payment_file DROP COLUMN moved_to",
 )
-NEWEST = 10
+NEWEST = 11
 
 
 def set_back(bridge: Bridge) -> None:

@@ -378,9 +378,7 @@ def test_a_file_replaced_just_before_it_is_archived_stays_for_the_next_run(small
     def replaced(action: str, path: str) -> None:
         if (action, path) == ("size", name):
             small.folder.before = lambda _action, _path: None
-            leave(
-                small, (fee.user.primary_id, "by hand", f"ALMA{fee.id}", "2.00"), name=name.rpartition("/")[2]
-            )
+            leave(small, (fee.user.primary_id, "7411", f"ALMA{fee.id}", "2.00"), name=name.rpartition("/")[2])
 
     small.folder.before = replaced
     small.sis_to_alma()
@@ -1294,3 +1292,173 @@ def test_an_unknown_outcome_is_not_an_error_of_the_run(small: Bridge) -> None:
 
     run_through(small)
     assert_posted_once(small, paid)
+
+
+# -- files that can't be read, or take another's place ---------------------------------------------------
+
+
+def windowed(text: str) -> str:
+    """Each file has its own days and the same name."""
+    return text.replace("[sis_to_alma]\n", "[sis_to_alma]\ncumulative = false\n")
+
+
+BROKEN = b"Emplid,Payment ID\r\n1\r\n"
+
+
+def test_a_refused_file_that_is_overwritten_stays_on_the_list_until_a_person_has_looked(
+    tmp_path: Path,
+) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=windowed)
+    first, second = charged(bridge, 5000, 3000)
+    student_pays(bridge, first)
+    bridge.folder.put("/sfs/outbound/PAID.csv", BROKEN)
+    bridge.sis_to_alma()
+    assert kinds(bridge) == ["payment file refused"]
+    leave(bridge, (second.user.primary_id, "18", f"ALMA{second.id}", "30.00"), name="PAID.csv")
+
+    bridge.sis_to_alma()
+    assert applied(second) == [3000]
+    assert kinds(bridge) == ["refused payment file is gone"]
+    bridge.sis_to_alma()
+    assert kinds(bridge) == ["refused payment file is gone"]
+
+    ledger = bridge.ledger("a person")
+    with ledger.write() as tx:
+        (item,) = exceptions.open_items(tx)
+        entries.resolve(tx, item["exception_id"], "the bursar", "the query was run for that day again")
+    ledger.close()
+    bridge.sis_to_alma()
+    assert kinds(bridge) == []
+
+
+def test_a_refused_file_whose_payments_the_next_one_has_too_is_off_the_list(tmp_path: Path) -> None:
+    bridge = Bridge(
+        tmp_path,
+        students=4,
+        fees=0,
+        settings=lambda text: windowed(text).replace("cumulative = false", "cumulative = true"),
+    )
+    charged(bridge, 5000)
+    bridge.folder.put("/sfs/outbound/PAID.csv", BROKEN)
+    bridge.sis_to_alma()
+    assert kinds(bridge) == ["payment file refused"]
+    bridge.folder.path("/sfs/outbound/PAID.csv").unlink()
+
+    bridge.sis_to_alma()
+
+    assert kinds(bridge) == []
+
+
+def test_a_refused_file_that_was_not_whole_yet_is_off_the_list_when_it_is(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=windowed)
+    (fee,) = charged(bridge, 5000)
+    leave(bridge, (fee.user.primary_id, "17", f"ALMA{fee.id}", "50.00"), name="PAID.csv")
+    content = bridge.folder.read("/sfs/outbound/PAID.csv")
+    bridge.folder.put("/sfs/outbound/PAID.csv", content[:-2])
+    bridge.sis_to_alma()
+    bridge.folder.path("/sfs/outbound/PAID.csv").unlink()
+    bridge.sis_to_alma()
+    assert kinds(bridge) == ["refused payment file is gone"]
+
+    bridge.folder.put("/sfs/outbound/PAID.csv", content[:-2])
+    bridge.sis_to_alma()
+    assert kinds(bridge) == ["payment file refused"]
+    # It was being written.
+    bridge.folder.put("/sfs/outbound/PAID.csv", content)
+    bridge.sis_to_alma()
+
+    assert applied(fee) == [5000]
+    assert kinds(bridge) == []
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_file_half_written_in_the_place_of_the_one_that_is_archived_goes_back_and_is_read_whole(
+    small: Bridge, dies: bool
+) -> None:
+    first, second = charged(small, 5000, 3000)
+    leave(small, (first.user.primary_id, "17", f"ALMA{first.id}", "50.00"), name="PAID.csv")
+
+    def replaced(action: str, path: str) -> None:
+        if action == "rename" and path.endswith("/PAID.csv"):
+            small.folder.before = stopped if dies else lambda _action, _path: None
+            small.folder.put("/sfs/outbound/PAID.csv", f"{HEAD}\r\n".encode())
+
+    def stopped(action: str, _path: str) -> None:
+        if action == "size":
+            small.folder.before = lambda _action, _path: None
+            raise Retriable("the connection broke off")
+
+    small.folder.before = replaced
+    with suppress(Retriable):
+        small.sis_to_alma()
+    if dies:
+        assert not small.folder.path("/sfs/outbound/PAID.csv").exists()
+        small.far.clock.advance(seconds=16 * 60)
+        small.sis_to_alma()
+    assert small.folder.path("/sfs/outbound/PAID.csv").exists()
+    # The writer goes on.
+    leave(small, (second.user.primary_id, "18", f"ALMA{second.id}", "30.00"), name="PAID.csv")
+    small.sis_to_alma()
+
+    assert [applied(fee) for fee in (first, second)] == [[5000], [3000]]
+    assert kinds(small) == []
+
+
+def test_a_newer_file_names_the_right_student(small: Bridge) -> None:
+    (fee,) = charged(small, 5000)
+    emplid = fee.user.primary_id
+    leave(small, (emplid[1:], "17", f"ALMA{fee.id}", "50.00"))
+    small.sis_to_alma()
+    assert (applied(fee), kinds(small)) == ([], ["payment by another EMPLID than was charged"])
+
+    leave(small, (emplid, "17", f"ALMA{fee.id}", "50.00"), name="LATER.csv")
+    small.sis_to_alma()
+
+    assert (applied(fee), kinds(small)) == ([5000], [])
+
+
+def test_a_posted_payment_keeps_its_student(small: Bridge) -> None:
+    (fee,) = charged(small, 5000)
+    emplid = fee.user.primary_id
+    leave(small, (emplid, "17", f"ALMA{fee.id}", "20.00"))
+    small.sis_to_alma()
+    leave(small, (emplid[1:], "17", f"ALMA{fee.id}", "20.00"), name="LATER.csv")
+    small.sis_to_alma()
+
+    ledger = small.ledger("look")
+    with ledger.read() as tx:
+        assert tx.one("SELECT emplid FROM payment WHERE institution = :i") == emplid
+    ledger.close()
+    assert applied(fee) == [2000]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["4,711", "4 711", "4711-", "4711.", "4711.0", "4.711E3", "+4711", "(4711)", "\u0664711", "4711\u00a0"],
+)
+def test_an_id_written_in_another_way_is_no_second_payment(small: Bridge, written: str) -> None:
+    (fee,) = charged(small, 10000)
+    emplid = fee.user.primary_id
+    leave(small, (emplid, "4711", f"ALMA{fee.id}", "30.00"))
+    small.sis_to_alma()
+
+    leave(small, (emplid, f'"{written}"', f"ALMA{fee.id}", "30.00"), name="LATER.csv")
+    small.sis_to_alma()
+
+    assert applied(fee) == [3000]
+    stripped = written.strip() == "4711"
+    assert kinds(small) == ([] if stripped else ["payment line refused"])
+
+
+def test_a_nul_in_a_file_stops_that_file_and_no_payment(small_on_both: Bridge) -> None:
+    (fee,) = charged(small_on_both, 5000)
+    emplid = fee.user.primary_id
+    leave(small_on_both, (emplid, "17\x00", f"ALMA{fee.id}", "50.00"), name="SPOILT.csv")
+    leave(small_on_both, (emplid, "18", f"ALMA{fee.id}", "20.00"))
+
+    small_on_both.sis_to_alma()
+
+    assert (applied(fee), kinds(small_on_both)) == ([2000], ["payment file refused"])
+    small_on_both.folder.path("/sfs/outbound/SPOILT.csv").unlink()
+    small_on_both.sis_to_alma()
+    assert applied(fee) == [2000]

@@ -32,6 +32,7 @@ OVERPAID = "paid more than Alma's balance"
 OTHER_PAYMENTS = "payments in Alma differ from those posted"
 SHRUNKEN = "file has far fewer lines than the last one"
 OLDER = "file older than one taken in"
+GONE = "refused payment file is gone"
 
 
 def of_payment(row: Row, kind: str, value: int, more: str = "") -> Listed:
@@ -84,11 +85,14 @@ def open_all(tx: Tx, entries: Iterable[Listed]) -> int:
 
 
 def settled_by_a_person(tx: Tx, entry: Listed) -> bool:
-    """Whether a person has settled this very thing: tomorrow's cumulative file holds the same line again."""
+    """Whether a person has settled this very thing, and it still stands: tomorrow's cumulative file holds the line again.
+
+    Once it was looked at and no longer there, the same thing is news, see ``close_others``.
+    """
     return bool(
         tx.one(
             "SELECT COUNT(*) FROM exception_item WHERE institution = :i AND kind = :kind AND subject = :subject "
-            "AND amount = :amount AND closed_by <> 'system'",
+            "AND amount = :amount AND standing = 1",
             kind=entry.kind,
             subject=entry.subject,
             amount=entry.amount,
@@ -97,43 +101,72 @@ def settled_by_a_person(tx: Tx, entry: Listed) -> bool:
 
 
 def close_others(tx: Tx, subjects: Sequence[str], keep: Iterable[Listed]) -> int:
-    """Close what is listed on these subjects and not in ``keep``: the numbers meet again."""
-    kept = {(entry.kind, entry.subject) for entry in keep}
+    """Close what is listed on these subjects and not in ``keep``: the numbers meet again.
+
+    What a person had settled of it is over too: should it come again, it is listed again.
+    """
+    kept = {(entry.kind, entry.subject): entry.amount for entry in keep}
     sql = (
-        "SELECT exception_id, kind, subject FROM exception_item "
-        "WHERE institution = :i AND closed_at IS NULL AND subject"
+        "SELECT exception_id, kind, subject, amount, standing FROM exception_item "
+        "WHERE institution = :i AND (closed_at IS NULL OR standing = 1) AND subject"
     )
-    over = [row for row in in_list(tx, sql, subjects) if (row["kind"], row["subject"]) not in kept]
+    found = in_list(tx, sql, subjects)
+    _no_longer(
+        tx,
+        [
+            row
+            for row in found
+            if row["standing"] and kept.get((row["kind"], row["subject"])) != row["amount"]
+        ],
+    )
+    over = [row for row in found if not row["standing"] and (row["kind"], row["subject"]) not in kept]
     for row in over:
         close(tx, row["exception_id"], "system", "the numbers agree again")
     return len(over)
 
 
+def _no_longer(tx: Tx, settled: Iterable[Row]) -> None:
+    tx.many(
+        "UPDATE exception_item SET standing = 0 WHERE institution = :i AND exception_id = :id",
+        [{"id": row["exception_id"]} for row in settled],
+    )
+
+
 def close_kind(tx: Tx, kind: str, subjects: Sequence[str], resolution: str) -> None:
-    """Close what is listed under one kind on these subjects."""
-    listed = set(open_subjects(tx, [kind])) & set(subjects)
-    for row in open_items(tx) if listed else []:
-        if row["kind"] == kind and row["subject"] in listed:
+    """Close what is listed under one kind on these subjects, or was settled by a person."""
+    sql = (
+        "SELECT exception_id, kind, standing FROM exception_item "
+        "WHERE institution = :i AND (closed_at IS NULL OR standing = 1) AND subject"
+    )
+    found = [row for row in in_list(tx, sql, subjects) if row["kind"] == kind]
+    _no_longer(tx, [row for row in found if row["standing"]])
+    for row in found:
+        if not row["standing"]:
             close(tx, row["exception_id"], "system", resolution)
 
 
 def close_subject(tx: Tx, subject: str, resolution: str, by: str = "system") -> None:
-    """Close all that is listed on one subject."""
-    for row in tx.rows(
-        "SELECT exception_id FROM exception_item WHERE institution = :i AND closed_at IS NULL AND subject = :s",
+    """Close all that is listed on one subject, or was settled by a person."""
+    found = tx.rows(
+        "SELECT exception_id, standing FROM exception_item "
+        "WHERE institution = :i AND (closed_at IS NULL OR standing = 1) AND subject = :s",
         s=subject,
-    ):
-        close(tx, row["exception_id"], by, resolution)
+    )
+    _no_longer(tx, [row for row in found if row["standing"]])
+    for row in found:
+        if not row["standing"]:
+            close(tx, row["exception_id"], by, resolution)
 
 
 def close(tx: Tx, exception_id: str, by: str, resolution: str) -> None:
-    """Close one entry."""
+    """Close one entry; what a person closes stands, see ``settled_by_a_person``."""
     tx.run(
-        "UPDATE exception_item SET closed_at = :now, closed_by = :by, resolution = :why "
+        "UPDATE exception_item SET closed_at = :now, closed_by = :by, resolution = :why, standing = :standing "
         "WHERE institution = :i AND exception_id = :id AND closed_at IS NULL",
         now=tx.now,
         by=by,
         why=resolution,
+        standing=int(by != "system"),
         id=exception_id,
     )
     subject = tx.one(
@@ -171,6 +204,21 @@ def describe(row: Row) -> str:
 def open_subjects(tx: Tx, kinds: Sequence[str]) -> list[str]:
     """Return what is listed under these kinds."""
     sql = "SELECT subject FROM exception_item WHERE institution = :i AND closed_at IS NULL AND kind"
+    return [row["subject"] for row in in_list(tx, sql, kinds)]
+
+
+def is_open(tx: Tx, subject: str) -> bool:
+    """Whether anything is listed on a subject."""
+    sql = "SELECT 1 FROM exception_item WHERE institution = :i AND closed_at IS NULL AND subject = :s"
+    return tx.one(sql, s=subject) is not None
+
+
+def judged_subjects(tx: Tx, kinds: Sequence[str]) -> list[str]:
+    """Return what is listed under these kinds, or was and is settled by a person: what the next judgement is about."""
+    sql = (
+        "SELECT DISTINCT subject FROM exception_item "
+        "WHERE institution = :i AND (closed_at IS NULL OR standing = 1) AND kind"
+    )
     return [row["subject"] for row in in_list(tx, sql, kinds)]
 
 

@@ -85,19 +85,18 @@ def newer_list(tx: Tx, file: Row) -> bool:
     )
 
 
-def lacking(tx: Tx, written_at: str) -> Row:
-    """Return ``n``, ``total`` and the ``first_fee`` of the items seen before that a list just kept does not hold.
+def lacking(tx: Tx, written_at: str) -> dict[str, int]:
+    """Return the fees of the items seen before that a list just kept does not hold, with their cents, by fee id.
 
     PeopleSoft keeps an item for ever, so a list that lacks one was cut short. One that came to nought may
     have been left out.
     """
-    found = tx.row(
-        "SELECT COUNT(*) AS n, CAST(COALESCE(SUM(last_amount), 0) AS BIGINT) AS total, MIN(fee_id) AS first_fee "
-        "FROM item_position WHERE institution = :i AND present = 1 AND last_amount <> 0 AND seen_at < :at",
+    rows = tx.rows(
+        "SELECT fee_id, last_amount FROM item_position "
+        "WHERE institution = :i AND present = 1 AND last_amount <> 0 AND seen_at < :at ORDER BY fee_id",
         at=written_at,
     )
-    assert found is not None
-    return found
+    return {row["fee_id"]: int(row["last_amount"]) for row in rows}
 
 
 def to_judge(tx: Tx) -> list[Row]:
@@ -140,6 +139,24 @@ def lines(tx: Tx, fee_ids: Sequence[str] = (), *, unseen: bool = False) -> dict[
                  row["confirmed_at"] is not None, bool(row["credit_item"]))
         )  # fmt: skip
     return found
+
+
+def seen_since(tx: Tx, batch_id: str) -> bool:
+    """Whether the newest complete list shows a line that was delivered with a batch or after it.
+
+    A list that does was surely written after that, whatever time its file bears.
+    """
+    return bool(
+        tx.one(
+            "SELECT 1 FROM complete_list c JOIN item_position p ON p.institution = c.institution "
+            "AND p.present = 1 AND p.seen_at = c.written_at AND p.amount = p.told "
+            "JOIN line l ON l.institution = p.institution AND l.item_fee = p.fee_id AND l.state = 'sent' "
+            "AND l.confirmed_at IS NOT NULL JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+            "WHERE c.institution = :i AND b.delivered_at >= (SELECT o.delivered_at FROM batch o "
+            "WHERE o.institution = c.institution AND o.batch_id = :b) LIMIT 1",
+            b=batch_id,
+        )
+    )
 
 
 def voided(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[str]]:
@@ -229,8 +246,8 @@ def summary(tx: Tx) -> Row:
 
 
 def paid(tx: Tx, fee_ids: Sequence[str]) -> dict[str, int]:
-    """Return what PeopleSoft says was paid on these fees, in cents."""
-    sql = "SELECT fee_id, amount FROM payment WHERE institution = :i AND fee_id"
+    """Return what PeopleSoft says was paid on these fees, in cents; not on charges of before the books were opened."""
+    sql = "SELECT fee_id, amount FROM payment WHERE institution = :i AND state <> 'earlier' AND fee_id"
     found: dict[str, int] = {}
     for row in in_list(tx, sql, fee_ids):
         found[row["fee_id"]] = found.get(row["fee_id"], 0) + int(row["amount"])
@@ -280,6 +297,7 @@ def void(tx: Tx, rows: Sequence[Row], evidence: str, reason: str) -> None:
     waiting = {f"fee {fee_id}" for fee_id in fee_ids}
     for item in exceptions.open_items(tx):
         if item["subject"] in subjects or (item["kind"] == CREDIT_WAITS and item["subject"] in waiting):
-            exceptions.close(tx, item["exception_id"], tx.actor, f"line made void: {reason}")
+            # Not the person's word: another credit of that fee may wait some day.
+            exceptions.close(tx, item["exception_id"], "system", f"line made void: {reason}")
     fees.touch(tx, fee_ids)
     fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), "void")

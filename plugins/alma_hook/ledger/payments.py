@@ -57,7 +57,7 @@ def keep_file(
     )
     tx.run(
         # The bytes again, too: they may have been removed since.
-        "UPDATE payment_file SET state = 'found', kind = :kind, content = :content, "
+        "UPDATE payment_file SET state = 'found', kind = :kind, content = :content, moved_to = NULL, "
         "written_at = CASE WHEN written_at > :at THEN written_at ELSE :at END "
         "WHERE institution = :i AND name = :name AND sha256 = :sha "
         "AND (state IN ('archived', 'withdrawn') OR kind <> :kind)",
@@ -70,19 +70,20 @@ def keep_file(
     return bool(new)
 
 
-def withdraw_absent(tx: Tx, present: set[tuple[str, str]]) -> list[str]:
-    """Drop refused files that are no longer in the folder; return the subjects they were listed under."""
+def withdraw_absent(tx: Tx, present: frozenset[tuple[str, str]]) -> list[Row]:
+    """Drop refused files that are no longer in the folder, and return them."""
     gone = [row for row in files(tx, "refused") if (row["name"], row["sha256"]) not in present]
     for row in gone:
         move_file(tx, row["name"], row["sha256"], "withdrawn")
-    return [f"file {row['sha256'][:12]}" for row in gone]
+    return gone
 
 
 def files(tx: Tx, *states: str) -> list[Row]:
     """Return the files in these states without their bytes, in the order in which they were written."""
     names = ", ".join(f"'{state}'" for state in states)
     return tx.rows(
-        "SELECT name, sha256, state, lines, lines_new, lines_refused, found_at, run_id, kind, written_at FROM payment_file "
+        "SELECT name, sha256, state, lines, lines_new, lines_refused, found_at, run_id, kind, written_at, moved_to "
+        "FROM payment_file "
         f"WHERE institution = :i AND state IN ({names}) ORDER BY written_at, found_at, name"
     )
 
@@ -116,6 +117,16 @@ def move_file(tx: Tx, name: str, sha256: str, state: str, **counts: int) -> None
     tx.event(f"file {sha256[:12]}", state)
 
 
+def about_to_archive(tx: Tx, name: str, sha256: str, moved_to: str) -> None:
+    """Note where a file is about to be moved to."""
+    tx.run(
+        "UPDATE payment_file SET moved_to = :to WHERE institution = :i AND name = :name AND sha256 = :sha",
+        to=moved_to,
+        name=name,
+        sha=sha256,
+    )
+
+
 def require_shape(tx: Tx, shape: str, identity: str) -> None:
     """Keep to one way of telling payments apart: ``id``, ``line`` or ``applied``, and by which words of a line.
 
@@ -123,6 +134,14 @@ def require_shape(tx: Tx, shape: str, identity: str) -> None:
     a new one, and posted again. Another ``identity`` may be accepted by a person, where only a heading has changed.
     """
     kept = tx.one("SELECT payment_shape FROM institution WHERE institution = :i")
+    # An item that our credit pays looks as one that the student has paid.
+    if shape == "applied" and tx.one(
+        "SELECT 1 FROM line WHERE institution = :i AND state = 'sent' AND credit_item = 1 LIMIT 1"
+    ):
+        raise SendingStopped(
+            "Credits with an item type of their own were sent, and applied amounts can't tell those from what students "
+            "paid: they would be posted as payments. Nothing was taken in; let sis_to_alma.shape be payments."
+        )
     if kept is None:
         tx.run("UPDATE institution SET payment_shape = :shape WHERE institution = :i", shape=shape)
     elif kept != shape:
@@ -144,6 +163,43 @@ def known(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
     """Return the amounts of those payments that were taken in before, by key."""
     sql = "SELECT payment_key, amount FROM payment WHERE institution = :i AND payment_key"
     return {row["payment_key"]: int(row["amount"]) for row in in_list(tx, sql, keys)}
+
+
+def fees_paid(tx: Tx) -> frozenset[str]:
+    """Return the fees of this run's readings on which a payment waits to be posted."""
+    rows = tx.rows(
+        "SELECT DISTINCT p.fee_id FROM payment_now p JOIN reading r ON r.institution = p.institution "
+        "AND r.fee_id = p.fee_id WHERE p.institution = :i AND r.run_id = :run AND p.state = 'new' AND p.stands > 0",
+        run=tx.run_id,
+    )
+    return frozenset(row["fee_id"] for row in rows)
+
+
+def correct_emplids(tx: Tx, found: Sequence[Payment]) -> None:
+    """Take over whom a newer file names for payments that wait: an EMPLID may have been wrong in the file before."""
+    before = {
+        row["payment_key"]: row
+        for row in in_list(
+            tx,
+            "SELECT payment_key, payment_no, emplid FROM payment WHERE institution = :i AND state = 'new' AND payment_key",
+            [payment.payment_key for payment in found],
+        )
+    }
+    changed = [
+        payment
+        for payment in found
+        if payment.payment_key in before and before[payment.payment_key]["emplid"] != payment.emplid
+    ]
+    tx.many(
+        "UPDATE payment SET emplid = :emplid WHERE institution = :i AND payment_key = :key AND state = 'new'",
+        [{"key": payment.payment_key, "emplid": payment.emplid} for payment in changed],
+    )
+    tx.events(
+        [
+            (f"payment {before[p.payment_key]['payment_no']}", "EMPLID told otherwise", f"line {p.line_no}")
+            for p in changed
+        ]
+    )
 
 
 def set_aside_as_earlier(tx: Tx) -> int:
@@ -441,6 +497,8 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | 
         if payment["state"] != "new":
             raise Fatal("Whether Alma has this payment is not known yet; the next runs look for it.")
         settle_posting(tx, payment, "settled")
+        # A charge may have waited for that word.
+        fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, [payment["fee_id"]])), "payment settled")
     exceptions.close(tx, exception_id, by, reason)
 
 

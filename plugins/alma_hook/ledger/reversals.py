@@ -354,7 +354,7 @@ def judge(tx: Tx) -> int:
                         payment_key=payment["payment_key"],
                     )
                 )
-    exceptions.close_others(tx, exceptions.open_subjects(tx, [TAKEN_BACK]), listed)
+    exceptions.close_others(tx, exceptions.judged_subjects(tx, [TAKEN_BACK]), listed)
     exceptions.open_all(tx, listed)
     return len(listed)
 

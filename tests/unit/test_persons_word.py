@@ -1,0 +1,280 @@
+"""What a person may say, what the evidence forbids, how long a word holds. The simulated campus's books are the witness."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from alma_hook import __main__ as command_line
+from alma_hook.errors import Fatal, Retriable
+from alma_hook.ledger import exceptions, payments
+from simulator.alma_records import Fee
+from tests.bridge import Bridge
+from tests.unit.test_confirmations import (
+    DIFFERS,
+    NOT_SEEN,
+    WAITS,
+    charged,
+    details,
+    fees,
+    leave,
+    lines,
+    listed,
+    load,
+    lose,
+    see,
+    tell,
+    void,
+    with_items,
+)
+
+INCOMPLETE = "list of items not complete"
+
+
+def direct(text: str) -> str:
+    """No second name: an upload that breaks off leaves it open whether PeopleSoft has the file."""
+    return with_items(text).replace("[sfs]\n", '[sfs]\nmode = "direct"\n')
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Bridge:
+    return Bridge(tmp_path, students=4, fees=0, settings=with_items)
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bridge:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=direct)
+    monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    return bridge
+
+
+def breaks_off(bridge: Bridge) -> None:
+    """An upload whose answer is lost; PeopleSoft has the whole file, and our next run can't tell."""
+
+    def died(action: str, path: str) -> None:
+        if action == "written" and path.startswith("/sfs/inbound"):
+            raise Retriable("the connection broke off")
+
+    bridge.folder.before = died
+    with suppress(Retriable):
+        tell(bridge)
+    bridge.folder.before = lambda _action, _path: None
+    load(bridge)
+    bridge.far.clock.advance(hours=12)
+    tell(bridge)
+    assert "batch unconfirmed" in listed(bridge)
+
+
+def say(command: str, batch_id: str) -> int:
+    return command_line.main([command, batch_id])
+
+
+def resolve(bridge: Bridge, kind: str) -> None:
+    ledger = bridge.ledger("a person")
+    with ledger.write() as tx:
+        (item,) = [row for row in exceptions.open_items(tx) if row["kind"] == kind]
+        payments.resolve(tx, item["exception_id"], "the bursar", "it was looked into")
+    ledger.close()
+
+
+def wholly_told(bridge: Bridge) -> None:
+    for _ in range(2):
+        tell(bridge)
+        load(bridge)
+
+
+# -- mark-not-delivered ----------------------------------------------------------------------------------
+
+
+def pays(bridge: Bridge, fee: Fee) -> None:
+    bridge.far.peoplesoft.pay(f"ALMA{fee.id}", None)
+    bridge.far.clock.advance(hours=6)
+    bridge.far.write_query_output()
+    bridge.sis_to_alma()
+
+
+def shows(bridge: Bridge, _fee: Fee) -> None:
+    see(bridge, days=0.3)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "said"), [(pays, r"50\.00 was paid"), (shows, r"the amount in .* takes it in")]
+)
+def test_a_batch_that_peoplesofts_output_shows_as_loaded_is_not_given_up(
+    broken: Bridge,
+    evidence: Callable[[Bridge, Fee], None],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (fee,) = fees(broken, 5000)
+    breaks_off(broken)
+    evidence(broken, fee)
+
+    assert say("mark-not-delivered", "000001") == 1
+
+    told = capsys.readouterr().err
+    assert "mark-delivered" in told
+    assert re.search(said, told)
+    assert say("mark-delivered", "000001") == 0
+    wholly_told(broken)
+    broken.far.clock.advance(hours=6)
+    broken.sis_to_alma()
+    wholly_told(broken)
+    assert charged(broken, fee) == (5000, 0)
+    assert broken.books().fees[fee.id].difference_cents == 0
+    assert broken.exceptions() == {}
+
+
+def test_a_credit_that_the_list_of_items_shows_is_not_given_up(broken: Bridge) -> None:
+    (fee,) = fees(broken, 5000)
+    tell(broken)
+    load(broken)
+    see(broken, days=0.3)
+    broken.far.alma.waive_at_desk(fee.id, 2000)
+    breaks_off(broken)
+    see(broken, days=0.3)
+
+    assert say("mark-not-delivered", "000002") == 1
+
+    assert charged(broken, fee) == (5000, 2000)
+
+
+def test_a_batch_that_nothing_shows_is_given_up_and_sent_again(broken: Bridge) -> None:
+    (fee,) = fees(broken, 5000)
+
+    def refused(action: str, path: str) -> None:
+        if action == "written" and path.startswith("/sfs/inbound"):
+            broken.folder.path(path).unlink()
+            raise Retriable("the connection broke off")
+
+    broken.folder.before = refused
+    with suppress(Retriable):
+        tell(broken)
+    broken.folder.before = lambda _action, _path: None
+    broken.far.clock.advance(hours=12)
+    tell(broken)
+    see(broken, days=0.3)
+
+    assert say("mark-not-delivered", "000001") == 0
+    wholly_told(broken)
+
+    assert charged(broken, fee) == (5000, 0)
+    assert lines(broken)[0] == "1/1 dropped"
+
+
+def test_a_fee_that_was_paid_and_never_charged_is_not_charged(broken: Bridge) -> None:
+    """Someone gave the batch up before its payment came."""
+    (fee,) = fees(broken, 5000)
+    breaks_off(broken)
+    broken.far.clock.advance(hours=6)
+    assert say("mark-not-delivered", "000001") == 0
+    pays(broken, fee)
+
+    wholly_told(broken)
+
+    assert charged(broken, fee) == (5000, 0)
+    assert broken.exceptions()[f"fee {fee.id}"] == "paid in PeopleSoft and never charged"
+    resolve(broken, "no such fee was charged")
+    tell(broken)
+    load(broken)
+    assert charged(broken, fee) == (10000, 0), "the person's word was that the payment is none of this fee's"
+
+
+# -- how long a word holds -------------------------------------------------------------------------------
+
+
+def test_a_difference_that_was_settled_and_mended_is_news_when_it_comes_again(small: Bridge) -> None:
+    (fee,) = fees(small, 5000)
+    tell(small)
+    load(small)
+    emplid = small.far.students[0].primary_id
+    for day in range(3):
+        amount = ("50.00", "60.00", "50.00")[day]
+        small.far.clock.advance(days=1)
+        leave(small, str(day), (emplid, fee.id, amount))
+        small.sis_to_alma()
+        if day == 1:
+            assert listed(small) == [DIFFERS]
+            resolve(small, DIFFERS)
+            small.far.clock.advance(days=1)
+            leave(small, "1b", (emplid, fee.id, amount))
+            small.sis_to_alma()
+            assert listed(small) == [], "the same list once more is no news"
+
+    small.far.clock.advance(days=1)
+    leave(small, "3", (emplid, fee.id, "60.00"))
+    small.sis_to_alma()
+
+    assert listed(small) == [DIFFERS]
+
+
+def test_that_one_item_is_gone_says_nothing_of_another_of_that_amount(small: Bridge) -> None:
+    first, second, third = fees(small, 5000, 5000, 2000)
+    rows = [
+        (student.primary_id, fee.id, f"{fee.original_cents / 100:.2f}")
+        for student, fee in zip(small.far.students, (first, second, third), strict=False)
+    ]
+    tell(small)
+    load(small)
+    leave(small, "1", *rows)
+    small.sis_to_alma()
+    small.far.clock.advance(days=1)
+    leave(small, "2", *rows[1:])
+    small.sis_to_alma()
+    resolve(small, INCOMPLETE)
+    small.far.clock.advance(days=1)
+    leave(small, "3", *rows[1:])
+    small.sis_to_alma()
+    assert listed(small) == [DIFFERS], "the item that is gone"
+
+    small.far.clock.advance(days=1)
+    leave(small, "4", rows[0], rows[2])
+    small.sis_to_alma()
+
+    assert INCOMPLETE in listed(small)
+    assert f"first: fee {second.id}" in details(small)
+
+
+def test_a_void_of_the_charge_does_not_silence_the_next_credit_that_waits(small: Bridge) -> None:
+    first, _ = fees(small, 5000, 700)
+    tell(small)
+    lose(small)
+    small.far.alma.waive_at_desk(first.id, 2000)
+    tell(small)
+    assert WAITS in listed(small)
+    void(small, "000001", 1, rejected=True)
+    assert WAITS not in listed(small)
+    tell(small)
+    small.far.alma.waive_at_desk(first.id, 2000)
+
+    tell(small)
+
+    assert small.exceptions()[f"fee {first.id}"] == WAITS
+
+
+# -- a stale list ----------------------------------------------------------------------------------------
+
+
+def test_an_old_list_under_a_new_name_makes_nothing_void(small: Bridge) -> None:
+    first, second = fees(small, 5000)[0], small.far.students[1]
+    tell(small)
+    load(small)
+    row = (small.far.students[0].primary_id, first.id, "50.00")
+    leave(small, "1", row)
+    small.sis_to_alma()
+    late = small.far.alma.add_fee(second, 5000)
+    tell(small)
+    load(small)
+    small.far.clock.advance(days=4)
+    leave(small, "2", row)
+    small.sis_to_alma()
+    assert listed(small) == [NOT_SEEN]
+
+    with pytest.raises(Fatal, match="nothing that was delivered with it or since"):
+        void(small, "000002")
+
+    assert charged(small, late) == (5000, 0)
