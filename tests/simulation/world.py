@@ -63,6 +63,16 @@ balance = "Item Balance"
 """
 
 
+#: What a campus may rule of first charges.
+RULES = (
+    'minimum = "5.00"',
+    'minimum_of_student = "20.00"',
+    "minimum_age_days = 2",
+    'user_groups_left_out = ["GRADUATE"]',
+    'fee_types_left_out = ["OVERDUEFINE"]',
+)
+
+
 class Death(BaseException):
     """The worker's process is gone. Not an ``Exception``: no code may catch it."""
 
@@ -132,10 +142,11 @@ class Nature:
     reversal_limit: int
     credits: str
     applied: bool
+    first_charges: str | None
 
     @classmethod
-    def of(cls, rng: random.Random) -> Nature:
-        """Draw one."""
+    def of(cls, rng: random.Random, rules: random.Random) -> Nature:
+        """Draw one; ``rules``: what the campus rules, drawn by itself."""
         applied = rng.random() < 0.2
         payment_ids = rng.random() < 0.7
         output = rng.choice(["all", "all", "all", "days", "new only"] if payment_ids else ["all", "days"])
@@ -159,6 +170,7 @@ class Nature:
             reversal_limit=rng.choice([1, 3, 20]),
             credits=rng.choice(["list", "list", "ignore"]),
             applied=applied,
+            first_charges=rules.choice(RULES) if rules.random() < 0.25 else None,
         )
 
     @property
@@ -188,6 +200,8 @@ class Nature:
         if self.credit_wait_days is not None:
             text = text.replace("[sfs]", f"[sfs]\ncredit_wait_days = {self.credit_wait_days}")
         text = text.replace("[sfs]", f'credits = "{self.credits}"\n[sfs]')
+        if self.first_charges is not None:
+            text += f"[first_charges]\n{self.first_charges}\n"
         if self.brake is not None:
             lines, total, line = (f"{n}" if n < 5000 else f'"{n // 100}.00"' for n in self.brake)
             text += f"[brake]\nmax_lines = {lines}\nmax_total = {total}\nmax_line = {line}\n"
@@ -286,7 +300,7 @@ class World:
         self.tally = Tally()
         self.fired: list[str] = []
         self.weather = accidents.Weather.of(self.rng)
-        self.nature = Nature.of(self.rng)
+        self.nature = Nature.of(self.rng, random.Random(f"{seed} rules"))
         self.begin = datetime(2026, 1, 1, 13, tzinfo=UTC) + timedelta(days=self.rng.randrange(365))
         self.clock = Clock(self.begin)
         work = scratch() / "campus"
