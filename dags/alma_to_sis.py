@@ -24,6 +24,9 @@ for it, in which a person answers; it is skipped where nothing is set aside.
 Missed intervals: the next run finds whatever they would have found. Only by `sis_profile` a backfill of theirs takes
 what Alma exported then; by another method it skips itself.
 
+Clearing does not help where the message names a key, a login, a permission or a folder: docs/operations.md says of each
+message what has to be mended first.
+
 Any of them is red, too, when another run holds the right to work in this direction for longer than its retries last, or
 the ledger can't be reached: clear it.
 

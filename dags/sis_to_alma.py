@@ -13,6 +13,9 @@ settings name them, go the same way and show which delivered lines were loaded.
 | `archive_files` | SFTP failed (clear it), or a file was refused: the log of `take_in_payments` names every line. The other files are done. |
 | `report` | The ledger can't be reached. Clear it; it only reports. |
 
+Clearing does not help where the message names a key, a login, a permission or a folder: docs/operations.md says of each
+message what has to be mended first.
+
 Any of them is red, too, when another run holds the right to work in this direction for longer than its retries last, or
 the ledger can't be reached: clear it.
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from croniter import croniter
 
 from alma_hook.campus import Campus
-from alma_hook.ledger import Tx, alerts, exceptions, holds, instant, moment, reversals
+from alma_hook.ledger import Tx, alerts, exceptions, holds, instant, institutions, moment, reversals
 from alma_hook.money import amount
 
 #: Files that were delivered longer ago are not looked for any more.
@@ -50,13 +50,13 @@ IN_DOUBT = frozenset(
 )
 
 
-def conditions(tx: Tx, campus: Campus, uncollected: Collection[str]) -> list[Alert]:
-    """Return all that lasts now. ``uncollected``: names of files that lie in PeopleSoft's folder."""
+def conditions(tx: Tx, campus: Campus, uncollected: Collection[str] | None) -> list[Alert]:
+    """Return all that lasts now. ``uncollected``: names of files that lie in PeopleSoft's folder; ``None``: not known."""
     return [
         *_late(tx, campus),
         *_held(tx),
         *_old(tx, campus),
-        *_left_lying(tx, campus, uncollected),
+        *_left_lying(tx, campus, uncollected or ()),
         *_missing(tx, campus),
     ]
 
@@ -72,6 +72,9 @@ def _late(tx: Tx, campus: Campus) -> list[Alert]:
     found = []
     for dag_id, cron in schedules.items():
         last = alerts.last_finished(tx, dag_id)
+        if last is None and dag_id in ("alma_to_sis", "sis_to_alma"):
+            # Never yet, since the campus went live. The other DAGs may have been switched on today.
+            last = institutions.opened_at(tx)
         if cron is None or last is None:
             continue
         due: datetime = croniter(cron, moment(last).astimezone(campus.zone)).get_next(datetime)

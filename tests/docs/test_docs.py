@@ -158,6 +158,38 @@ def test_every_task_is_on_the_operations_page():
     assert not missing
 
 
+def _literal(node: ast.expr) -> str:
+    """The words of a message, with ``...`` for what is filled in."""
+    if isinstance(node, ast.Constant):
+        return str(node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_literal(part) if isinstance(part, ast.Constant) else "..." for part in node.values)
+    return ""
+
+
+def test_every_refusal_that_clearing_does_not_mend_is_on_the_operations_page():
+    """Whoever reads a red task's log at night finds its words in a table."""
+    said = [
+        (path.name, _literal(node.args[0]))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("NotPermitted", "SendingStopped", "LedgerError")
+        and node.args
+    ]
+    tables = re.findall(r"^\| message says \|.*\n((?:\|.*\n)+)", text_of(OPERATIONS), re.MULTILINE)
+    phrases = [row.split("|")[1].strip() for table in tables for row in table.splitlines()[1:]]
+    missing = [
+        (name, text)
+        for name, text in said
+        if not any(all(part.strip() in text for part in phrase.split("...")) for phrase in phrases)
+    ]
+
+    assert len(said) > 20
+    assert missing == []
+
+
 @each_page
 def test_links_within_the_repository_resolve(page):
     for target in re.findall(r"\]\(([^)\s]+)\)", text_of(page)):

@@ -157,15 +157,15 @@ def float_cents(patch: Patch) -> None:
 #: What is taken out, and the first life that shows it.
 CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((no_read_back,), 17),
-    ((no_quiet_period,), 127),
-    ((no_deadline,), 8),
+    ((no_quiet_period,), 202),
+    ((no_deadline,), 83),
     ((no_temporary_name,), 31),
-    ((payments_of_the_ledger,), 429),
+    ((payments_of_the_ledger,), 81),
     ((missing_is_nought,), 7),
     ((no_guard_against_an_older_ledger,), 12),
     ((no_marks,), 12),
     # Either of these two keeps what a worker read before it stood still from being planned.
-    ((stale_readings, no_fence), 103),
+    ((stale_readings, no_fence), 129),
     ((float_cents,), 1),
     ((no_waiting_of_credits,), 9),
     ((one_file_is_enough,), 16),

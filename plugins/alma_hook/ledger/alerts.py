@@ -8,6 +8,7 @@ from datetime import timedelta
 from alma_hook.ledger.store import Tx, instant, moment
 
 FINISHED = "run finished"
+SPOKEN = "failure told"
 
 
 def due(tx: Tx, cause: str, subject: str, repeat_hours: int) -> bool:
@@ -44,15 +45,31 @@ def over(tx: Tx, causes: Collection[str], lasting: Collection[tuple[str, str]]) 
             )
 
 
-def told_of_run(tx: Tx, run: str, since: str) -> bool:
-    """Whether people were told of a task of this run since an instant."""
-    rows = tx.rows("SELECT subject FROM alert WHERE institution = :i AND sent_at >= :since", since=since)
-    return any(str(row["subject"]).startswith(f"{run}/") for row in rows)
+def spoke(tx: Tx, run: str, cause: str) -> None:
+    """Note that a task of a run, or the run, has told people of its failure, or that they knew."""
+    tx.event(f"run {run}", SPOKEN, cause)
+
+
+def spoken_of(tx: Tx, run: str, since: str) -> bool:
+    """Whether a task of this run has spoken since an instant."""
+    return bool(
+        tx.one(
+            "SELECT 1 FROM event WHERE institution = :i AND subject = :s AND what = :what AND at >= :since LIMIT 1",
+            s=f"run {run}",
+            what=SPOKEN,
+            since=since,
+        )
+    )
 
 
 def finish_run(tx: Tx, dag_id: str) -> None:
-    """Note that a live run of a DAG came to its end."""
+    """Note that a live run of a DAG came to its end: a failure of its tasks from now on is a new one."""
     tx.event(f"dag {dag_id}", FINISHED)
+    tx.run(
+        "UPDATE alert SET over_at = :now WHERE institution = :i AND over_at IS NULL AND subject LIKE :of_dag",
+        now=tx.now,
+        of_dag=f"{dag_id}/%",
+    )
 
 
 def last_finished(tx: Tx, dag_id: str) -> str | None:

@@ -27,6 +27,12 @@ def restored(tx: Tx) -> None:
     guard.unbind(tx, guard.MARKS, "repaired from the archive and Alma")
 
 
+def opened_at(tx: Tx) -> str | None:
+    """When the books were opened; ``None``: not yet."""
+    found = tx.one("SELECT opened_at FROM institution WHERE institution = :i")
+    return None if found is None else str(found)
+
+
 def open_clean(tx: Tx, by: str) -> None:
     """Open the books with nothing in PeopleSoft. Raises ``Fatal`` when they are open already.
 

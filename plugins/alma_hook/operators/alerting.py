@@ -19,7 +19,7 @@ from alma_hook import campus as settings
 from alma_hook import errors
 from alma_hook.errors import AlmaHookError
 from alma_hook.operators.base import CampusOperator, Run, runbook
-from alma_hook.operators.links import page
+from alma_hook.operators.links import answers, page
 from alma_hook.schedule import TASK_DEFAULTS
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from alma_hook.ledger import Ledger
 
 FAILED, STOPPED, SPENT, DIED = "task failed", "sending stopped", "API reserve reached", "task killed"
+RUN_FAILED = "run failed"
 _CAUSES = {"SendingStopped": STOPPED, "QuotaSpent": SPENT}
 #: Seconds; a DAG processor gives a callback 50 before it ends it.
 _TASK_SPEAKS_WITHIN = 20.0
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Message:
-    """What people are sent. ``cause`` and ``subject`` tell one message from another."""
+    """What people are sent. ``cause`` and ``subject`` tell one message from another: each is sent once a day."""
 
     cause: str
     subject: str
@@ -90,7 +91,8 @@ def when_task_fails(settings_file: Path) -> Callable[[Context], None]:
         ti = context["ti"]
         error = context.get("exception")
         cause, said = _of_error(error)
-        place = f"{ti.dag_id}/{ti.run_id}/{ti.task_id}"
+        # Not the run: an outage of days is one thing. What an error is called tells one thing from another.
+        place = f"{ti.dag_id}/{ti.task_id}: {said.partition(':')[0].partition(';')[0]}"
         lines = (
             f"DAG {ti.dag_id}, task {ti.task_id}, run {ti.run_id}, attempt {ti.try_number}",
             "",
@@ -99,7 +101,7 @@ def when_task_fails(settings_file: Path) -> Callable[[Context], None]:
             f"What it means: {runbook(str(context['dag'].doc_md or ''), ti.task_id)}",
             f"Log: {getattr(ti, 'log_url', None) or page(ti.dag_id, ti.run_id, ti.task_id)}",
         )
-        _tell(settings_file, Message(cause, place, lines), context)
+        _tell(settings_file, Message(cause, place, lines), context, f"{ti.dag_id}/{ti.run_id}")
 
     return told
 
@@ -112,43 +114,67 @@ def when_run_fails(settings_file: Path) -> Callable[[Context], None]:
 
     def told(context: Context) -> None:
         run = context["dag_run"]
-        place = f"{run.dag_id}/{run.run_id}"
-        lines = (
-            f"DAG {run.dag_id}, run {run.run_id}",
-            "",
+        # Airflow names the task that made the run fail, where it is still in the DAG.
+        task_id = getattr(context.get("ti"), "task_id", "")
+        where = f"DAG {run.dag_id}, {f'task {task_id}, ' if task_id else ''}run {run.run_id}"
+        place, address = f"{run.dag_id}/{task_id}", page(run.dag_id, run.run_id, task_id)
+        killed = (
             "A task was killed, or could not be run: Airflow knows no error of it. Mostly the worker lacked memory or was "
-            "stopped. What it had begun stands in the ledger.",
-            "",
-            "What to do: clear the red task; it goes on where it stopped, and sends nothing twice.",
-            f"Run: {page(run.dag_id, run.run_id)}",
+            "stopped. What it had begun stands in the ledger."
         )
-        _tell(settings_file, Message(DIED, f"{place}/", lines), context, unless_since=run.start_date)
+        unknown = (
+            "A task failed or was killed. The ledger can't be reached, so whether the task has told people itself is not "
+            "known, nor whether this was told before."
+        )
+        todo = "What to do: clear the red task; it goes on where it stopped, and sends nothing twice."
+        _tell(
+            settings_file,
+            Message(DIED, place, (where, "", killed, "", todo, f"Run: {address}")),
+            context,
+            f"{run.dag_id}/{run.run_id}",
+            unless_since=run.start_date,
+            blindly=Message(RUN_FAILED, place, (where, "", unknown, "", f"Run: {address}")),
+        )
 
     return told
 
 
 def _tell(
-    settings_file: Path, message: Message, context: Mapping[str, Any], unless_since: Any = None
+    settings_file: Path,
+    message: Message,
+    context: Mapping[str, Any],
+    run: str,
+    unless_since: Any = None,
+    blindly: Message | None = None,
 ) -> None:
-    """Send and note it. That the ledger is down keeps nobody from being told; that a message fails is logged."""
+    """Send and note it, unless people were told the same within the hours of the settings.
+
+    ``blindly``: what is sent in its place where the ledger is down; that keeps nobody from being told.
+    """
     from alma_hook.connections import open_ledger
     from alma_hook.ledger import alerts, instant
 
     campus = settings.load(settings_file)
-    run = message.subject.rpartition("/")[0]
     sent = False
     try:
         with closing(open_ledger(campus, run_id=run, actor="alerts")) as ledger:
             if unless_since is not None and _spoken(ledger, run, instant(unless_since)):
                 return
-            send(campus, message, context)
-            sent = True
+            with ledger.read() as tx:
+                due = alerts.due(tx, message.cause, message.subject, campus.alerts.repeat_hours)
+            if due:
+                send(campus, message, context)
+                sent = True
+            else:
+                _log.warning("%s: people were told before.", message.headline(campus))
             with ledger.write() as tx:
-                alerts.told(tx, message.cause, message.subject)
+                if due:
+                    alerts.told(tx, message.cause, message.subject)
+                alerts.spoke(tx, run, message.cause)
     except AlmaHookError as error:
         _log.warning("The ledger can't be asked, or told, who was told (%s).", type(error).__name__)
         if not sent:
-            send(campus, message, context)
+            send(campus, blindly or message, context)
 
 
 def _spoken(ledger: Ledger, run: str, since: str) -> bool:
@@ -158,7 +184,7 @@ def _spoken(ledger: Ledger, run: str, since: str) -> bool:
     deadline = time.monotonic() + _TASK_SPEAKS_WITHIN
     while True:
         with ledger.read() as tx:
-            if alerts.told_of_run(tx, run, since):
+            if alerts.spoken_of(tx, run, since):
                 return True
         if time.monotonic() > deadline:
             return False
@@ -192,7 +218,13 @@ class WatchFees(CampusOperator):
         if not run.campus.live:
             self.say("The settings say live = false: nothing is watched.")
             return {}
-        lying = self._lying(run)
+        trouble: Exception | None = None
+        lying = None
+        try:
+            lying = self._lying(run)
+        except AlmaHookError as error:
+            # All else is told first: that PeopleSoft can't be reached is when it matters.
+            trouble = error
         with run.ledger.read() as tx:
             found = watch.conditions(tx, run.campus, lying)
             due = [
@@ -200,19 +232,32 @@ class WatchFees(CampusOperator):
                 for each in found
                 if alerts.due(tx, each.cause, each.subject, run.campus.alerts.repeat_hours)
             ]
+        judged = [cause for cause in watch.CAUSES if lying is not None or cause != watch.NOT_COLLECTED]
         with run.ledger.write() as tx:
-            alerts.over(tx, watch.CAUSES, [(each.cause, each.subject) for each in found])
+            alerts.over(tx, judged, [(each.cause, each.subject) for each in found])
+        told = 0
         for each in due:
-            lines = (each.text, "", f"What to do: {each.do}", f"DAG {each.dag_id}: {page(each.dag_id)}")
-            send(run.campus, Message(each.cause, each.subject, lines), run.context)
+            address = answers() if each.cause == watch.HELD else page(each.dag_id)
+            lines = (each.text, "", f"What to do: {each.do}", f"DAG {each.dag_id}: {address}")
+            try:
+                send(run.campus, Message(each.cause, each.subject, lines), run.context)
+            except Exception as error:  # noqa: BLE001 each notifier raises its own
+                self.log.warning(
+                    "%s: %s: nobody could be told (%s)", each.cause, each.subject, type(error).__name__
+                )
+                trouble = error
+                continue
+            told += 1
             # One by one: what was told before a message fails is not told again.
             with run.ledger.write() as tx:
                 alerts.told(tx, each.cause, each.subject)
         for each in found:
             self.log.warning("%s: %s: %s", each.cause, each.subject, each.text)
+        if trouble is not None:
+            raise trouble
         with run.ledger.write() as tx:
             alerts.finish_run(tx, str(run.context["ti"].dag_id))
-        return {"found": len(found), "told": len(due)}
+        return {"found": len(found), "told": told}
 
     def _lying(self, run: Run) -> frozenset[str]:
         """Return the names in PeopleSoft's folder; of a drop box that shows nothing, none."""

@@ -16,7 +16,16 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import Param
 
 from alma_hook.errors import Fatal, SendingStopped
-from alma_hook.operators.base import CampusOperator, Run, explained, failing_for_good, opened, warn_of_held
+from alma_hook.operators.base import (
+    CampusOperator,
+    Run,
+    explained,
+    failing_for_good,
+    opened,
+    page_of,
+    runbook,
+    warn_of_held,
+)
 from alma_hook.operators.links import RELEASE_BATCH, HeldForApproval, SummaryOfRun
 
 if TYPE_CHECKING:
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
     from alma_hook.ledger import Row, Tx
 
 DAG_ID = RELEASE_BATCH
+_ASK = "ask_for_approval"
 AWAIT_ANSWER = "await_answer"
 RELEASE, REFUSE = "Release", "Refuse"
 #: Who answers when the time runs out.
@@ -46,7 +56,11 @@ def ask_for_approval(held: HeldBatches) -> Any:
     Where nothing is held, the task is skipped.
     """
     return TriggerDagRunOperator.partial(
-        task_id="ask_for_approval",
+        task_id=_ASK,
+        doc_md=page_of(
+            "Start a run of `release_batch` for each batch that waits for a person; skipped where none does.",
+            runbook(str(held.dag.doc_md or ""), _ASK),
+        ),
         map_index_template="batch {{ task.conf.batch }}",
         trigger_dag_id=DAG_ID,
         logical_date=None,
@@ -118,7 +132,7 @@ class AwaitAnswer(HITLOperator):
         from alma_hook.airflow_names import AirflowSkipException
 
         batch_id, digest = _asked(context)
-        with failing_for_good(), opened(self.settings_file, context) as run, run.ledger.read() as tx:
+        with failing_for_good(self), opened(self.settings_file, context) as run, run.ledger.read() as tx:
             row = _held(tx, batch_id, digest)
             if row is None:
                 raise AirflowSkipException(f"Batch {batch_id} does not wait for an answer any more.")

@@ -122,12 +122,14 @@ def when_red(task: Any) -> str:
 
 
 def explained(task: Any) -> None:
-    """Give a task its page in Airflow: what it does, and what its DAG's table says of it when it is red."""
+    """Give a task its page in Airflow."""
     if task.doc_md is None:
-        task.doc_md = (
-            f"{getdoc(type(task))}\n\n**When it is red:** {when_red(task)}\n\n"
-            "It may be cleared and run again at any time."
-        )
+        task.doc_md = page_of(getdoc(type(task)) or "", when_red(task))
+
+
+def page_of(does: str, red: str) -> str:
+    """Return a task's page: what it does, and what its DAG's table says of it when it is red."""
+    return f"{does}\n\n**When it is red:** {red}\n\nIt may be cleared and run again at any time."
 
 
 class CampusOperator(BaseOperator):
@@ -144,16 +146,8 @@ class CampusOperator(BaseOperator):
 
     def execute(self, context: Context) -> Any:
         """Run the task's work with its campus and ledger; before an error, log what its DAG's table says of it."""
-        from alma_hook.airflow_names import AirflowSkipException
-
-        try:
-            with failing_for_good(), opened(self.settings_file, context) as run:
-                return self.work(run)
-        except AirflowSkipException:
-            raise
-        except Exception:
-            self.log.error("When %s is red: %s", self.task_id, when_red(self))
-            raise
+        with failing_for_good(self), opened(self.settings_file, context) as run:
+            return self.work(run)
 
     @abstractmethod
     def work(self, run: Run) -> Any:
@@ -179,14 +173,22 @@ class CampusOperator(BaseOperator):
 
 
 @contextmanager
-def failing_for_good() -> Iterator[None]:
-    """Let a ``Fatal`` error fail the task at once, since trying again can't help."""
-    from alma_hook.airflow_names import AirflowFailException
+def failing_for_good(task: Any) -> Iterator[None]:
+    """Let a ``Fatal`` error fail the task at once, since trying again can't help.
+
+    Before any error the log says what the DAG's table says of the task.
+    """
+    from alma_hook.airflow_names import AirflowFailException, AirflowSkipException
 
     try:
         yield
-    except Fatal as error:
-        raise AirflowFailException(f"{type(error).__name__}: {error}") from None
+    except AirflowSkipException:
+        raise
+    except Exception as error:
+        task.log.error("When %s is red: %s", task.task_id, when_red(task))
+        if isinstance(error, Fatal):
+            raise AirflowFailException(f"{type(error).__name__}: {error}") from None
+        raise
 
 
 @contextmanager

@@ -38,7 +38,12 @@ class HeldForApproval(BaseOperatorLink):
         """Return the address of the answers that runs of ``release_batch`` wait for."""
         if not getattr(operator, "held", 0):
             return ""
-        return page(RELEASE_BATCH) + "/required_actions?response_received=false"
+        return answers()
+
+
+def answers() -> str:
+    """Return the address of the page where batches wait for a person."""
+    return page(RELEASE_BATCH) + "/required_actions?response_received=false"
 
 
 def page(dag_id: str, run_id: str = "", task_id: str = "") -> str:

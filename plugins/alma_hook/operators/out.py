@@ -113,7 +113,7 @@ class WaitForExport(BaseSensorOperator):
         """Look whether a complete export of this interval, or a later one, is there."""
         from alma_hook import sftp, sis_profile
 
-        with failing_for_good():
+        with failing_for_good(self):
             campus = settings.load(Path(self.settings_file))
         start, end = context.get("data_interval_start"), context.get("data_interval_end")
         scheduled = kind_of(context) == "scheduled"
@@ -128,7 +128,7 @@ class WaitForExport(BaseSensorOperator):
         if end is not None and datetime.now(UTC) > end + timedelta(minutes=self.minutes):
             self.log.info("The interval is long past: whatever has come is taken.")
             return True
-        with failing_for_good(), sftp.connect(campus.connections.alma_export) as folder:
+        with failing_for_good(self), sftp.connect(campus.connections.alma_export) as folder:
             come = sis_profile.has_come(folder, campus, start, datetime.now(UTC))
         self.log.info(
             "An export written since %s is %s", start.isoformat(), "there" if come else "not there yet"
