@@ -62,13 +62,13 @@ class Life:
         unfinished.replace(self.settings_file)
         self.campus.faults.clear()
 
-    def start(self, dag_id: str) -> str:
-        """Start a run and return its id."""
-        return self.airflow.trigger(dag_id)
+    def start(self, dag_id: str, **params: str) -> str:
+        """Start a run, its form filled in like this, and return its id."""
+        return self.airflow.trigger(dag_id, params)
 
-    def run(self, dag_id: str) -> tuple[str, str]:
+    def run(self, dag_id: str, **params: str) -> tuple[str, str]:
         """Run a DAG to its end; return the run's id and state."""
-        run_id = self.start(dag_id)
+        run_id = self.start(dag_id, **params)
         return run_id, self.wait(dag_id, run_id)
 
     def wait(self, dag_id: str, run_id: str) -> str:

@@ -221,7 +221,17 @@ def payments(world: World, said: Said) -> list[str]:
                 f"payment {row['payment_no']} of {row['amount']} on fee {row['fee_id']} is {row['state']} with "
                 f"{row['posted']}, Alma has {there}: {wrong}"
             )
-    return found + [f"Alma has {there} as {key}, which the ledger lacks" for key, there in in_alma.items()]
+    return found + [
+        f"Alma has {there} as {key}, which the ledger lacks"
+        for key, there in in_alma.items()
+        if not all(_lost_with_its_account(world, said, world.far.alma.fees[fee_id]) for fee_id, _ in there)
+    ]
+
+
+def _lost_with_its_account(world: World, said: Said, fee: Fee) -> bool:
+    """Whether a rebuilt ledger can't know what was paid on a fee: its account is gone, and the fee is listed."""
+    listed = any(entry["fee_id"] == fee.id for entry in said.open)
+    return bool(world.people.repairs) and said.out_of_sight(fee) and listed
 
 
 def _paid_there(world: World) -> Counter[tuple[str, ...] | str]:
@@ -286,9 +296,7 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
         kinds = [entry["kind"] for entry in said.on_fee(row["fee_id"])]
         # Of an account that is gone since, only that is listed.
         late = too_late and (_DOUBLE in kinds or (gone and kinds != []))
-        # A rebuilt ledger can't know what was paid on an account that is gone.
-        lost = world.people.repairs and gone and any(entry["fee_id"] == fee.id for entry in said.open)
-        if not late and not lost:
+        if not late and not _lost_with_its_account(world, said, fee):
             return "not what was posted, and not listed"
     rest = row["stands"] + _back_after_settling(said)[row["payment_no"]] - posted
     if rest > 0 and row["state"] != "settled":
