@@ -156,7 +156,7 @@ def float_cents(patch: Patch) -> None:
 
 #: What is taken out, and the first life that shows it.
 CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
-    ((no_read_back,), 17),
+    ((no_read_back,), 5),
     ((no_quiet_period,), 202),
     ((no_deadline,), 83),
     ((no_temporary_name,), 31),
