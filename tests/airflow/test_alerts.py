@@ -18,7 +18,7 @@ from tests.airflow.life import Life
 
 pytestmark = [pytest.mark.airflow, pytest.mark.cluster]
 
-OUT, WATCH = "alma_to_sis", "watch_fees"
+OUT, BACK, WATCH = "alma_to_sis", "sis_to_alma", "watch_fees"
 SETTINGS = """
 [alerts]
 notifier = "airflow.providers.smtp.notifications.smtp.SmtpNotifier"
@@ -26,15 +26,16 @@ arguments = { to = "ops@campus.invalid", from_email = "airflow@campus.invalid", 
 [brake]
 max_lines = 20
 """
-# A task gives up at once. Where the file is, a reading task kills itself as a lack of memory would.
+# A task gives up at once, those of the way back after a second try.
 POLICY = """
-import os, pathlib, signal
+import datetime
 
 def task_policy(task):
-    task.retries = 0
+    task.retries = 1 if task.dag_id == "sis_to_alma" else 0
+    task.retry_delay = datetime.timedelta(seconds=1)
 
 def task_instance_mutation_hook(ti):
-    ti.max_tries = 0
+    ti.max_tries = 1 if ti.dag_id == "sis_to_alma" else 0
 """
 
 
@@ -152,6 +153,17 @@ def test_a_killed_task_is_told_by_its_run(life: Life, mailbox: Mailbox) -> None:
     assert subject == f"[{life.campus.alma.institution}] task killed: {OUT}/analytics_report"
     assert f"task analytics_report, run {run_id}" in body
     assert "clear the red task" in body
+
+
+def test_a_task_that_is_tried_again_is_told_after_its_last_try(life: Life, mailbox: Mailbox) -> None:
+    life.campus.faults.add_sftp("connect", times=None, action="drop")
+    run_id, state = life.run(BACK)
+    assert state == "failed"
+    life.campus.faults.clear()
+    [(subject, body)] = mailbox.wait(1)
+    assert subject.endswith(f"task failed: {BACK}/find_payment_files: Retriable")
+    assert f"run {run_id}, attempt 2" in body
+    assert mailbox.wait(1, timeout=3) == []
 
 
 def test_what_waits_is_told_once_a_day(life: Life, mailbox: Mailbox) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from inspect import signature
@@ -11,7 +12,7 @@ from urllib.parse import quote
 import pytest
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 
-from simulator.airflow_home import AirflowHome
+from simulator.airflow_home import AirflowHome, AirflowRefusedError
 from simulator.campus import Campus
 from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
@@ -45,13 +46,17 @@ def life(tmp_path_factory: pytest.TempPathFactory, hurry: Path) -> Iterator[Life
     file = work / "campus.toml"
     with running(work / "campus", students=60, fees=40) as (campus, facts):
         campus.limits.per_second = 1000
-        settings = settings_text(facts, "default") + "[brake]\nmax_lines = 20\n"
+        settings = settings_text(facts, "default") + '[brake]\nmax_lines = 20\napprovers = ["admin"]\n'
         file.write_text(settings)
         ledger = f"sqlite:///{work / 'ledger.db'}"
         airflow = AirflowHome(
             work / "airflow",
             dags=ROOT / "dags",
-            env={"ALMA_HOOK_CAMPUS": str(file)},
+            env={
+                "ALMA_HOOK_CAMPUS": str(file),
+                # Both may do everything in Airflow; one of them is named in the settings.
+                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,colleague:admin",
+            },
             connections=connections(facts, {"conn_type": "sqlite", "host": ledger[10:]}),
             policy=POLICY.format(marker=str(hurry)),
         )
@@ -96,6 +101,13 @@ def asked(life: Life, batch_id: str) -> str:
                     return run_id
         time.sleep(0.2)
     raise TimeoutError(f"nobody was asked about batch {batch_id}")
+
+
+def as_colleague(life: Life) -> str:
+    """A token of who is not named as one who may answer."""
+    passwords = json.loads((life.airflow.work / "passwords.json").read_text())
+    login = {"username": "colleague", "password": passwords["colleague"]}
+    return str(life.airflow.api("POST", "/auth/token", login, signed=False)["access_token"])
 
 
 def held(life: Life) -> list[str]:
@@ -148,6 +160,14 @@ def test_what_a_person_releases_is_sent_and_waiting_blocks_nothing(life: Life) -
     }
     assert [word for word in of_patrons if word and word in text.split()] == []
 
+    own, life.airflow._token = life.airflow._token, as_colleague(life)
+    try:
+        with pytest.raises(AirflowRefusedError) as refused:
+            life.airflow.answer(RELEASE, run_id, "await_answer", "Release", {"reason": "it will be right"})
+    finally:
+        life.airflow._token = own
+    assert refused.value.status == 403
+    assert (held(life), life.inbound()) == (["000001"], {})
     life.airflow.answer(RELEASE, run_id, "await_answer", "Release", {"reason": "a new fine policy"})
     assert life.wait(RELEASE, run_id) == "success"
     path = f"/api/v2/dags/{RELEASE}/dagRuns/{run_id}/taskInstances/report"

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
+from sqlalchemy import create_engine
 
 from simulator.airflow_home import AirflowHome
 from simulator.alma_records import User
@@ -146,14 +147,23 @@ def test_after_days_without_airflow_one_run_waits_for_the_late_export_and_takes_
     assert postings(life) == 4
 
 
+@pytest.mark.parametrize(
+    ("morning", "hours", "students"),
+    [
+        # Clocks are set forward on 8 March at two, and back on 1 November.
+        (datetime(2026, 3, 7, 8, tzinfo=PACIFIC), [12, 11, 12], (4, 5, 6, 7)),
+        (datetime(2026, 10, 31, 8, tzinfo=PACIFIC), [12, 13, 12], (14, 15, 16, 17)),
+    ],
+    ids=["spring", "autumn"],
+)
 def test_a_backfill_over_a_change_of_clocks_takes_each_interval_its_export_and_nothing_twice(
-    life: Life,
+    life: Life, morning: datetime, hours: list[int], students: tuple[int, ...]
 ) -> None:
-    users = new_fees(life, 4, 5, 6, 7)
-    morning = datetime(2026, 3, 7, 8, tzinfo=PACIFIC)
-    # Clocks are set forward on 8 March at two: from 20:00 to 08:00 there are eleven hours.
-    starts = [morning, morning.replace(hour=20), datetime(2026, 3, 8, 8, tzinfo=PACIFIC)]
-    ends = [*starts[1:], datetime(2026, 3, 8, 20, tzinfo=PACIFIC)]
+    users = new_fees(life, *students)
+    next_day = morning + timedelta(days=1)
+    starts = [morning, morning.replace(hour=20), next_day]
+    ends = [*starts[1:], next_day.replace(hour=20)]
+    earlier = set(runs(life, "backfill"))
     names = [
         export(life, end.astimezone(UTC) - timedelta(minutes=30), user)
         for end, user in zip(ends, users, strict=False)
@@ -163,11 +173,11 @@ def test_a_backfill_over_a_change_of_clocks_takes_each_interval_its_export_and_n
 
     states = fill(life, starts[0], starts[-1])
 
-    made = runs(life, "backfill")
+    made = {run_id: of for run_id, of in runs(life, "backfill").items() if run_id not in earlier}
     assert sorted(made.values()) == [
         (a.astimezone(UTC), b.astimezone(UTC)) for a, b in zip(starts, ends, strict=True)
     ]
-    assert [(end - start).total_seconds() / 3600 for start, end in sorted(made.values())] == [12, 11, 12]
+    assert [(end - start).total_seconds() / 3600 for start, end in sorted(made.values())] == hours
     assert set(states.values()) == {"success"}
     assert [made[taken(life)[name]][0] for name in names] == [start.astimezone(UTC) for start in starts]
     assert later not in taken(life)
@@ -184,7 +194,7 @@ def test_a_backfill_over_a_change_of_clocks_takes_each_interval_its_export_and_n
 
 
 def test_a_backfill_by_what_shows_the_present_is_skipped_and_says_so(life: Life) -> None:
-    start = datetime(2026, 10, 31, 20, tzinfo=PACIFIC)
+    start = datetime(2025, 11, 1, 20, tzinfo=PACIFIC)
     body = {
         "dag_id": OUT, "from_date": start.isoformat(), "to_date": start.isoformat(),
         "dag_run_conf": {"method": "all_users"},
@@ -218,6 +228,15 @@ def test_what_alma_sftp_and_peoplesoft_kept_from_moving_for_days_moves_when_they
         assert (state, life.airflow.task_states(dag_id, run_id)[red]) == ("failed", "failed")
     faults.clear()
 
+    # Of PeopleSoft's folders alone.
+    export(life, datetime.now(UTC), *new_fees(life, 18))
+    for op in ("open", "write", "rename", "read", "list", "stat", "remove"):
+        faults.add_sftp(op, path="/sfs/.*", action="drop", times=None)
+    for dag_id, red in ((OUT, "plan_batches"), (BACK, "find_payment_files")):
+        run_id, state = life.run(dag_id)
+        assert (state, life.airflow.task_states(dag_id, run_id)[red]) == ("failed", "failed")
+    faults.clear()
+
     # PeopleSoft loads nothing meanwhile.
     for places in ((), (12, 13)):
         export(life, datetime.now(UTC), *new_fees(life, *places))
@@ -226,4 +245,81 @@ def test_what_alma_sftp_and_peoplesoft_kept_from_moving_for_days_moves_when_they
 
     assert len(life.inbound()) == 2
     assert len(paid) == 3
+    assert life.broken() == []
+
+
+def ask(life: Life, *statements: str) -> list[str]:
+    """Run statements on Airflow's own database; return the first column of the last one's rows."""
+    engine = create_engine(life.airflow.env["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    with engine.begin() as connection:
+        found = [connection.exec_driver_sql(statement) for statement in statements][-1]
+        rows = [str(row[0]) for row in found] if found.returns_rows else []
+    engine.dispose()
+    return rows
+
+
+def age(life: Life, days: int) -> None:
+    """Let all that Airflow has scheduled so far have been that many days ago. A run's name holds its time."""
+
+    def back(*columns: str) -> str:
+        return ", ".join(f"{column} = {column} - interval '{days} days'" for column in columns)
+
+    tables = ask(
+        life,
+        "SELECT r.table_name FROM information_schema.columns r JOIN information_schema.columns d "
+        "ON d.table_schema = r.table_schema AND d.table_name = r.table_name AND d.column_name = 'dag_id' "
+        "WHERE r.column_name = 'run_id' AND r.table_schema = 'public' AND r.table_name <> 'dag_run'",
+    )
+    of_runs = "SELECT run_id FROM dag_run WHERE run_type = 'scheduled'"
+    ask(
+        life,
+        # The tables refer to each other by that name.
+        "SET session_replication_role = replica",
+        *(f"UPDATE {table} SET run_id = 'aged_' || run_id WHERE run_id IN ({of_runs})" for table in tables),
+        "UPDATE dag_run SET run_id = 'aged_' || run_id, "
+        + back("logical_date", "data_interval_start", "data_interval_end", "run_after")
+        + " WHERE run_type = 'scheduled'",
+        "UPDATE dag SET "
+        + back(
+            "next_dagrun", "next_dagrun_data_interval_start", "next_dagrun_data_interval_end", "next_dagrun_create_after",
+        ),
+    )  # fmt: skip
+
+
+def scheduled(life: Life, dag_id: str) -> list[dict[str, str]]:
+    path = f"/api/v2/dags/{dag_id}/dagRuns?run_type=scheduled&limit=100"
+    return list(life.airflow.api("GET", path)["dag_runs"])
+
+
+def test_an_airflow_that_stood_still_for_days_catches_up_with_one_run_of_each(life: Life) -> None:
+    """It had run before, and runs were due since; what those would have done is done by the next one."""
+    life.airflow.unpause(BACK)
+    until(lambda: all(run["state"] == "success" for run in scheduled(life, OUT) + scheduled(life, BACK)), 120)
+    life.airflow.stop()
+    age(life, days=4)
+    now = datetime.now(UTC)
+    names = [
+        export(life, now - timedelta(hours=hours), user)
+        for hours, user in zip((70, 46, 25), new_fees(life, 20, 21, 22), strict=True)
+    ]
+    names.append(export(life, now, *new_fees(life, 23)))
+    life.campus.load_inbound()
+    life.campus.students_pay(1.0)
+    life.campus.write_query_output()
+    before = set(ask(life, "SELECT run_id FROM dag_run"))
+
+    life.airflow.start()
+
+    def new(dag_id: str) -> list[dict[str, str]]:
+        return [run for run in scheduled(life, dag_id) if run["dag_run_id"] not in before]
+
+    until(lambda: new(OUT) and new(BACK), timeout=90)
+    for dag_id in (OUT, BACK):
+        for run in new(dag_id):
+            assert life.wait(dag_id, run["dag_run_id"]) == "success"
+    [out] = new(OUT)
+    assert datetime.fromisoformat(out["data_interval_end"]) > now - timedelta(hours=13)
+    assert {name: taken(life)[name] for name in names} == dict.fromkeys(names, out["dag_run_id"])
+    life.campus.load_inbound()
+    assert life.run(BACK)[1] == "success"
     assert life.broken() == []

