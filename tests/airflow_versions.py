@@ -6,5 +6,9 @@ try:
 except ImportError:  # Airflow 3.1
     from airflow.models.dagbag import DagBag
     from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
+try:
+    from airflow.sdk.exceptions import ParamValidationError
+except ImportError:  # Airflow 3.1
+    from airflow.exceptions import ParamValidationError
 
-__all__ = ["DagBag", "DagSerialization"]
+__all__ = ["DagBag", "DagSerialization", "ParamValidationError"]

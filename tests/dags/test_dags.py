@@ -23,7 +23,7 @@ from airflow.sdk import DAG
 from airflow.timetables.base import DataInterval, TimeRestriction
 
 from alma_hook.campus import METHODS, Connections
-from tests.airflow_versions import DagBag, DagSerialization
+from tests.airflow_versions import DagBag, DagSerialization, ParamValidationError
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "dags"
@@ -305,3 +305,19 @@ def test_the_campus_says_when_and_in_which_zone(tmp_path: Path, monkeypatch: pyt
         parsed(path, monkeypatch).dags["alma_to_sis"], datetime(2026, 11, 20, tzinfo=UTC), 1
     )
     assert each.end.astimezone(ZoneInfo("America/New_York")).hour in (8, 20)
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "name", "value"),
+    [
+        ("release_batch", "batch", "12; DROP TABLE line"),
+        ("release_batch", "digest", "0123456789AB"),
+        ("release_batch", "digest", "0123456789a"),
+        ("alma_to_sis", "method", "by guess"),
+        ("alma_to_sis", "dry_run", "perhaps"),
+    ],
+)
+def test_a_form_takes_nothing_that_it_does_not_offer(bag: DagBag, dag_id: str, name: str, value: str) -> None:
+    """Airflow holds what comes through its API to the same words."""
+    with pytest.raises(ParamValidationError):
+        bag.dags[dag_id].params.get_param(name).resolve(value)
