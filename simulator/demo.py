@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from simulator.campus import Campus
 from simulator.serve import running
 
 ROOT = Path(__file__).resolve().parents[1]
+CREDIT_ITEM_TYPE = "820000000001"
 CALLS_PER_SECOND = 200  # the simulator's limit and the connection's rate; real campuses have 10 to 50
 
 SETTINGS = """\
@@ -295,7 +297,15 @@ def demo(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     path = ROOT / "include" / "layouts" / f"{layout}.toml"
-    with running(work / "campus", seed=seed, students=students, fees=fees, layout=path) as (campus, facts):
+    credits_by_type = () if marks_credits(layout) else (CREDIT_ITEM_TYPE,)
+    with running(
+        work / "campus",
+        seed=seed,
+        students=students,
+        fees=fees,
+        layout=path,
+        credit_item_types=credits_by_type,
+    ) as (campus, facts):
         campus.limits.per_second = CALLS_PER_SECOND + 5
         demo_ = story(work, campus, facts, layout)
         say(f"A simulated campus of {students} students with {fees} open fees; starting a real Airflow")
@@ -330,13 +340,23 @@ def settings_text(facts: dict[str, Any], layout: str, *, schedule: str = "") -> 
     ``schedule``: of both DAGs, as a cron expression, where it is not the package's own.
     """
     alma = facts["alma"]
-    return SETTINGS.format(
+    text = SETTINGS.format(
         institution=alma["institution"],
         report_path=alma["report_path"],
         layout=layout,
         schedule=f'schedule = "{schedule}"\n' if schedule else "",
         **facts["folders"],
     )
+    if marks_credits(layout):
+        return text
+    types = "".join(f'30000000000{n} = "{CREDIT_ITEM_TYPE}"\n' for n in (1, 2, 3))
+    return text.replace("[sfs]", '[sfs]\ncredits_by = "item_type"') + f"\n[credit_item_types]\n{types}"
+
+
+def marks_credits(layout: str) -> bool:
+    """Whether a line of a shipped layout says of itself that it is a credit."""
+    declared = tomllib.loads((ROOT / "include" / "layouts" / f"{layout}.toml").read_text())
+    return any(field.get("source") == "reversal" for field in declared["detail"]["fields"])
 
 
 def connections(facts: dict[str, Any], ledger: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -29,15 +29,23 @@ def running(
     layout: Path = DEFAULT_LAYOUT,
     institution: str = "01SIMULATED_INST",
     name: str = LOOPBACK,
+    credit_item_types: tuple[str, ...] = (),
 ) -> Iterator[tuple[Campus, dict[str, Any]]]:
     """A campus with both servers up: yields it and what ``simulator.json`` holds.
 
     The SFTP root is ``work/sftp``; its host key is kept in ``work`` so that a restart is the same host.
+    ``credit_item_types``: item types whose lines are credits, where no line is marked as a reversal.
     ``name``: what other machines call this one; unless it is told, only this machine can reach the servers.
     """
     work.mkdir(parents=True, exist_ok=True)
     campus = Campus(
-        work / "sftp", seed=seed, students=students, fees=fees, layout=layout, institution=institution
+        work / "sftp",
+        seed=seed,
+        students=students,
+        fees=fees,
+        layout=layout,
+        institution=institution,
+        credit_item_types=credit_item_types,
     )
     sftp = campus.sftp_server(port=sftp_port, key_file=work / "sftp_host_key", name=name)
     described = work / "simulator.json"
