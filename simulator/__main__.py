@@ -9,7 +9,7 @@ from pathlib import Path
 from simulator.address import LOOPBACK
 from simulator.campus import DEFAULT_LAYOUT
 from simulator.days import days
-from simulator.demo import Demo, demo
+from simulator.demo import Demo, RefusedError, demo
 from simulator.demo_killed import KilledDemo
 from simulator.screenshots import NoBrowserError, screenshots
 from simulator.serve import serve
@@ -91,15 +91,20 @@ def _of_servers(arguments: argparse.Namespace) -> dict[str, int]:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    return demo(
-        arguments.work.resolve(),
-        layout=arguments.layout,
-        seed=arguments.seed,
-        students=arguments.students,
-        fees=arguments.fees,
-        keep=arguments.keep,
-        story=KilledDemo if arguments.kill else Demo,
-    )
+    try:
+        return demo(
+            arguments.work.resolve(),
+            layout=arguments.layout,
+            seed=arguments.seed,
+            students=arguments.students,
+            fees=arguments.fees,
+            keep=arguments.keep,
+            story=KilledDemo if arguments.kill else Demo,
+        )
+    except RefusedError as refused:
+        # A layout that the settings can't use, most likely.
+        print(refused)
+        return 1
 
 
 def _serve(arguments: argparse.Namespace) -> int:

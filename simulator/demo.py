@@ -38,6 +38,7 @@ reserve_calls = 1000
 
 [sfs]
 layout = "{layout}"
+business_unit = "CAMPS"
 origin_id = "LIB01"
 account_type = "LIB"
 directory = "{inbound}"
@@ -380,8 +381,12 @@ def connections(facts: dict[str, Any], ledger: Mapping[str, Any]) -> dict[str, d
     }
 
 
+class RefusedError(RuntimeError):
+    """A command refused; the text is what it said."""
+
+
 def by_hand(*command: str, settings: Path, ledger: str) -> str:
-    """What a person types: ``python -m alma_hook ...``. Returns what it said; raises RuntimeError if it refused."""
+    """What a person types: ``python -m alma_hook ...``. Returns what it said; raises ``RefusedError``."""
     done = subprocess.run(
         [sys.executable, "-m", "alma_hook", *command, "--settings", str(settings), "--ledger", ledger],
         env=os.environ,
@@ -390,7 +395,7 @@ def by_hand(*command: str, settings: Path, ledger: str) -> str:
         cwd=ROOT,
     )
     if done.returncode:
-        raise RuntimeError(done.stderr)
+        raise RefusedError(done.stderr.strip())
     return done.stdout
 
 
