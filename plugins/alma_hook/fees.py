@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee, Transaction, User
 from alma_hook.campus import Campus
 from alma_hook.errors import Inconsistent, QuotaSpent, Refused, Retriable, UserNotFound
-from alma_hook.ledger import Lease, Ledger, batches
+from alma_hook.ledger import Lease, Ledger, batches, exceptions
 from alma_hook.ledger import fees as entries
 
 _CHUNK = 50
@@ -130,6 +130,8 @@ def read_accounts(
             entries.add_accounts(tx, live, sorted(freed), "planned before, never sent")
         entries.put_back_stale(tx, live)
         todo = entries.accounts_left(tx, live)
+        if live and not todo:
+            _list_unread(tx, [])
     with ThreadPoolExecutor(workers, "alma") as pool:
         for start in range(0, len(todo), _CHUNK):
             chunk = todo[start : start + _CHUNK]
@@ -142,11 +144,27 @@ def read_accounts(
                     if isinstance(answer, AccountReading):
                         _store(tx, live, answer, before)
                         counts.add(answer)
+                if live and start + _CHUNK >= len(todo):
+                    _list_unread(tx, entries.accounts_left(tx, live))
             failed = [answer for answer in answers if isinstance(answer, Retriable)]
             counts.unread += len(failed)
             _raise_if_alma_is_down(failed, len(chunk))
             progress(counts.accounts, len(todo))
     return counts
+
+
+def _list_unread(tx: books.Tx, accounts: Sequence[str]) -> None:
+    """List how many accounts could not be read: of one with no fee that is known yet nothing else would tell."""
+    listed = [
+        exceptions.Listed(
+            "accounts could not be read",
+            "accounts",
+            0,
+            f"{len(accounts)} of those that may have changed; the next run tries them again, and what is new on them waits",
+        )
+    ] * bool(accounts)
+    exceptions.close_others(tx, ["accounts"], listed)
+    exceptions.open_all(tx, listed)
 
 
 def _attempt(

@@ -53,7 +53,7 @@ def take_in(
         content = folder.read(f"{directory}/{file.name}")
         digest = hashlib.sha256(content).hexdigest()
         with ledger.read() as tx:
-            if fees.export_taken(tx, live, file.name, digest):
+            if fees.export_taken(tx, live, file.name, digest, file.modified):
                 continue
         try:
             users = user_ids(file.name, content)

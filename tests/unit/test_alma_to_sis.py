@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -9,7 +10,15 @@ import pytest
 from alma_hook import charges
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import AlmaHookError, Fatal, LeaseTaken, NotPermitted, QuotaSpent, SendingStopped
+from alma_hook.errors import (
+    AlmaHookError,
+    Fatal,
+    Inconsistent,
+    LeaseTaken,
+    NotPermitted,
+    QuotaSpent,
+    SendingStopped,
+)
 from alma_hook.keys import external_id
 from alma_hook.ledger import batches, institutions
 from alma_hook.ledger.store import LEASE_MINUTES
@@ -805,3 +814,59 @@ def test_a_worker_that_was_overtaken_plans_and_writes_nothing(make_bridge: MakeB
                 break
             work(ledger, lease)
     assert snapshot(bridge) == before
+
+
+# -- what is read again, and what can't be --------------------------------------------------------------
+
+
+def test_an_export_of_a_fixed_name_that_was_written_again_is_news(make_bridge: MakeBridge) -> None:
+    """Its bytes are the same, as the same student was modified once more."""
+    small = make_bridge(students=4, fees=0)
+    student = small.far.students[0]
+    path = small.far.path("/alma/sis_export/users.xml")
+
+    def night() -> None:
+        small.far.clock.advance(hours=24)
+        path.write_text(f"<users><user><primary_id>{student.primary_id}</primary_id></user></users>")
+        now = small.seconds()
+        os.utime(path, (now, now))
+        small.alma_to_sis("sis_profile")
+        small.far.load_inbound()
+
+    first = small.far.alma.add_fee(student, 5000)
+    night()
+    small.far.alma.waive_at_desk(first.id, 5000)
+    night()
+    assert small.books().unequal == {}
+    small.far.alma.add_fee(student, 3000)
+
+    night()
+
+    assert small.books().unequal == {}
+
+
+def test_an_account_that_can_not_be_read_is_listed_though_no_fee_of_it_is_known(
+    make_bridge: MakeBridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = make_bridge(students=4, fees=0)
+    student, other = small.far.students[:2]
+    small.far.alma.add_fee(student, 5000)
+    small.far.alma.add_fee(other, 3000)
+    plain = small.api.fees
+
+    def fees(user_id: str, *status: Any) -> Any:
+        if user_id == student.primary_id:
+            raise Inconsistent("Alma's lists contradict themselves.")
+        return plain(user_id, *status)
+
+    monkeypatch.setattr(small.api, "fees", fees)
+    small.far.write_sis_export()
+    small.alma_to_sis("sis_profile")
+    small.far.load_inbound()
+    assert small.exceptions() == {"accounts": "accounts could not be read"}
+
+    monkeypatch.undo()
+    small.far.clock.advance(hours=12)
+    small.alma_to_sis("sis_profile")
+    small.far.load_inbound()
+    assert (small.exceptions(), small.books().unequal) == ({}, {})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from alma_hook.alma_answers import Fee
@@ -389,19 +389,28 @@ def store_balance(tx: Tx, fee: Fee, external_id: str, values: Sequence[int]) -> 
         )
 
 
-def export_taken(tx: Tx, live: bool, name: str, sha256: str) -> bool:
-    """Whether an export of the SIS profile was taken in before."""
-    sql = (
-        "SELECT 1 FROM export_file WHERE institution = :i AND live = :live AND name = :name AND sha256 = :sha"
+def export_taken(tx: Tx, live: bool, name: str, sha256: str, modified: int) -> bool:
+    """Whether an export of the SIS profile was taken in before.
+
+    ``modified``: when it was written, in seconds since 1970. Written again since it was taken in, the same bytes under
+    the same name are news: the same users were modified once more.
+    """
+    taken_at = tx.one(
+        "SELECT taken_at FROM export_file "
+        "WHERE institution = :i AND live = :live AND name = :name AND sha256 = :sha",
+        live=int(live),
+        name=name,
+        sha=sha256,
     )
-    return tx.one(sql, live=int(live), name=name, sha=sha256) is not None
+    return taken_at is not None and str(taken_at) >= instant(datetime.fromtimestamp(modified, UTC))
 
 
 def take_export(tx: Tx, live: bool, name: str, sha256: str, user_ids: Sequence[str]) -> None:
     """List an export's accounts and remember the file, both or neither."""
     add_accounts(tx, live, user_ids, "modified")
     tx.run(
-        "INSERT INTO export_file VALUES (:i, :live, :name, :sha, :accounts, :now, :run)",
+        "INSERT INTO export_file VALUES (:i, :live, :name, :sha, :accounts, :now, :run) "
+        "ON CONFLICT (institution, live, name, sha256) DO UPDATE SET taken_at = excluded.taken_at, run_id = excluded.run_id",
         live=int(live),
         name=name,
         sha=sha256,
