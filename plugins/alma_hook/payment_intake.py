@@ -35,26 +35,25 @@ def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campu
     """
     settings = campus.sis_to_alma
     new = 0
-    present: dict[tuple[str, str], bytes] = {}
+    present = set()
     for kind, pattern in settings.patterns.items():
         for file in folder.files(settings.directory, pattern):
             content = folder.read(f"{settings.directory}/{file.name}")
             digest = hashlib.sha256(content).hexdigest()
-            present[(file.name, digest)] = content
+            present.add((file.name, digest))
             with ledger.write(lease) as tx:
                 new += entries.keep_file(tx, file.name, digest, content, kind=kind, modified=file.modified)
     with ledger.write(lease) as tx:
-        for row in entries.withdraw_absent(tx, frozenset(present)):
-            _list_gone(
-                tx, row, settings, [content for (name, _), content in present.items() if name == row["name"]]
-            )
+        for row in entries.withdraw_absent(tx, present):
+            _list_gone(tx, row, settings, [digest for name, digest in present if name == row["name"]])
     return len(present), new
 
 
-def _list_gone(tx: Tx, row: Row, settings: SisToAlma, now: Sequence[bytes]) -> None:
+def _list_gone(tx: Tx, row: Row, settings: SisToAlma, now: Sequence[str]) -> None:
     """Keep a refused file on the list whose payments may stand nowhere else. ``now``: what lies under its name."""
     before = entries.file_content(tx, row["name"], row["sha256"])
-    grown = any(content.startswith(before) for content in now)
+    # It was being written when it was read first.
+    grown = any(entries.file_content(tx, row["name"], digest).startswith(before) for digest in now)
     subject = _subject_of(row)
     gone = Listed(
         exceptions.GONE,

@@ -70,7 +70,7 @@ def keep_file(
     return bool(new)
 
 
-def withdraw_absent(tx: Tx, present: frozenset[tuple[str, str]]) -> list[Row]:
+def withdraw_absent(tx: Tx, present: set[tuple[str, str]]) -> list[Row]:
     """Drop refused files that are no longer in the folder, and return them."""
     gone = [row for row in files(tx, "refused") if (row["name"], row["sha256"]) not in present]
     for row in gone:
