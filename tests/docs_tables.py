@@ -152,9 +152,12 @@ MEANINGS = {
     "[below](#days-and-amounts).",
     "sis_to_alma.columns": "What is meant -> the query's heading; where it writes XML, PeopleSoft's name of the field. "
     "`emplid`, `reference`, `amount` and `paid_on` are needed; `payment_id` is strongly advised: without it `complete_days` must "
-    "be true. Which of the two it is can't be changed once payments were taken in. "
+    "be true. Which of the two it is can't be changed once payments were taken in. `kind`, where not every line is a payment: "
+    "what `sis_to_alma.kinds` goes by. "
     'With `shape = "applied"`: `emplid`, `reference` and `applied`, and `item` (the '
     "item's number) where one reference may have several items.",
+    "sis_to_alma.kinds": "What a line is, by its value in `columns.kind`: `payment`; `list`, for a person to look at; or "
+    "`ignore`. A value that is not here is listed, and its line is not taken for a payment.",
     "sis_to_alma.complete_days": "Says that every payment file gives whole days. Only then can equal payments of one day "
     "be told apart without `payment_id`, by their number in the file.",
     "sis_to_alma.method": "What Alma records as the payment's method.",

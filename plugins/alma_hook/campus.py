@@ -36,7 +36,7 @@ SETTINGS_VARIABLE = "ALMA_HOOK_CAMPUS"
 METHODS = ("analytics_report", "sis_profile", "open_fees", "all_users")
 #: Shape of PeopleSoft's output -> the columns it needs, and those it may have.
 COLUMNS = {
-    "payments": (("emplid", "reference", "amount", "paid_on"), ("payment_id",)),
+    "payments": (("emplid", "reference", "amount", "paid_on"), ("payment_id", "kind")),
     "applied": (("emplid", "reference", "applied"), ("item",)),
 }
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -408,6 +408,7 @@ class SisToAlma(_Section):
     number_format: NumberFormat = PLAIN
     complete_days: bool = False
     columns: Mapping[str, Text]
+    kinds: Mapping[Text, Literal["payment", "list", "ignore"]] = Field(default={}, validate_default=True)
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
     comment: Text = "Paid in PeopleSoft Student Financials"
     quiet_minutes: int = Field(default=10, ge=2)
@@ -446,6 +447,18 @@ class SisToAlma(_Section):
         if faults:
             raise ValueError("; ".join(faults))
         return columns
+
+    @field_validator("kinds")
+    @classmethod
+    def _kinds_told(cls, kinds: Mapping[str, str], info: ValidationInfo) -> Mapping[str, str]:
+        told = "kind" in info.data.get("columns", {})
+        if told and "payment" not in kinds.values():
+            raise ValueError(
+                'columns has kind: say here of each of its values what it is, at least which is "payment"'
+            )
+        if kinds and not told and "columns" in info.data:
+            raise ValueError("needs columns.kind: the heading whose values these are")
+        return kinds
 
     @field_validator("cumulative")
     @classmethod
@@ -609,6 +622,11 @@ class Campus(_Section):
         if both:
             faults.append(
                 f"gives credits the item type of charges ({', '.join(both)}): they would be loaded as charges"
+            )
+        paid = sorted(kind for kind in set(credits.values()) if back.kinds.get(kind) == "payment")
+        if paid:
+            faults.append(
+                f"are payments by sis_to_alma.kinds ({', '.join(paid)}): our own credits would be posted to Alma"
             )
         if back.shape == "applied":
             faults.append(

@@ -20,7 +20,7 @@ from alma_hook.query_output import LineError, RefusedLine
 
 @dataclass(frozen=True, slots=True)
 class PaymentFile:
-    """A file as read: every line is in one of the two.
+    """A file as read: every line is in one of the two, but for those that the settings leave out as no payments.
 
     ``unclear``: keys of payments that a refused line may be about, so that nothing follows from their absence.
     ``blind``: a refused line may be about any payment.
@@ -46,7 +46,10 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     refused: list[RefusedLine] = []
     hidden: list[str | None] = []
     for line_no, values in query_output.rows(name, content, settings.delimiter, columns):
+        if _kind(values, campus) == "ignore":
+            continue
         try:
+            _require_payment(values, campus)
             payments.append(_payment(values, line_no, seen, campus))
         except LineError as error:
             refused.append(query_output.refused(line_no, values, columns, error))
@@ -56,9 +59,22 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     return PaymentFile(tuple(payments), tuple(refused), unclear, blind=None in hidden)
 
 
+def _kind(values: Mapping[str, str], campus: Campus) -> str | None:
+    """What the settings say that a line is: ``payment``, ``list`` or ``ignore``; ``None``: nothing."""
+    return campus.sis_to_alma.kinds.get(values["kind"]) if "kind" in values else "payment"
+
+
+def _require_payment(values: Mapping[str, str], campus: Campus) -> None:
+    kind = _kind(values, campus)
+    if kind is None:
+        raise LineError("kind", "is not in sis_to_alma.kinds, so whether it is a payment can't be told")
+    if kind == "list":
+        raise LineError("kind", "is no payment, and a person has to look at it, as sis_to_alma.kinds says")
+
+
 def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
-    """Whether a refused line hides no payment: it is not ours, of nought, or tells of one taken back."""
-    if query_output.of_others(values["reference"], campus):
+    """Whether a refused line hides no payment: it is not ours, of nought, of another kind, or tells of one taken back."""
+    if query_output.of_others(values["reference"], campus) or _kind(values, campus) == "list":
         return True
     try:
         return query_output.cents_of(values, "amount", campus.sis_to_alma.number_format) <= 0

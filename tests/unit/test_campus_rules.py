@@ -16,7 +16,7 @@ import pytest
 
 from alma_hook import campus as campuses
 from alma_hook import confirmations, receivables
-from alma_hook.errors import Fatal, SendingStopped
+from alma_hook.errors import Fatal, SendingStopped, SettingsError
 from alma_hook.ledger import exceptions
 from alma_hook.repair import repair
 from simulator.alma_records import Fee
@@ -567,3 +567,36 @@ def test_credit_items_are_never_taken_for_payments_by_applied_amounts(tmp_path: 
         bridge.sis_to_alma()
 
     assert [t.kind for t in fee.transactions] == ["WAIVE"]
+
+
+def test_our_own_credits_are_no_payments(tmp_path: Path) -> None:
+    kinds = f'kind = "Item Type"\n[sis_to_alma.kinds]\n{CREDIT_TYPE} = "payment"\n'
+    with pytest.raises(SettingsError, match="our own credits would be posted"):
+        campus_of(tmp_path, settings=lambda text: by_item_type(text.rstrip() + "\n" + kinds))
+
+
+def test_a_query_that_shows_our_credits_too_is_read_by_the_item_type(tmp_path: Path) -> None:
+    kinds = f"""kind = "Item Type"
+[sis_to_alma.kinds]
+800000000001 = "payment"
+{CREDIT_TYPE} = "ignore"
+"""
+    bridge = campus_of(
+        tmp_path,
+        settings=lambda text: by_item_type(text.rstrip() + "\n" + kinds),
+        credit_item_types=(CREDIT_TYPE,),
+    )
+    fee = made(bridge)
+    run(bridge)
+    bridge.far.alma.waive_at_desk(fee.id, 300)
+    run(bridge)
+    emplid, day = fee.user.primary_id, f"{bridge.campus.today(bridge.far.clock.now()):%m/%d/%Y}"
+    rows = [("1", "3.00", CREDIT_TYPE), ("2", "2.00", "800000000001"), ("3", "5.00", "810000000001")]
+    text = "".join(f"{emplid},{n},{day},ALMA{fee.id},{cents},{kind}\r\n" for n, cents, kind in rows)
+    head = "Emplid,Payment ID,Date Paid,Reference Number,Paid Amount,Item Type\r\n"
+    bridge.folder.put("/sfs/outbound/PAID.csv", (head + text).encode())
+
+    bridge.sis_to_alma()
+
+    assert [(t.kind, t.amount_cents) for t in fee.transactions] == [("WAIVE", 300), ("PAYMENT", 200)]
+    assert listed(bridge) == {"payment line refused": 1}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alma_hook import campus, payment_file
 from alma_hook.campus import Campus
-from alma_hook.errors import BadFile
+from alma_hook.errors import BadFile, SettingsError
 
 SETTINGS = """
 institution = "01CAMPUS_INST"
@@ -442,3 +442,42 @@ def test_another_delimiter_and_date_format(delimiter: str, format_: str, day: st
     content = lines(row(day=day)).replace(b",", delimiter.encode())
     (payment,) = payment_file.read(NAME, content, make(text)).payments
     assert (payment.paid_on, payment.amount) == ("2026-11-22", 1250)
+
+
+# -- lines that are no payments -------------------------------------------------------------------------
+
+KINDS = SETTINGS + 'kind = "Item Type"\n[sis_to_alma.kinds]\nP = "payment"\nC = "ignore"\nW = "list"\n'
+
+
+def of_kinds(make: Make, *kinds: str) -> payment_file.PaymentFile:
+    rows = [ROW.replace("000000000017", f"{n:012d}") + f",{kind}" for n, kind in enumerate(kinds, 17)]
+    return payment_file.read(NAME, "\n".join([f"{HEAD},Item Type", *rows, ""]).encode(), make(KINDS))
+
+
+def test_what_is_no_payment_is_left_out_or_listed_as_the_settings_say(make: Make) -> None:
+    file = of_kinds(make, "P", "C", "W", "", "p", "P")
+    assert [payment.line_no for payment in file.payments] == [2, 7]
+    assert [(line.line_no, line.field) for line in file.refused] == [(n, "Item Type") for n in (4, 5, 6)]
+    assert "no payment" in file.refused[0].text
+    assert "not in sis_to_alma.kinds" in file.refused[1].text
+    assert file.lines == 5
+
+
+def test_a_line_that_is_surely_no_payment_hides_none_and_one_of_unknown_kind_may(make: Make) -> None:
+    assert of_kinds(make, "P", "W", "C").unclear == frozenset()
+    unknown = of_kinds(make, "P", "?")
+    assert (len(unknown.unclear), unknown.blind) == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (SETTINGS + 'kind = "Item Type"\n', "say here of each of its values"),
+        (SETTINGS + 'kind = "Item Type"\n[sis_to_alma.kinds]\nW = "list"\n', 'which is "payment"'),
+        (SETTINGS + '[sis_to_alma.kinds]\nP = "payment"\n', "needs columns.kind"),
+        (KINDS.replace('"list"', '"waiver"'), "sis_to_alma.kinds"),
+    ],
+)
+def test_kinds_that_can_not_be_meant_are_faults(make: Make, text: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        make(text)
