@@ -80,6 +80,13 @@ class FieldLayout(BaseModel):
         faults = []
         if self.source in DATES and self.format is None:
             faults.append("a date needs a format")
+        faults += [f"{key} says nothing of this source" for key in sorted(self._meaningless())]
+        if self.format is not None and self.source in DATES:
+            length = len(self.format)
+            if 0 < self.limit < length:
+                faults.append(f"a date as {self.format} needs {length} columns")
+            if self.limit > length and self.filling != " ":
+                faults.append("a date is filled with blanks: anything else would be read as part of it")
         if self.source == "literal" and not self.value:
             faults.append("a literal needs a value")
         if self.width is not None and len(self.value) > self.width:
@@ -108,6 +115,21 @@ class FieldLayout(BaseModel):
         if faults:
             raise ValueError("; ".join(faults))
         return self
+
+    def _meaningless(self) -> set[str]:
+        """Keys that were given and have no meaning for this source."""
+        of = {
+            "format": DATES,
+            "value": {"literal"},
+            "decimals": AMOUNTS,
+            "negative": AMOUNTS,
+            "sign": AMOUNTS,
+            "charge": {"reversal"},
+            "credit": {"reversal"},
+        }
+        return {
+            key for key, sources in of.items() if key in self.model_fields_set and self.source not in sources
+        }
 
     @property
     def label(self) -> str:
@@ -259,6 +281,9 @@ class Layout(BaseModel):
             self.delimiter.isalnum() or self.delimiter in ' "+-.\r\n' or not self.delimiter.isascii()
         ):
             faults.append("the delimiter may be part of a value; take a comma, a semicolon, a bar or a tab")
+        dates = {f.format for record in self.records.values() for f in record.fields if f.format is not None}
+        if not self.fixed and self.quote == "never" and any(self.delimiter in format_ for format_ in dates):
+            faults.append("the delimiter stands in its dates, and nothing is quoted")
         if faults:
             raise ValueError("; ".join(faults))
         return self

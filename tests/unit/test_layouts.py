@@ -118,6 +118,17 @@ def test_an_unknown_layout_is_named(tmp_path: Path) -> None:
         ),
         ('form = "delimited"\n' + WHOLE, "detail: EMPLID has a place (at)"),
         ('form = "delimited"\ndelimiter = "-"\n' + WHOLE, "the delimiter may be part of a value"),
+        (WHOLE.replace("width = 30,", "width = 6,").replace('"reference"', '"due_date", format = "MMDDYYYY"'), "needs 8 columns"),
+        (WHOLE.replace('"reference"', '"due_date", format = "MMDDYYYY", fill = "0"'), "a date is filled with blanks"),
+        (WHOLE.replace('source = "emplid"', 'source = "emplid", format = "MMDDYY"'), "format says nothing of this source"),
+        (WHOLE.replace('source = "emplid"', 'source = "emplid", decimals = "implied"'), "decimals says nothing"),
+        (WHOLE.replace('source = "amount"', 'source = "amount", value = "1.00", credit = "Y"'),
+         "credit says nothing of this source; value says nothing of this source"),
+        (
+            'form = "delimited"\ndelimiter = "/"\nquote = "never"\n'
+            + WHOLE.replace('"reference"', '"due_date", format = "MM/DD/YYYY"'),
+            "the delimiter stands in its dates",
+        ),
         ("name = ", "not TOML"),
     ],
 )  # fmt: skip
