@@ -444,7 +444,10 @@ def test_a_list_that_contradicts_itself_sends_nothing(one: tuple[Bridge, Fee]) -
     before = lines(bridge)
     run(bridge)
     assert lines(bridge) == before
-    assert bridge.exceptions() == {f"fee {fee.id}": "inconsistent reading"}
+    assert bridge.exceptions() == {
+        f"fee {fee.id}": "inconsistent reading",
+        "accounts": "accounts could not be read",
+    }
     bridge.far.faults.clear()
     run(bridge)
     assert owed(bridge, fee) == 1500
@@ -476,7 +479,10 @@ def test_a_fee_that_could_not_be_read_is_looked_for_in_every_status(
     bridge.far.alma.dispute(fee.id)
     bridge.far.faults.add_http("refuse", path="/fees")
     run(bridge)
-    assert bridge.exceptions() == {f"fee {fee.id}": "reading refused by Alma, code 402119"}
+    assert bridge.exceptions() == {
+        f"fee {fee.id}": "reading refused by Alma, code 402119",
+        "accounts": "accounts could not be read",
+    }
     run(bridge, "open_fees")
     assert bridge.exceptions() == {f"fee {fee.id}": "in dispute"}
 
