@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import tomllib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any, Literal
 from simulator.airflow_home import AirflowHome
 from simulator.campus import Campus
 from simulator.serve import running
+from simulator.sfs_layout import read_layout
 
 ROOT = Path(__file__).resolve().parents[1]
 CREDIT_ITEM_TYPE = "820000000001"
@@ -297,7 +297,7 @@ def demo(
     started = time.monotonic()
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    path = ROOT / "include" / "layouts" / f"{layout}.toml"
+    path = _layout_file(layout)
     credits_by_type = () if marks_credits(layout) else (CREDIT_ITEM_TYPE,)
     with running(
         work / "campus",
@@ -356,8 +356,11 @@ def settings_text(facts: dict[str, Any], layout: str, *, schedule: str = "") -> 
 
 def marks_credits(layout: str) -> bool:
     """Whether a line of a shipped layout says of itself that it is a credit."""
-    declared = tomllib.loads((ROOT / "include" / "layouts" / f"{layout}.toml").read_text())
-    return any(field.get("source") == "reversal" for field in declared["detail"]["fields"])
+    return any(field.source == "reversal" for field in read_layout(_layout_file(layout)).detail.fields)
+
+
+def _layout_file(layout: str) -> Path:
+    return ROOT / "include" / "layouts" / f"{layout}.toml"
 
 
 def connections(facts: dict[str, Any], ledger: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -204,12 +204,14 @@ def left_out_by(position: Position, campus: Campus, day: date) -> str | None:
         return FEE_TYPE_LEFT_OUT
     if p.owner in rules.owners_left_out or (rules.owners and p.owner not in rules.owners):
         return OWNER_LEFT_OUT
-    group = p.user_group or ""
-    if rules.by_user_group and p.user_group is None:
-        # The rule is younger than the reading, or Alma's user has none.
-        return "Alma does not tell the user's group"
-    if group in rules.user_groups_left_out or (rules.user_groups and group not in rules.user_groups):
-        return GROUP_LEFT_OUT
+    if rules.by_user_group:
+        if p.user_group is None:
+            # The rule is younger than the reading, or Alma's user has none.
+            return "Alma does not tell the user's group"
+        if p.user_group in rules.user_groups_left_out or (
+            rules.user_groups and p.user_group not in rules.user_groups
+        ):
+            return GROUP_LEFT_OUT
     if p.due() < rules.minimum:
         return TOO_LITTLE
     if not rules.minimum_age_days and rules.maximum_age_days is None:
@@ -369,7 +371,8 @@ def plan(
         above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)
         emplids, accounts = reversals.waiting_students(tx)
         carried = reversals.carried_lines(tx)
-        paid = payments.fees_paid(tx)
+        # What dry runs take in was paid on charges of the present process.
+        paid = payments.fees_paid(tx) if live else frozenset()
         refuse_foreign(
             own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
         )
@@ -394,8 +397,7 @@ def plan(
                 waits=row["fee_id"] in waiting,
                 above=row["fee_id"] in above,
                 taken_back=row["emplid"] in emplids or row["user_id"] in accounts,
-                # What dry runs take in was paid on charges of the present process.
-                paid=live and row["fee_id"] in paid,
+                paid=row["fee_id"] in paid,
             )
             considered.append(position)
             users[row["fee_id"]] = row["user_id"]
@@ -447,9 +449,8 @@ def plan(
                 counts.charges, counts.charged = len(going), total
             else:
                 counts.credits, counts.credited = len(going), total
-        exceptions.close_others(tx, [f"fee {position.fee_id}" for position in considered], held)
+        exceptions.list_only(tx, [f"fee {position.fee_id}" for position in considered], held)
         fees.leave_out(tx, list(users), left_out, campus.charging_rules)
-        exceptions.open_all(tx, held)
         counts.listed = len(held)
         fees.forget_read(tx, live, sorted(again))
         if not campus.live:

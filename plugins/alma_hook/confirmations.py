@@ -180,8 +180,7 @@ def _unseen(line: Sent, fee_id: str, as_of: str) -> Listed:
 
 def _list_only(tx: Tx, kinds: Sequence[str], entries: Sequence[Listed]) -> None:
     """List these and nothing else of these kinds."""
-    exceptions.close_others(tx, exceptions.judged_subjects(tx, kinds), entries)
-    exceptions.open_all(tx, entries)
+    exceptions.list_only(tx, exceptions.judged_subjects(tx, kinds), entries)
 
 
 def void(
@@ -229,8 +228,7 @@ def require_not_loaded(tx: Tx, batch_id: str) -> None:
     Whoever says that a batch was never delivered may be wrong, and it would be sent a second time.
     """
     rows = batches.lines(tx, batch_id)
-    fee_ids = sorted({row["item_fee"] for row in rows})
-    positions, lines, paid = items.positions(tx, fee_ids), items.lines(tx, fee_ids), items.paid(tx, fee_ids)
+    positions, lines, paid = _of_fees(tx, rows)
     faults = []
     for row in rows:
         fee_id = row["item_fee"]
@@ -239,7 +237,7 @@ def require_not_loaded(tx: Tx, batch_id: str) -> None:
         if why is None and position is not None and not row["credit_item"] and position["as_of"] is not None:
             why = _taken_in(row, position, lines[fee_id], _verdict(position, lines[fee_id], days=0))
         if why is not None:
-            faults.append(Fault(f"batch {batch_id}", why, line=int(row["line_no"])))
+            faults.append(_fault(row, why))
     if faults:
         raise Fatal(
             "\n".join(
@@ -261,13 +259,12 @@ def _of_batch(tx: Tx, batch_id: str) -> tuple[str, list[Row]]:
 
 def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None) -> list[Fault]:
     """Return why lines can't be made void, at most one reason a line."""
-    fee_ids = sorted({row["item_fee"] for row in rows})
-    positions, lines, paid = items.positions(tx, fee_ids), items.lines(tx, fee_ids), items.paid(tx, fee_ids)
+    positions, lines, paid = _of_fees(tx, rows)
     faults = []
     for row in rows:
         fee_id = row["item_fee"]
         if row["state"] != "sent":
-            faults.append(Fault(f"batch {row['batch_id']}", f"is {row['state']}", line=int(row["line_no"])))
+            faults.append(_fault(row, f"is {row['state']}"))
             continue
         why = _standing(row, positions[fee_id], lines[fee_id], paid.get(fee_id, 0))
         if why is None and settings is not None:
@@ -275,8 +272,18 @@ def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None)
         elif why is None and not rejected:
             why = "no list of items is set up (sis_to_alma.items) that could show it missing"
         if why is not None:
-            faults.append(Fault(f"batch {row['batch_id']}", why, line=int(row["line_no"])))
+            faults.append(_fault(row, why))
     return faults
+
+
+def _of_fees(tx: Tx, rows: Sequence[Row]) -> tuple[dict[str, Row], dict[str, list[Sent]], dict[str, int]]:
+    """Return, by fee of the item, its position in PeopleSoft, all its lines, and what was paid on it."""
+    fee_ids = sorted({row["item_fee"] for row in rows})
+    return items.positions(tx, fee_ids), items.lines(tx, fee_ids), items.paid(tx, fee_ids)
+
+
+def _fault(row: Row, why: str) -> Fault:
+    return Fault(f"batch {row['batch_id']}", why, line=int(row["line_no"]))
 
 
 def _standing(row: Row, position: Row, lines: Sequence[Sent], paid: int) -> str | None:

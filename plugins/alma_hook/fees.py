@@ -163,8 +163,7 @@ def _list_unread(tx: books.Tx, accounts: Sequence[str]) -> None:
             f"{len(accounts)} of those that may have changed; the next run tries them again, and what is new on them waits",
         )
     ] * bool(accounts)
-    exceptions.close_others(tx, ["accounts"], listed)
-    exceptions.open_all(tx, listed)
+    exceptions.list_only(tx, ["accounts"], listed)
 
 
 def _attempt(

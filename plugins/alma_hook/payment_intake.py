@@ -51,10 +51,10 @@ def find_files(folder: RemoteFolder, ledger: Ledger, lease: Lease, campus: Campu
 
 def _list_gone(tx: Tx, row: Row, settings: SisToAlma, now: Sequence[str]) -> None:
     """Keep a refused file on the list whose payments may stand nowhere else. ``now``: what lies under its name."""
-    before = entries.file_content(tx, row["name"], row["sha256"])
-    # It was being written when it was read first.
-    grown = any(entries.file_content(tx, row["name"], digest).startswith(before) for digest in now)
     subject = _subject_of(row)
+    if settings.tells_again(row["kind"]) or not exceptions.is_open(tx, subject) or _grown(tx, row, now):
+        exceptions.close_subject(tx, subject, "the file was taken away or replaced")
+        return
     gone = Listed(
         exceptions.GONE,
         subject,
@@ -62,11 +62,13 @@ def _list_gone(tx: Tx, row: Row, settings: SisToAlma, now: Sequence[str]) -> Non
         f"{row['name']}, found {row['found_at'][:16]}, could not be read and was taken away or replaced: none of its payments "
         "were taken in. Let the query be run for its days again, or say with `resolve` that they are in another file",
     )
-    if settings.tells_again(row["kind"]) or grown or not exceptions.is_open(tx, subject):
-        exceptions.close_subject(tx, subject, "the file was taken away or replaced")
-        return
-    exceptions.close_others(tx, [subject], [gone])
-    exceptions.open_all(tx, [gone])
+    exceptions.list_only(tx, [subject], [gone])
+
+
+def _grown(tx: Tx, row: Row, now: Sequence[str]) -> bool:
+    """Whether a file that was refused was being written when it was read, and lies there longer now."""
+    before = entries.file_content(tx, row["name"], row["sha256"])
+    return any(entries.file_content(tx, row["name"], digest).startswith(before) for digest in now)
 
 
 def archive_files(
@@ -265,8 +267,7 @@ def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None
             0,
             str(error),
         )
-        exceptions.close_others(tx, [listed.subject], [listed])
-        exceptions.open_all(tx, [listed])
+        exceptions.list_only(tx, [listed.subject], [listed])
 
 
 def _take_in_items(tx: Tx, row: Row, file: ItemFile, settings: Items, counts: TakeInCounts) -> None:
@@ -293,8 +294,7 @@ def _take_in_applied(tx: Tx, row: Row, file: AppliedFile, campus: Campus, counts
         applied.part_rests(tx)
         new = len(rises)
         refused = [_refused(row, line) for line in file.refused]
-        exceptions.close_others(tx, exceptions.judged_subjects(tx, ["payment line refused"]), refused)
-        exceptions.open_all(tx, refused)
+        exceptions.list_only(tx, exceptions.judged_subjects(tx, ["payment line refused"]), refused)
     else:
         older = [cents for _, cents in above]
     _taken(tx, row, file.lines, new, len(file.refused), counts)

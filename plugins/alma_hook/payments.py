@@ -265,8 +265,7 @@ class _Poster:
                     exceptions.of_payment(part, exceptions.SETTLED, int(part["stands"]))
                     for part in applied.part_rests(tx)
                 ]
-            exceptions.close_others(tx, [f"payment {row['payment_no']}"], listed)
-            exceptions.open_all(tx, listed)
+            exceptions.list_only(tx, [f"payment {row['payment_no']}"], listed)
             # So that the balances count the payment on both sides; the next plan reads for itself.
             fees.store_balance(tx, fee, row["external_id"], found or [value])
         self.counts.posted += 1
@@ -328,8 +327,7 @@ class _Poster:
         more = f"; {error}" if error is not None else ""
         listed = exceptions.of_payment(row, kind, max(int(row["stands"]), 0) or int(row["amount"]), more)
         with self.ledger.write(self.lease) as tx:
-            exceptions.close_others(tx, [listed.subject], [listed])
-            exceptions.open_all(tx, [listed])
+            exceptions.list_only(tx, [listed.subject], [listed])
         self.counts.listed += 1
 
 

@@ -11,7 +11,6 @@ import pytest
 
 from alma_hook import __main__ as command_line
 from alma_hook.errors import Fatal, Retriable
-from alma_hook.ledger import exceptions, payments
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
 from tests.unit.test_confirmations import (
@@ -31,6 +30,7 @@ from tests.unit.test_confirmations import (
     void,
     with_items,
 )
+from tests.unit.test_inbound_files import resolve
 
 INCOMPLETE = "list of items not complete"
 
@@ -71,14 +71,6 @@ def breaks_off(bridge: Bridge) -> None:
 
 def say(command: str, batch_id: str) -> int:
     return command_line.main([command, batch_id])
-
-
-def resolve(bridge: Bridge, kind: str) -> None:
-    ledger = bridge.ledger("a person")
-    with ledger.write() as tx:
-        (item,) = [row for row in exceptions.open_items(tx) if row["kind"] == kind]
-        payments.resolve(tx, item["exception_id"], "the bursar", "it was looked into")
-    ledger.close()
 
 
 def wholly_told(bridge: Bridge) -> None:

@@ -100,62 +100,57 @@ def settled_by_a_person(tx: Tx, entry: Listed) -> bool:
     )
 
 
+def list_only(tx: Tx, subjects: Sequence[str], entries: Sequence[Listed]) -> None:
+    """List these and nothing else on these subjects: what was judged anew."""
+    close_others(tx, subjects, entries)
+    open_all(tx, entries)
+
+
 def close_others(tx: Tx, subjects: Sequence[str], keep: Iterable[Listed]) -> int:
     """Close what is listed on these subjects and not in ``keep``: the numbers meet again.
 
     What a person had settled of it is over too: should it come again, it is listed again.
     """
     kept = {(entry.kind, entry.subject): entry.amount for entry in keep}
+
+    def over(row: Row) -> bool:
+        place = (row["kind"], row["subject"])
+        # A person's word is about one amount; an open entry takes the new one over.
+        return place not in kept or bool(row["standing"] and kept[place] != row["amount"])
+
+    ended = [row for row in _judged(tx, subjects) if over(row)]
+    return _end(tx, ended, "the numbers agree again")
+
+
+def _judged(tx: Tx, subjects: Sequence[str]) -> list[Row]:
+    """Return what is listed on these subjects, and what a person has settled there that still stands."""
     sql = (
         "SELECT exception_id, kind, subject, amount, standing FROM exception_item "
         "WHERE institution = :i AND (closed_at IS NULL OR standing = 1) AND subject"
     )
-    found = in_list(tx, sql, subjects)
-    _no_longer(
-        tx,
-        [
-            row
-            for row in found
-            if row["standing"] and kept.get((row["kind"], row["subject"])) != row["amount"]
-        ],
-    )
-    over = [row for row in found if not row["standing"] and (row["kind"], row["subject"]) not in kept]
-    for row in over:
-        close(tx, row["exception_id"], "system", "the numbers agree again")
-    return len(over)
+    return in_list(tx, sql, subjects)
 
 
-def _no_longer(tx: Tx, settled: Iterable[Row]) -> None:
+def _end(tx: Tx, rows: Sequence[Row], resolution: str, by: str = "system") -> int:
+    """Close what is open of these and let no word of a person stand on them; return how many were open."""
     tx.many(
         "UPDATE exception_item SET standing = 0 WHERE institution = :i AND exception_id = :id",
-        [{"id": row["exception_id"]} for row in settled],
+        [{"id": row["exception_id"]} for row in rows if row["standing"]],
     )
+    listed = [row for row in rows if not row["standing"]]
+    for row in listed:
+        close(tx, row["exception_id"], by, resolution)
+    return len(listed)
 
 
 def close_kind(tx: Tx, kind: str, subjects: Sequence[str], resolution: str) -> None:
     """Close what is listed under one kind on these subjects, or was settled by a person."""
-    sql = (
-        "SELECT exception_id, kind, standing FROM exception_item "
-        "WHERE institution = :i AND (closed_at IS NULL OR standing = 1) AND subject"
-    )
-    found = [row for row in in_list(tx, sql, subjects) if row["kind"] == kind]
-    _no_longer(tx, [row for row in found if row["standing"]])
-    for row in found:
-        if not row["standing"]:
-            close(tx, row["exception_id"], "system", resolution)
+    _end(tx, [row for row in _judged(tx, subjects) if row["kind"] == kind], resolution)
 
 
 def close_subject(tx: Tx, subject: str, resolution: str, by: str = "system") -> None:
     """Close all that is listed on one subject, or was settled by a person."""
-    found = tx.rows(
-        "SELECT exception_id, standing FROM exception_item "
-        "WHERE institution = :i AND (closed_at IS NULL OR standing = 1) AND subject = :s",
-        s=subject,
-    )
-    _no_longer(tx, [row for row in found if row["standing"]])
-    for row in found:
-        if not row["standing"]:
-            close(tx, row["exception_id"], by, resolution)
+    _end(tx, _judged(tx, [subject]), resolution, by)
 
 
 def close(tx: Tx, exception_id: str, by: str, resolution: str) -> None:

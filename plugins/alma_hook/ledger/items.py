@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from alma_hook.ledger import exceptions, fees
 from alma_hook.ledger.exceptions import Listed
+from alma_hook.ledger.reversals import EARLIER
 from alma_hook.ledger.store import Row, Tx, in_list
 from alma_hook.money import amount as text_of
 
@@ -247,7 +248,7 @@ def summary(tx: Tx) -> Row:
 
 def paid(tx: Tx, fee_ids: Sequence[str]) -> dict[str, int]:
     """Return what PeopleSoft says was paid on these fees, in cents; not on charges of before the books were opened."""
-    sql = "SELECT fee_id, amount FROM payment WHERE institution = :i AND state <> 'earlier' AND fee_id"
+    sql = f"SELECT fee_id, amount FROM payment WHERE institution = :i AND state <> '{EARLIER}' AND fee_id"
     found: dict[str, int] = {}
     for row in in_list(tx, sql, fee_ids):
         found[row["fee_id"]] = found.get(row["fee_id"], 0) + int(row["amount"])

@@ -177,14 +177,9 @@ def fees_paid(tx: Tx) -> frozenset[str]:
 
 def correct_emplids(tx: Tx, found: Sequence[Payment]) -> None:
     """Take over whom a newer file names for payments that wait: an EMPLID may have been wrong in the file before."""
-    before = {
-        row["payment_key"]: row
-        for row in in_list(
-            tx,
-            "SELECT payment_key, payment_no, emplid FROM payment WHERE institution = :i AND state = 'new' AND payment_key",
-            [payment.payment_key for payment in found],
-        )
-    }
+    # Few wait, and a file may hold all there ever were.
+    sql = "SELECT payment_key, payment_no, emplid FROM payment WHERE institution = :i AND state = 'new'"
+    before = {row["payment_key"]: row for row in tx.rows(sql)}
     changed = [
         payment
         for payment in found
@@ -297,8 +292,7 @@ def found_posted(tx: Tx, payment: Row, value: int) -> bool:
     )
     rest = int(payment["stands"]) - value
     listed = [exceptions.of_payment(payment, exceptions.OVERPAID, rest)] if rest > 0 else []
-    exceptions.close_others(tx, [f"payment {payment['payment_no']}"], listed)
-    exceptions.open_all(tx, listed)
+    exceptions.list_only(tx, [f"payment {payment['payment_no']}"], listed)
     tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
     return True
 

@@ -354,8 +354,7 @@ def judge(tx: Tx) -> int:
                         payment_key=payment["payment_key"],
                     )
                 )
-    exceptions.close_others(tx, exceptions.judged_subjects(tx, [TAKEN_BACK]), listed)
-    exceptions.open_all(tx, listed)
+    exceptions.list_only(tx, exceptions.judged_subjects(tx, [TAKEN_BACK]), listed)
     return len(listed)
 
 
