@@ -157,7 +157,8 @@ MEANINGS = {
     'With `shape = "applied"`: `emplid`, `reference` and `applied`, and `item` (the '
     "item's number) where one reference may have several items.",
     "sis_to_alma.kinds": "What a line is, by its value in `columns.kind`: `payment`; `list`, for a person to look at; or "
-    "`ignore`. A value that is not here is listed, and its line is not taken for a payment.",
+    "`ignore`. A value that is not here is listed, and its line is not taken for a payment. Where every file lists all, a "
+    "payment whose value is changed from `payment` to another counts as taken back.",
     "sis_to_alma.complete_days": "Says that every payment file gives whole days. Only then can equal payments of one day "
     "be told apart without `payment_id`, by their number in the file.",
     "sis_to_alma.method": "What Alma records as the payment's method.",

@@ -33,6 +33,7 @@ from alma_hook.money import amount
 
 if TYPE_CHECKING:
     from alma_hook.campus_check import Finding
+    from alma_hook.ledger import Tx
     from alma_hook.sftp import SftpFolder
 from alma_hook.resources import include
 from alma_hook.schedule import TASK_DEFAULTS
@@ -84,7 +85,11 @@ def _parser() -> argparse.ArgumentParser:
         ("refuse", _refuse, "give a held batch up"),
         ("unconfirmed", _unconfirmed, "list the lines that PeopleSoft has not shown yet"),
         ("void", _void, "make delivered lines void that PeopleSoft never loaded"),
-        ("mark-delivered", _mark_delivered, "say that PeopleSoft has an unconfirmed batch"),
+        (
+            "mark-delivered",
+            _mark_delivered,
+            "say that PeopleSoft has an unconfirmed batch, or one given up wrongly",
+        ),
         ("mark-not-delivered", _mark_not_delivered, "say that PeopleSoft never got an unconfirmed batch"),
         ("repair", _repair, "bring a lost or old ledger up to the archive, Alma and the payment files"),
         ("rebind", _rebind, "say that a new Alma, SFTP server or place of the marks is meant"),
@@ -452,15 +457,33 @@ def _void(options: argparse.Namespace) -> None:
 
 
 def _mark_delivered(options: argparse.Namespace) -> None:
-    ledger = _checked_unconfirmed(options)
+    ledger = _ledger(options)
+    ledger.check()
     with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
-        batches.deliver(tx, options.batch, "unconfirmed")
-    print(f"Batch {options.batch} counts as delivered.")
+        given_up = options.batch in _batches_in(tx, "cancelled")
+        if given_up:
+            _deliver_after_all(tx, options.batch)
+        else:
+            _require_unconfirmed(tx, options.batch)
+            batches.deliver(tx, options.batch, "unconfirmed")
+    after = " after all; the next run credits what was sent again since" if given_up else ""
+    print(f"Batch {options.batch} counts as delivered{after}.")
+
+
+def _deliver_after_all(tx: Tx, batch_id: str) -> None:
+    try:
+        batches.deliver_after_all(tx, batch_id)
+    except LookupError:
+        raise Fatal(
+            f"Batch {batch_id} was never sent: it was given up before its upload began, and its fees were worked out anew."
+        ) from None
 
 
 def _mark_not_delivered(options: argparse.Namespace) -> None:
-    ledger = _checked_unconfirmed(options)
+    ledger = _ledger(options)
+    ledger.check()
     with ledger.read() as tx:
+        _require_unconfirmed(tx, options.batch)
         rests = moment(batches.batch(tx, options.batch)["changed_at"]) + TASK_DEFAULTS["execution_timeout"]
         if rests > moment(tx.now):
             raise Fatal(
@@ -522,14 +545,14 @@ def _rebind(options: argparse.Namespace) -> None:
     print("The next run takes what it meets for the right one.")
 
 
-def _checked_unconfirmed(options: argparse.Namespace) -> Ledger:
-    ledger = _ledger(options)
-    ledger.check()
-    with ledger.read() as tx:
-        waiting = [row["batch_id"] for row in batches.in_states(tx, "unconfirmed")]
-    if options.batch not in waiting:
-        raise Fatal(f"Batch {options.batch} is not unconfirmed; those are: {', '.join(waiting) or 'none'}.")
-    return ledger
+def _batches_in(tx: Tx, state: str) -> list[str]:
+    return [row["batch_id"] for row in batches.in_states(tx, state)]
+
+
+def _require_unconfirmed(tx: Tx, batch_id: str) -> None:
+    waiting = _batches_in(tx, "unconfirmed")
+    if batch_id not in waiting:
+        raise Fatal(f"Batch {batch_id} is not unconfirmed; those are: {', '.join(waiting) or 'none'}.")
 
 
 if __name__ == "__main__":

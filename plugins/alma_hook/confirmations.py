@@ -20,7 +20,7 @@ from alma_hook.item_file import ItemFile
 from alma_hook.ledger import Lease, Ledger, Row, Tx, batches, exceptions, instant, items, moment
 from alma_hook.ledger import payments as files
 from alma_hook.ledger.exceptions import Listed
-from alma_hook.ledger.items import Sent
+from alma_hook.ledger.items import Paid, Sent
 from alma_hook.money import amount as text_of
 
 
@@ -229,13 +229,22 @@ def require_not_loaded(tx: Tx, batch_id: str) -> None:
     """
     rows = batches.lines(tx, batch_id)
     positions, lines, paid = _of_fees(tx, rows)
+    since = batches.batch(tx, batch_id)["created_at"]
     faults = []
     for row in rows:
         fee_id = row["item_fee"]
-        why = _paid_for(row, lines[fee_id], paid.get(fee_id, 0))
+        why = _paid_for(row, lines[fee_id], paid.get(fee_id, Paid()), since)
         position = positions.get(fee_id)
         if why is None and position is not None and not row["credit_item"] and position["as_of"] is not None:
             why = _taken_in(row, position, lines[fee_id], _verdict(position, lines[fee_id], days=0))
+            if (
+                why is None
+                and len(lines[fee_id]) == 1
+                and position["present"]
+                and int(position["amount"]) > 0
+            ):
+                # Nothing else of ours can have made it, whatever somebody has changed about it since.
+                why = f"{position['file_name']} has an item of it, of another amount"
         if why is not None:
             faults.append(_fault(row, why))
     if faults:
@@ -266,7 +275,8 @@ def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None)
         if row["state"] != "sent":
             faults.append(_fault(row, f"is {row['state']}"))
             continue
-        why = _standing(row, positions[fee_id], lines[fee_id], paid.get(fee_id, 0))
+        since = batches.batch(tx, row["batch_id"])["created_at"]
+        why = _standing(row, positions[fee_id], lines[fee_id], paid.get(fee_id, Paid()), since)
         if why is None and settings is not None:
             why = _seen(tx, row, positions[fee_id], lines[fee_id], settings.confirm_days, rejected)
         elif why is None and not rejected:
@@ -276,7 +286,7 @@ def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None)
     return faults
 
 
-def _of_fees(tx: Tx, rows: Sequence[Row]) -> tuple[dict[str, Row], dict[str, list[Sent]], dict[str, int]]:
+def _of_fees(tx: Tx, rows: Sequence[Row]) -> tuple[dict[str, Row], dict[str, list[Sent]], dict[str, Paid]]:
     """Return, by fee of the item, its position in PeopleSoft, all its lines, and what was paid on it."""
     fee_ids = sorted({row["item_fee"] for row in rows})
     return items.positions(tx, fee_ids), items.lines(tx, fee_ids), items.paid(tx, fee_ids)
@@ -286,14 +296,14 @@ def _fault(row: Row, why: str) -> Fault:
     return Fault(f"batch {row['batch_id']}", why, line=int(row["line_no"]))
 
 
-def _standing(row: Row, position: Row, lines: Sequence[Sent], paid: int) -> str | None:
+def _standing(row: Row, position: Row, lines: Sequence[Sent], paid: Paid, since: str) -> str | None:
     """Return why a line must stand by what else is known of its fee, or ``None``."""
     others = [line for line in lines if (line.batch_id, line.line_no) != (row["batch_id"], row["line_no"])]
     if row["confirmed_at"] is not None:
         return f"was seen in PeopleSoft, in {row['confirmed_in'] or 'a list of items'}"
     if any(line.delivered_at is None for line in others):
         return "another line of its fee is under way; try again after the next run"
-    why = _paid_for(row, lines, paid)
+    why = _paid_for(row, lines, paid, since)
     if why is not None:
         return why
     rest = sum(line.cents for line in others)
@@ -303,16 +313,19 @@ def _standing(row: Row, position: Row, lines: Sequence[Sent], paid: int) -> str 
     return None
 
 
-def _paid_for(row: Row, lines: Sequence[Sent], paid: int) -> str | None:
-    """Return why a charge must be in PeopleSoft: more was paid on its item than the other charges come to."""
+def _paid_for(row: Row, lines: Sequence[Sent], paid: Paid, since: str) -> str | None:
+    """Return why a charge must be in PeopleSoft: more was paid on its item than the other charges come to.
+
+    ``since``: when it was made. What was paid too much before that does not show it.
+    """
     others = sum(
         line.amount
         for line in lines
         if line.kind == "charge" and (line.batch_id, line.line_no) != (row["batch_id"], row["line_no"])
     )
-    if row["kind"] != "charge" or paid <= others:
+    if row["kind"] != "charge" or paid.cents <= others or paid.heard_at <= since:
         return None
-    return f"{text_of(paid)} was paid on its fee in PeopleSoft, which must have it then"
+    return f"{text_of(paid.cents)} was paid on its fee in PeopleSoft, which must have it then"
 
 
 def _taken_in(row: Row, position: Row, lines: Sequence[Sent], verdict: Verdict) -> str | None:

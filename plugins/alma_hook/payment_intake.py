@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from alma_hook import applied_file, confirmations, guard, item_file, payment_file
+from alma_hook import applied_file, confirmations, guard, item_file, payment_file, query_forms
 from alma_hook.applied_file import AppliedFile
 from alma_hook.campus import Campus, Items, SisToAlma
 from alma_hook.errors import BadFile, Fault
@@ -66,9 +66,14 @@ def _list_gone(tx: Tx, row: Row, settings: SisToAlma, now: Sequence[str]) -> Non
 
 
 def _grown(tx: Tx, row: Row, now: Sequence[str]) -> bool:
-    """Whether a file that was refused was being written when it was read, and lies there longer now."""
+    """Whether a file that was refused was being written when it was read, and lies there longer now.
+
+    Without a row of its own it can't be told: every file of that query begins so.
+    """
     before = entries.file_content(tx, row["name"], row["sha256"])
-    return any(entries.file_content(tx, row["name"], digest).startswith(before) for digest in now)
+    return query_forms.holds_rows(before) and any(
+        entries.file_content(tx, row["name"], digest).startswith(before) for digest in now
+    )
 
 
 def archive_files(
@@ -267,7 +272,11 @@ def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None
             0,
             str(error),
         )
-        exceptions.list_only(tx, [listed.subject], [listed])
+        # What a person has said of how many lines it has holds when something else is mended.
+        shrunken = replace(listed, kind=exceptions.SHRUNKEN)
+        said = [shrunken] if exceptions.settled_by_a_person(tx, shrunken) else []
+        exceptions.close_others(tx, [listed.subject], [listed, *said])
+        exceptions.open_all(tx, [listed])
 
 
 def _take_in_items(tx: Tx, row: Row, file: ItemFile, settings: Items, counts: TakeInCounts) -> None:

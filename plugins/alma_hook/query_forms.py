@@ -27,6 +27,7 @@ from alma_hook.errors import BadFile, Fault
 _HTML = re.compile(rb"<(?:!doctype\s+html|html|table)[\s>]", re.IGNORECASE)
 # A sheet may show thousands with a mark; of a whole number it can't be one before decimals.
 _COUNT = re.compile(r"[0-9]{1,9}|[0-9]{1,3}(?:,[0-9]{3}){1,2}|[0-9]{1,3}(?:\.[0-9]{3}){1,2}")
+_ROW_END = re.compile(rb"</tr\s*>", re.IGNORECASE)
 _CUT = "the file is cut short; send it again"
 
 #: A row's number and its cells, without blanks around them.
@@ -54,6 +55,16 @@ def read(name: str, content: bytes, delimiter: str) -> Table:
     if not start.startswith(b"<"):
         return _csv(name, content, delimiter)
     return _html(name, content) if _HTML.search(start[:4096]) else _xml(name, start)
+
+
+def holds_rows(content: bytes) -> bool:
+    """Whether the beginning of a file surely goes beyond what every file of that query begins with.
+
+    The name and the number of rows may stand above the headings: so a third row, or one in XML.
+    """
+    if b"<" not in content[:4]:
+        return content.count(b"\n") >= 3
+    return len(_ROW_END.findall(content)) >= 3 or b"</row>" in content
 
 
 def bad(faults: Sequence[Fault]) -> BadFile:

@@ -12,7 +12,7 @@ import pytest
 from alma_hook import __main__ as command_line
 from alma_hook.errors import Fatal, Retriable
 from simulator.alma_records import Fee
-from tests.bridge import Bridge
+from tests.bridge import Bridge, LocalFolder
 from tests.unit.test_confirmations import (
     DIFFERS,
     NOT_SEEN,
@@ -31,6 +31,7 @@ from tests.unit.test_confirmations import (
     with_items,
 )
 from tests.unit.test_inbound_files import resolve
+from tests.unit.test_reversals import cumulative
 
 INCOMPLETE = "list of items not complete"
 
@@ -158,15 +159,97 @@ def test_a_batch_that_nothing_shows_is_given_up_and_sent_again(broken: Bridge) -
     assert lines(broken)[0] == "1/1 dropped"
 
 
-def test_a_fee_that_was_paid_and_never_charged_is_not_charged(broken: Bridge) -> None:
-    """Someone gave the batch up before its payment came."""
+def raised_and_lost(bridge: Bridge, fee: Fee, cents: int) -> None:
+    """A second charge, whose upload breaks off before a byte is there; PeopleSoft never gets it."""
+    bridge.far.alma.raise_fee(fee.id, cents)
+
+    def refused(action: str, path: str) -> None:
+        if action == "written" and path.startswith("/sfs/inbound"):
+            bridge.folder.path(path).unlink()
+            raise Retriable("the connection broke off")
+
+    bridge.folder.before = refused
+    with suppress(Retriable):
+        tell(bridge)
+    bridge.folder.before = lambda _action, _path: None
+    bridge.far.clock.advance(hours=12)
+    tell(bridge)
+    assert "batch unconfirmed" in listed(bridge)
+    bridge.far.clock.advance(hours=6)
+
+
+def night(bridge: Bridge) -> None:
+    bridge.far.clock.advance(hours=24)
+    bridge.far.write_query_output(bounced="omit")
+    bridge.sis_to_alma()
+
+
+def test_a_payment_taken_back_and_made_again_does_not_show_a_second_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=lambda text: cumulative(direct(text)))
+    monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    (fee,) = fees(bridge, 5000)
+    wholly_told(bridge)
+    (payment,) = bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 3000)
+    night(bridge)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    night(bridge)
+    night(bridge)
+    bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 3000)
+    night(bridge)
+    assert bridge.far.alma.fee(fee.id).balance_cents == 2000
+    raised_and_lost(bridge, fee, 500)
+
+    assert say("mark-not-delivered", "000002") == 0
+
+    wholly_told(bridge)
+    assert charged(bridge, fee) == (5500, 0)
+    assert bridge.books().fees[fee.id].difference_cents == 0
+
+
+def test_what_was_paid_too_much_before_a_charge_was_made_does_not_show_it(broken: Bridge) -> None:
+    (fee,) = fees(broken, 5000)
+    wholly_told(broken)
+    broken.far.faults.add_http("refuse", method="POST", times=None)
+    broken.far.peoplesoft.pay(f"ALMA{fee.id}", 6000)
+    broken.far.clock.advance(hours=6)
+    broken.far.write_query_output()
+    with suppress(Retriable):
+        broken.sis_to_alma()
+    raised_and_lost(broken, fee, 500)
+
+    assert say("mark-not-delivered", "000002") == 0
+
+
+def test_an_item_with_an_amount_of_its_own_is_that_of_the_fees_first_charge(
+    broken: Bridge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PeopleSoft's office has lowered it by hand since it was loaded."""
     (fee,) = fees(broken, 5000)
     breaks_off(broken)
     broken.far.clock.advance(hours=6)
-    assert say("mark-not-delivered", "000001") == 0
-    pays(broken, fee)
+    leave(broken, "1", (broken.far.students[0].primary_id, fee.id, "45.00"))
+    broken.sis_to_alma()
 
-    wholly_told(broken)
+    assert say("mark-not-delivered", "000001") == 1
+
+    assert "has an item of it" in capsys.readouterr().err
+
+
+def given_up_wrongly(bridge: Bridge, *cents: int) -> list[Fee]:
+    """Someone gave a batch up that PeopleSoft has loaded, and its fees were sent again but for the first, which was paid."""
+    found = fees(bridge, *cents)
+    breaks_off(bridge)
+    bridge.far.clock.advance(hours=6)
+    assert say("mark-not-delivered", "000001") == 0
+    pays(bridge, found[0])
+    wholly_told(bridge)
+    return found
+
+
+def test_a_fee_that_was_paid_and_never_charged_is_not_charged(broken: Bridge) -> None:
+    (fee,) = given_up_wrongly(broken, 5000)
 
     assert charged(broken, fee) == (5000, 0)
     assert broken.exceptions()[f"fee {fee.id}"] == "paid in PeopleSoft and never charged"
@@ -174,6 +257,52 @@ def test_a_fee_that_was_paid_and_never_charged_is_not_charged(broken: Bridge) ->
     tell(broken)
     load(broken)
     assert charged(broken, fee) == (10000, 0), "the person's word was that the payment is none of this fee's"
+
+
+def test_a_batch_given_up_wrongly_is_said_to_be_delivered_after_all_and_what_was_sent_twice_is_credited(
+    broken: Bridge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = given_up_wrongly(broken, 5000, 3000)
+    assert charged(broken, second) == (6000, 0)
+
+    assert say("mark-delivered", "000001") == 0
+
+    assert "delivered after all" in capsys.readouterr().out
+    night(broken)
+    see(broken, days=0.3)
+    wholly_told(broken)
+    assert (charged(broken, first), charged(broken, second)) == ((5000, 0), (6000, 3000))
+    assert {fee.id: broken.books().fees[fee.id].difference_cents for fee in (first, second)} == {
+        first.id: 0,
+        second.id: 0,
+    }
+    assert broken.far.alma.fee(first.id).balance_cents == 0
+    assert broken.exceptions() == {}
+    assert say("mark-delivered", "000001") == 1
+
+
+def test_a_batch_that_was_never_sent_is_not_delivered_after_all(
+    broken: Bridge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was planned before an outage, and planned anew after it."""
+    (fee,) = fees(broken, 5000)
+
+    def no_server(_action: str, _path: str) -> None:
+        raise Retriable("no server")
+
+    folder, broken.folder = broken.folder, LocalFolder(broken.far.root, no_server)
+    with suppress(Retriable):
+        tell(broken)
+    assert lines(broken) == ["1/1 pending"]
+    broken.folder = folder
+    wholly_told(broken)
+    assert lines(broken)[0] == "1/1 dropped"
+
+    assert say("mark-delivered", "000001") == 1
+
+    assert "was never sent" in capsys.readouterr().err
+    wholly_told(broken)
+    assert charged(broken, fee) == (5000, 0)
 
 
 # -- how long a word holds -------------------------------------------------------------------------------
@@ -265,6 +394,34 @@ def test_an_old_list_under_a_new_name_makes_nothing_void(small: Bridge) -> None:
     leave(small, "2", row)
     small.sis_to_alma()
     assert listed(small) == [NOT_SEEN]
+
+    with pytest.raises(Fatal, match="nothing that was delivered with it or since"):
+        void(small, "000002")
+
+    assert charged(small, late) == (5000, 0)
+
+
+def test_a_list_from_before_is_no_newer_because_an_item_comes_to_the_same_again(small: Bridge) -> None:
+    """A fee that was lowered and raised again since: the older list holds what the newer one would."""
+    first, second = fees(small, 5000)[0], small.far.students[1]
+    tell(small)
+    load(small)
+    emplid = small.far.students[0].primary_id
+    leave(small, "1", (emplid, first.id, "50.00"))
+    small.sis_to_alma()
+    late = small.far.alma.add_fee(second, 5000)
+    small.far.alma.waive_at_desk(first.id, 2000)
+    tell(small)
+    load(small)
+    leave(small, "2", (emplid, first.id, "30.00"))
+    small.sis_to_alma()
+    small.far.alma.raise_fee(first.id, 2000)
+    tell(small)
+    load(small)
+    small.far.clock.advance(days=4)
+    leave(small, "3", (emplid, first.id, "50.00"))
+    small.sis_to_alma()
+    assert NOT_SEEN in listed(small)
 
     with pytest.raises(Fatal, match="nothing that was delivered with it or since"):
         void(small, "000002")

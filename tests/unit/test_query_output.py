@@ -15,7 +15,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from alma_hook import applied_file, campus, item_file, payment_file
+from alma_hook import applied_file, campus, item_file, payment_file, query_forms
 from alma_hook.campus import Campus
 from alma_hook.errors import BadFile, SettingsError
 from alma_hook.query_output import RefusedLine
@@ -621,3 +621,13 @@ def _sums(entries: object) -> dict[str, int]:
     for entry in entries:  # type: ignore[attr-defined]
         sums[entry.fee_id] += entry.cents if hasattr(entry, "cents") else entry.amount
     return dict(sums)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_only_what_goes_beyond_the_headings_tells_one_file_from_the_next(form: Format) -> None:
+    table = Table({"A": "A", "B": "B"}, [(f"first{n}", f"last{n}") for n in range(4)])
+    content = render(table, form, "LIBRARY")
+
+    assert not query_forms.holds_rows(b"")
+    assert not query_forms.holds_rows(content[: content.index(b"first0")])
+    assert query_forms.holds_rows(content[: content.index(b"last3")])

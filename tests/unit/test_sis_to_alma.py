@@ -436,7 +436,7 @@ def test_a_file_cut_short_holds_only_itself_up(small: Bridge) -> None:
 
     cut.write_bytes(whole)
     small.sis_to_alma()
-    assert (applied(second), small.exceptions(), cut.exists()) == ([500], {}, False)
+    assert (applied(second), cut.exists()) == ([500], False)
 
 
 # -- whatever breaks ----------------------------------------------------------------------------------
@@ -1351,8 +1351,11 @@ def test_a_refused_file_whose_payments_the_next_one_has_too_is_off_the_list(tmp_
 
 def test_a_refused_file_that_was_not_whole_yet_is_off_the_list_when_it_is(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, students=4, fees=0, settings=windowed)
-    (fee,) = charged(bridge, 5000)
-    leave(bridge, (fee.user.primary_id, "17", f"ALMA{fee.id}", "50.00"), name="PAID.csv")
+    fee, other = charged(bridge, 5000, 7000)
+    rows = [
+        (each.user.primary_id, str(n), f"ALMA{each.id}", "5.00") for n in (16, 17) for each in (fee, other)
+    ]
+    leave(bridge, *rows, name="PAID.csv")
     content = bridge.folder.read("/sfs/outbound/PAID.csv")
     bridge.folder.put("/sfs/outbound/PAID.csv", content[:-2])
     bridge.sis_to_alma()
@@ -1367,8 +1370,28 @@ def test_a_refused_file_that_was_not_whole_yet_is_off_the_list_when_it_is(tmp_pa
     bridge.folder.put("/sfs/outbound/PAID.csv", content)
     bridge.sis_to_alma()
 
-    assert applied(fee) == [5000]
+    assert applied(fee) == [500, 500]
     assert kinds(bridge) == []
+
+
+@pytest.mark.parametrize("length", [0, 20, len(HEAD) + 3])
+def test_of_a_refused_file_without_a_whole_row_nobody_can_tell_that_the_next_one_is_its_end(
+    tmp_path: Path, length: int
+) -> None:
+    """Every file of that query begins so."""
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=windowed)
+    (fee,) = charged(bridge, 5000)
+    leave(bridge, (fee.user.primary_id, "17", f"ALMA{fee.id}", "50.00"), name="PAID.csv")
+    content = bridge.folder.read("/sfs/outbound/PAID.csv")
+    bridge.folder.put("/sfs/outbound/PAID.csv", content[:length])
+    bridge.sis_to_alma()
+    assert kinds(bridge) == ["payment file refused"]
+    bridge.folder.put("/sfs/outbound/PAID.csv", content)
+
+    bridge.sis_to_alma()
+
+    assert applied(fee) == [5000]
+    assert kinds(bridge) == ["refused payment file is gone"]
 
 
 @pytest.mark.parametrize("dies", [False, True])

@@ -13,6 +13,9 @@ from alma_hook.ledger.store import Row, Tx, in_list
 #: States in which a live batch still has to be worked on, in their order.
 UNFINISHED = ("planned", "written", "uploading", "uploaded", "renaming")
 
+# What the ledger's events tell of a batch that the archive told of.
+_RESTORED = "restored from the archive"
+
 #: States in which nothing of a batch stands in the archive yet.
 _UNSENT = ("planned", "written", "held", "released")
 
@@ -290,6 +293,30 @@ def deliver(tx: Tx, batch_id: str, before: str) -> None:
     fees.touch(tx, [line["fee_id"] for line in lines(tx, batch_id)])
 
 
+def deliver_after_all(tx: Tx, batch_id: str) -> None:
+    """Let a batch count that was given up wrongly: PeopleSoft has it. What was sent again since is then credited.
+
+    Raises ``LookupError`` for one that no upload was begun for: PeopleSoft can't have it.
+    """
+    left = tx.one(
+        "SELECT 1 FROM batch b JOIN event e ON e.institution = b.institution AND e.subject = 'batch ' || b.batch_id "
+        "AND e.what IN ('unconfirmed', :restored) WHERE b.institution = :i AND b.batch_id = :b "
+        "AND b.state = 'cancelled' LIMIT 1",
+        b=batch_id,
+        restored=_RESTORED,
+    )
+    if left is None:
+        raise LookupError(f"batch {batch_id} was never sent")
+    fee_ids = [line["fee_id"] for line in lines(tx, batch_id)]
+    deliver(tx, batch_id, "cancelled")
+    tx.run(
+        "UPDATE line SET state = 'sent' WHERE institution = :i AND batch_id = :b AND state = 'dropped'",
+        b=batch_id,
+    )
+    # A fee that is held, or settled in Alma meanwhile, may be looked at by nothing else.
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), "delivered after all")
+
+
 def drop(tx: Tx, batch_id: str, before: str) -> None:
     """Give a batch up whose file surely never reached PeopleSoft; its fees are free to be planned again."""
     move(tx, batch_id, before, "cancelled")
@@ -381,7 +408,7 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void:
         "UPDATE institution SET last_batch = :n WHERE institution = :i AND last_batch < :n", n=int(batch_id)
     )
     fees.touch(tx, [row["fee_id"] for row in of])
-    tx.event(f"batch {batch_id}", "restored from the archive", state)
+    tx.event(f"batch {batch_id}", _RESTORED, state)
     _void(tx, batch_id, of, void)
     if state == "unconfirmed":
         _list_unconfirmed(tx, batch_id)

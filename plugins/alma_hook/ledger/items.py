@@ -145,7 +145,8 @@ def lines(tx: Tx, fee_ids: Sequence[str] = (), *, unseen: bool = False) -> dict[
 def seen_since(tx: Tx, batch_id: str) -> bool:
     """Whether the newest complete list shows a line that was delivered with a batch or after it.
 
-    A list that does was surely written after that, whatever time its file bears.
+    A list that does was surely written after that, whatever time its file bears; if the item came to another amount
+    before.
     """
     return bool(
         tx.one(
@@ -153,9 +154,11 @@ def seen_since(tx: Tx, batch_id: str) -> bool:
             "AND p.present = 1 AND p.seen_at = c.written_at AND p.amount = p.told "
             "JOIN line l ON l.institution = p.institution AND l.item_fee = p.fee_id AND l.state = 'sent' "
             "AND l.confirmed_at IS NOT NULL JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
-            "WHERE c.institution = :i AND b.delivered_at >= (SELECT o.delivered_at FROM batch o "
-            "WHERE o.institution = c.institution AND o.batch_id = :b) LIMIT 1",
-            b=batch_id,
+            "WHERE c.institution = :i AND b.delivered_at >= :at AND p.amount <> "
+            "(SELECT COALESCE(SUM(CASE WHEN m.kind = 'charge' THEN m.amount ELSE -m.amount END), 0) FROM line m "
+            "JOIN batch d ON d.institution = m.institution AND d.batch_id = m.batch_id WHERE m.institution = p.institution "
+            "AND m.item_fee = p.fee_id AND m.state = 'sent' AND m.credit_item = 0 AND d.delivered_at < :at) LIMIT 1",
+            at=tx.one("SELECT delivered_at FROM batch WHERE institution = :i AND batch_id = :b", b=batch_id),
         )
     )
 
@@ -246,12 +249,26 @@ def summary(tx: Tx) -> Row:
     return found
 
 
-def paid(tx: Tx, fee_ids: Sequence[str]) -> dict[str, int]:
-    """Return what PeopleSoft says was paid on these fees, in cents; not on charges of before the books were opened."""
-    sql = f"SELECT fee_id, amount FROM payment WHERE institution = :i AND state <> '{EARLIER}' AND fee_id"
-    found: dict[str, int] = {}
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What PeopleSoft says was paid on a fee's item and stands, in cents, and when the ledger heard of the last of it."""
+
+    cents: int = 0
+    heard_at: str = ""
+
+
+def paid(tx: Tx, fee_ids: Sequence[str]) -> dict[str, Paid]:
+    """Return what was paid on these fees' items; not on charges of before the books were opened."""
+    sql = (
+        "SELECT reported_fee_id, stands, taken_at FROM payment_now "
+        f"WHERE institution = :i AND state <> '{EARLIER}' AND stands > 0 AND reported_fee_id"
+    )
+    found: dict[str, Paid] = {}
     for row in in_list(tx, sql, fee_ids):
-        found[row["fee_id"]] = found.get(row["fee_id"], 0) + int(row["amount"])
+        before = found.get(row["reported_fee_id"], Paid())
+        found[row["reported_fee_id"]] = Paid(
+            before.cents + int(row["stands"]), max(before.heard_at, row["taken_at"])
+        )
     return found
 
 
