@@ -17,6 +17,9 @@ PeopleSoft must be told, write the SFS files (charges and credits apart), delive
 | `write_sfs_files` | A batch does not fit the layout any more: its message names fee, field and width. |
 | `upload_sfs_files` | SFTP failed (clear it, it goes on), or it can't be told whether a file arrived: follow the message. |
 | `report` | The ledger can't be reached. Clear it; it only reports. |
+| `report_red_run` | Airflow could not run it. Clear the red task; this one only reports. |
+
+`report` shows what the run has come to; where a task is red, `report_red_run` what it had come to by then.
 
 A batch beyond the limits of `[brake]` is set aside and the run goes on. `ask_for_approval` starts a run of `release_batch`
 for it, in which a person answers; it is skipped where nothing is set aside.
@@ -81,6 +84,7 @@ with DAG(
     held = HeldBatches(task_id="held_batches")
     report = operators.Report(task_id="report")
 
+    upload >> operators.ReportRedRun(task_id="report_red_run")
     choose >> wait >> profile
     choose >> others
     [profile, *others] >> read >> plan >> write >> upload >> report

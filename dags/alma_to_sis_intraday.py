@@ -7,7 +7,7 @@ in Alma since then reaches PeopleSoft the same day. Runs only when `alma_to_sis.
 | task | when it is red |
 |---|---|
 | `open_fees`, `read_fees` | Alma is down or the day's calls are spent. What was read is kept; clear it. |
-| `plan_batches`, `held_batches`, `ask_for_approval`, `write_sfs_files`, `upload_sfs_files`, `report` | As in `alma_to_sis`. |
+| `plan_batches`, `held_batches`, `ask_for_approval`, `write_sfs_files`, `upload_sfs_files`, `report`, `report_red_run` | As in `alma_to_sis`. |
 
 Every task may be cleared and run again at any time.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`.
@@ -44,12 +44,14 @@ with DAG(
 ):
     plan = operators.PlanBatches(task_id="plan_batches")
     held = HeldBatches(task_id="held_batches")
+    upload = operators.UploadSfsFiles(task_id="upload_sfs_files")
     (
         operators.OpenFees(task_id="open_fees")
         >> operators.ReadFees(task_id="read_fees")
         >> plan
         >> operators.WriteSfsFiles(task_id="write_sfs_files")
-        >> operators.UploadSfsFiles(task_id="upload_sfs_files")
+        >> upload
         >> operators.Report(task_id="report")
     )
+    upload >> operators.ReportRedRun(task_id="report_red_run")
     plan >> held >> ask_for_approval(held)

@@ -12,6 +12,9 @@ settings name them, go the same way and show which delivered lines were loaded.
 | `post_payments` | Alma or SFTP is down, the day's calls are spent, or the first payment could not be read back. Each payment is posted or still waiting; clear it and it goes on. |
 | `archive_files` | SFTP failed (clear it), or a file was refused: the log of `take_in_payments` names every line. The other files are done. |
 | `report` | The ledger can't be reached. Clear it; it only reports. |
+| `report_red_run` | Airflow could not run it. Clear the red task; this one only reports. |
+
+`report` shows what the run has come to; where a task is red, `report_red_run` what it had come to by then.
 
 Clearing does not help where the message names a key, a login, a permission or a folder: docs/operations.md says of each
 message what has to be mended first.
@@ -51,10 +54,12 @@ with DAG(
         ),
     },
 ):
+    archive = operators.ArchiveFiles(task_id="archive_files")
     (
         operators.FindPaymentFiles(task_id="find_payment_files")
         >> operators.TakeInPayments(task_id="take_in_payments")
         >> operators.PostPayments(task_id="post_payments")
-        >> operators.ArchiveFiles(task_id="archive_files")
+        >> archive
         >> operators.Report(task_id="report")
     )
+    archive >> operators.ReportRedRun(task_id="report_red_run")

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from email import policy
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -106,6 +107,11 @@ def life(tmp_path_factory: pytest.TempPathFactory, mailbox: Mailbox) -> Iterator
             yield made
 
 
+def summary_of(life: Life, dag_id: str, run_id: str, task_id: str) -> str:
+    path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}"
+    return str(life.airflow.api("GET", path)["rendered_fields"]["summary"])
+
+
 def of_patrons(life: Life) -> set[str]:
     students = life.campus.students
     words = {word for s in students for word in (s.primary_id, s.first_name, s.last_name) if word}
@@ -116,6 +122,7 @@ def of_patrons(life: Life) -> set[str]:
 def test_a_task_that_fails_and_a_ledger_that_is_missing_are_told_once(life: Life, mailbox: Mailbox) -> None:
     run_id = life.start(OUT)
     assert life.wait(OUT, run_id) == "failed"
+    assert "No summary: There is no ledger" in summary_of(life, OUT, run_id, "report_red_run")
     # With no ledger nobody can note who was told, so the run tells it too.
     (again, why), (subject, body) = sorted(mailbox.wait(2))
     assert again == f"[{life.campus.alma.institution}] run failed: {OUT}/analytics_report"
@@ -164,6 +171,13 @@ def test_a_task_that_is_tried_again_is_told_after_its_last_try(life: Life, mailb
     assert subject.endswith(f"task failed: {BACK}/find_payment_files: Retriable")
     assert f"run {run_id}, attempt 2" in body
     assert mailbox.wait(1, timeout=3) == []
+    # The run's page shows how far it came, and once it was cleared and is well that of `report`.
+    shown = summary_of(life, BACK, run_id, "report_red_run")
+    assert "RED: a task failed" in shown
+    assert "Nothing was sent, taken in or posted." in shown
+    life.airflow.clear(BACK, run_id)
+    assert life.wait(BACK, run_id) == "success"
+    assert "RED" not in summary_of(life, BACK, run_id, "report")
 
 
 def test_what_waits_is_told_once_a_day(life: Life, mailbox: Mailbox) -> None:

@@ -23,7 +23,7 @@ from alma_hook import __main__ as command_line
 from alma_hook.airflow_names import AirflowFailException, AirflowSkipException
 from alma_hook.connections import ledger_url, outside_of_tasks
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
-from alma_hook.ledger import Ledger, instant, institutions
+from alma_hook.ledger import Ledger, alerts, instant, institutions
 from alma_hook.money import amount
 from simulator.alma_api import FULL_KEY
 from simulator.alma_http import AlmaServer
@@ -76,7 +76,7 @@ class Worker:
         returned: dict[str, Any] = {}
         skipped: set[str] = set()
         for task in dag.topological_sort():
-            if task.task_id in skipped:
+            if task.task_id in skipped or task.trigger_rule == "one_failed":
                 continue
             context: Any = {
                 "ti": SimpleNamespace(dag_id=dag_id, run_id=f"manual {self.runs}", task_id=task.task_id),
@@ -844,3 +844,30 @@ def test_a_list_of_items_confirms_what_was_delivered(
     said = caplog.text + out + err
     assert "Not seen in PeopleSoft: 0 charges (0.00)" in said
     worker.settings.write_text(text)
+
+
+def test_what_a_red_run_had_come_to_is_shown_and_no_run_ended_well_by_it(worker: Worker) -> None:
+    worker.run("alma_to_sis")
+    worker.far.load_inbound()
+    worker.far.students_pay(0.5)
+    worker.far.write_query_output()
+    worker.run("sis_to_alma", upto="take_in_payments")
+    ledger = worker.ledger()
+    with ledger.read() as tx:
+        ended = alerts.last_finished(tx, "sis_to_alma")
+
+    red = DagBag(str(DAGS)).dags["sis_to_alma"].get_task("report_red_run")
+    run = f"manual {worker.runs}"
+    red.execute(
+        {
+            "ti": SimpleNamespace(dag_id="sis_to_alma", run_id=run, task_id="report_red_run"),
+            "dag_run": SimpleNamespace(run_after=datetime.now(UTC), run_type=DagRunType.MANUAL),
+        }
+    )
+
+    assert "RED: a task failed" in red.summary
+    assert "taken in" in red.summary
+    assert "posted to Alma" not in red.summary
+    with ledger.read() as tx:
+        assert alerts.last_finished(tx, "sis_to_alma") == ended
+    ledger.close()

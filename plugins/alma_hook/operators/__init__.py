@@ -5,7 +5,7 @@ in the ledger. Heavy modules are imported when a task runs, never when a DAG fil
 """
 
 from alma_hook.operators.back import ArchiveFiles, FindPaymentFiles, PostPayments, TakeInPayments
-from alma_hook.operators.base import AS_IN_SETTINGS, CampusOperator, Report
+from alma_hook.operators.base import AS_IN_SETTINGS, CampusOperator, Report, ReportRedRun
 from alma_hook.operators.out import (
     AllUsers,
     AnalyticsReport,
@@ -32,6 +32,7 @@ __all__ = [
     "PostPayments",
     "ReadFees",
     "Report",
+    "ReportRedRun",
     "SisProfile",
     "TakeInPayments",
     "UploadSfsFiles",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseOperator
 
 from alma_hook import campus as settings
-from alma_hook.errors import Fatal, SendingStopped
+from alma_hook.errors import AlmaHookError, Fatal, SendingStopped
 from alma_hook.operators.links import HeldForApproval
 
 if TYPE_CHECKING:
@@ -258,11 +258,16 @@ class Report(CampusOperator):
     template_fields = ("summary",)
     overwrite_rtif_after_execution = True
     operator_extra_links = (HeldForApproval(),)
+    ended_well = True
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.summary = ""
         self.held = 0
+
+    def title(self, run: Run) -> str:
+        """Return what stands above the summary."""
+        return f"{run.context['ti'].dag_id}, {'live' if run.live else 'dry run: nothing was sent or posted'}"
 
     def work(self, run: Run) -> dict[str, Any]:
         """Show the summary; log the balances line, what PeopleSoft has not shown yet, and the exceptions."""
@@ -271,16 +276,14 @@ class Report(CampusOperator):
         from alma_hook.money import amount
 
         dag_id = str(run.context["ti"].dag_id)
-        if run.live:
+        if run.live and self.ended_well:
             with run.ledger.write() as tx:
                 alerts.finish_run(tx, dag_id)
         with run.ledger.read() as tx:
             done = summary.of_run(tx, dag_id, run.begun())
             items, unseen = exceptions.open_items(tx), far_items.summary(tx)
         line = done.balances
-        self.summary = summary.text(
-            done, f"{dag_id}, {'live' if run.live else 'dry run: nothing was sent or posted'}"
-        )
+        self.summary = summary.text(done, self.title(run))
         self.say(
             "Balances: Alma %s, PeopleSoft %s, explained %s, on its way %s, UNEXPLAINED %s (%d fees)",
             *(
@@ -304,3 +307,27 @@ class Report(CampusOperator):
             "exceptions": {row["kind"]: int(row["n"]) for row in done.open},
             "unseen_charges": int(unseen["charges"]),
         }
+
+
+class ReportRedRun(Report):
+    """Say what a run had come to when a task of it turned red: *Rendered Templates* of this task shows it at a glance."""
+
+    ended_well = False
+
+    def __init__(self, **kwargs: Any) -> None:
+        # A run is as red with it as without it: `report` stays undone until the red task is cleared.
+        super().__init__(trigger_rule="one_failed", **kwargs)
+
+    def title(self, run: Run) -> str:
+        """Return what stands above the summary."""
+        return f"{super().title(run)}. RED: a task failed, whose log says why; by then it had come to this"
+
+    def execute(self, context: Context) -> Any:
+        """Do the same as `report`; where the ledger is what failed, there is nothing to tell, and it is told already."""
+        try:
+            with opened(self.settings_file, context) as run:
+                return self.work(run)
+        except AlmaHookError as error:
+            self.summary = f"No summary: {error}"
+            self.log.warning("%s", self.summary)
+            return {}
