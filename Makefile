@@ -43,8 +43,8 @@ check-campus: $(READY) ## are a campus's settings, connections and files right? 
 test: $(READY) ## all tests but those of test-cluster (ARGS="-k money -x" to choose)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not cluster' $(ARGS)
 
-test-cluster: $(READY) ## a real Airflow through minutes: tasks, scheduler and database killed, alerts, approvals
-	$(BIN)/python -m pytest -m cluster $(ARGS)
+test-cluster: $(READY) ## real Airflows through minutes: tasks, scheduler and database killed, alerts, approvals
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m cluster $(ARGS)
 
 test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supported
 	$(LOWEST)/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
