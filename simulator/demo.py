@@ -62,6 +62,16 @@ paid_on = "Date Paid"
 """
 
 
+# By the ledger: what is owed in PeopleSoft on each fee, and what each student's account there comes to.
+_TOLD = "SELECT fee_id, MAX(0, charged + carried - credited - received) FROM fee_position"
+_ACCOUNTS = """
+SELECT emplid, SUM(cents) FROM (
+    SELECT emplid, CASE WHEN kind = 'charge' THEN amount ELSE -amount END AS cents FROM line WHERE state = 'sent'
+    UNION ALL SELECT emplid, -received FROM payment_now
+) GROUP BY emplid
+"""
+
+
 @dataclass
 class Told:
     """What the runs came to, from what the tasks returned."""
@@ -102,6 +112,7 @@ class Demo:
         policy: str = "",
     ) -> None:
         self.campus = campus
+        self.names_fees = carries_reference(layout)
         self.told = Told()
         self.ledger = work / "ledger.db"
         self.settings = work / "campus.toml"
@@ -243,14 +254,25 @@ class Demo:
                     )
                 )
             )
+            told = dict(ledger.execute(_TOLD))
+            accounts = dict(ledger.execute(_ACCOUNTS))
         books = self.campus.books()
-        explained = unexplained = 0
-        for fee in books.unequal.values():
-            if listed.get(fee.fee_id) == fee.difference_cents:
-                explained += fee.difference_cents
+        if self.names_fees:
+            differences = {fee.fee_id: fee.difference_cents for fee in books.unequal.values()}
+            unexplained = sum(abs(cents) for cents in books.foreign.values())
+        else:
+            # PeopleSoft does not know which fee an item is of: its books show students, and the ledger their fees.
+            differences = {
+                fee.fee_id: fee.alma_cents - told.get(fee.fee_id, 0) for fee in books.fees.values()
+            }
+            theirs = self.campus.peoplesoft.books().by_emplid
+            unexplained = sum(abs(theirs.get(one, 0) - accounts.get(one, 0)) for one in {*theirs, *accounts})
+        explained = 0
+        for fee_id, cents in differences.items():
+            if cents and listed.get(fee_id) == cents:
+                explained += cents
             else:
-                unexplained += abs(fee.difference_cents)
-        unexplained += sum(abs(cents) for cents in books.foreign.values())
+                unexplained += abs(cents)
         return Settled(
             len(books.fees), books.alma_cents, books.peoplesoft_cents, explained, unexplained, kinds
         )
@@ -348,6 +370,9 @@ def settings_text(facts: dict[str, Any], layout: str, *, schedule: str = "") -> 
         schedule=f'schedule = "{schedule}"\n' if schedule else "",
         **facts["folders"],
     )
+    if not carries_reference(layout):
+        text = text.replace('reference = "Reference Number"\n', "")
+        text = text.replace("[sis_to_alma]\n", '[sis_to_alma]\nwithout_reference = "oldest_first"\n')
     if marks_credits(layout):
         return text
     types = "".join(f'30000000000{n} = "{CREDIT_ITEM_TYPE}"\n' for n in (1, 2, 3))
@@ -356,7 +381,16 @@ def settings_text(facts: dict[str, Any], layout: str, *, schedule: str = "") -> 
 
 def marks_credits(layout: str) -> bool:
     """Whether a line of a shipped layout says of itself that it is a credit."""
-    return any(field.source == "reversal" for field in read_layout(_layout_file(layout)).detail.fields)
+    return _has_place_for("reversal", layout)
+
+
+def carries_reference(layout: str) -> bool:
+    """Whether a line of a shipped layout names its fee."""
+    return _has_place_for("reference", layout)
+
+
+def _has_place_for(source: str, layout: str) -> bool:
+    return any(field.source == source for field in read_layout(_layout_file(layout)).detail.fields)
 
 
 def _layout_file(layout: str) -> Path:

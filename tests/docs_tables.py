@@ -151,11 +151,15 @@ MEANINGS = {
     "marked, and before cents; and the sign of an amount below nought: before it, behind it, or brackets around it. See "
     "[below](#days-and-amounts).",
     "sis_to_alma.columns": "What is meant -> the query's heading; where it writes XML, PeopleSoft's name of the field. "
-    "`emplid`, `reference`, `amount` and `paid_on` are needed; `payment_id` is strongly advised: without it `complete_days` must "
-    "be true. Which of the two it is can't be changed once payments were taken in. `kind`, where not every line is a payment: "
+    "`emplid`, `amount` and `paid_on` are needed. `reference` is left out only where no line can name its fee: see "
+    "`sis_to_alma.without_reference`. `payment_id` is strongly advised: without it `complete_days` must "
+    "be true. Which of these there are can't be changed once payments were taken in. `kind`, where not every line is a payment: "
     "what `sis_to_alma.kinds` goes by. "
     'With `shape = "applied"`: `emplid`, `reference` and `applied`, and `item` (the '
     "item's number) where one reference may have several items.",
+    "sis_to_alma.without_reference": "Needed where `columns` has no `reference`: which fee a payment is for. `hold`: a person says, with "
+    "`assign`. `oldest_first`: the student's fees in the order in which they were charged, none beyond what is owed on it; "
+    "what is left waits for the next charge or a person.",
     "sis_to_alma.kinds": "What a line is, by its value in `columns.kind`: `payment`; `list`, for a person to look at; or "
     "`ignore`. A value that is not here is listed, and its line is not taken for a payment. Where every file lists all, a "
     "payment whose value is changed from `payment` to another counts as taken back.",

@@ -28,8 +28,9 @@ from alma_hook.ledger import (
     payments,
     shadow,
     story,
+    unassigned,
 )
-from alma_hook.money import amount
+from alma_hook.money import amount, cents
 
 if TYPE_CHECKING:
     from alma_hook.campus_check import Finding
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         ("release", _release, "approve a held batch as `held` shows it"),
         ("refuse", _refuse, "give a held batch up"),
         ("unconfirmed", _unconfirmed, "list the lines that PeopleSoft has not shown yet"),
+        ("assign", _assign, "say which fee a payment is for that PeopleSoft tells without one"),
         ("void", _void, "make delivered lines void that PeopleSoft never loaded"),
         (
             "mark-delivered",
@@ -127,6 +129,14 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "explain":
             sub.add_argument("fee_id")
+        if name == "assign":
+            sub.add_argument("payment", type=int, help="its number, as `exceptions` names it")
+            sub.add_argument("fee", metavar="FEE_ID")
+            sub.add_argument(
+                "--amount",
+                type=_cents,
+                help="a part of it, such as 12.50 (default: as much as is owed on the fee)",
+            )
         if name == "receivables":
             sub.add_argument(
                 "--output",
@@ -147,6 +157,13 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--reason", required=True, help="what was done, for whoever reads it later")
         sub.set_defaults(command=command)
     return parser
+
+
+def _cents(text: str) -> int:
+    try:
+        return cents(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_report_options(sub: argparse.ArgumentParser) -> None:
@@ -454,6 +471,14 @@ def _void(options: argparse.Namespace) -> None:
             settings=_settings(options).sis_to_alma.items,
         )
     print(f"{count} lines of batch {options.batch} are void; the next run works their fees out anew.")
+
+
+def _assign(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.lease("back", "command line") as lease, ledger.write(lease) as tx:
+        given = unassigned.assign(tx, options.payment, options.fee, options.amount)
+    print(f"{amount(given)} of payment {options.payment} is for fee {options.fee}; the next run posts it.")
 
 
 def _mark_delivered(options: argparse.Namespace) -> None:

@@ -36,7 +36,7 @@ SETTINGS_VARIABLE = "ALMA_HOOK_CAMPUS"
 METHODS = ("analytics_report", "sis_profile", "open_fees", "all_users")
 #: Shape of PeopleSoft's output -> the columns it needs, and those it may have.
 COLUMNS = {
-    "payments": (("emplid", "reference", "amount", "paid_on"), ("payment_id", "kind")),
+    "payments": (("emplid", "amount", "paid_on"), ("reference", "payment_id", "kind")),
     "applied": (("emplid", "reference", "applied"), ("item",)),
 }
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -293,11 +293,6 @@ class Sfs(_Section):
                 f"layout {layout.name} does not mark credits, so they would be loaded as charges: set "
                 'credits_by = "item_type", and [credit_item_types]'
             )
-        if not layout.carries_reference:
-            faults.append(
-                f"layout {layout.name} has no place for the reference to the fee, by which payments find their way "
-                "back; this version can't do without"
-            )
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -415,7 +410,21 @@ class SisToAlma(_Section):
     cumulative: bool = Field(default=False, validate_default=True)
     reversal_limit: int = Field(default=20, ge=0)
     max_drop: int = Field(default=10, ge=1, le=100)
+    without_reference: Literal["hold", "oldest_first"] | None = Field(default=None, validate_default=True)
     items: Items | None = None
+
+    @field_validator("without_reference")
+    @classmethod
+    def _each_finds_its_fee(cls, way: str | None, info: ValidationInfo) -> str | None:
+        columns = info.data.get("columns")
+        if columns is not None and way is not None and "reference" in columns:
+            raise ValueError("is of no use while columns has reference: each line names its fee")
+        if columns is not None and way is None and "reference" not in columns:
+            raise ValueError(
+                'is needed, as columns has no reference: say how a payment finds its fee, "hold" (a person says) or '
+                '"oldest_first"; or name in columns the heading under which lines name it'
+            )
+        return way
 
     @field_validator("archive_directory")
     @classmethod
@@ -505,17 +514,24 @@ class SisToAlma(_Section):
         return kind == "items" or self.shape == "applied" or self.cumulative
 
     @property
+    def names_fees(self) -> bool:
+        """Whether each line names the fee that was paid."""
+        return "reference" in self.columns
+
+    @property
     def told_apart(self) -> str:
-        """How payments are told apart, which the ledger keeps to: ``id``, ``line`` or ``applied``."""
+        """How payments are told apart, which the ledger keeps to: ``id``, ``line``, each perhaps without fees, or ``applied``."""
         if self.shape == "applied":
             return "applied"
-        return "id" if "payment_id" in self.columns else "line"
+        return (
+            f"{'id' if 'payment_id' in self.columns else 'line'}{'' if self.names_fees else ' without fee'}"
+        )
 
     @property
     def identity(self) -> str:
         """Which words of a line make it that payment and no other: read otherwise, each would be a new one."""
         columns = self.columns
-        match self.told_apart:
+        match self.told_apart.removesuffix(" without fee"):
             case "id":
                 return f"column {columns['payment_id']!r}"
             case "line":
@@ -636,6 +652,20 @@ class Campus(_Section):
             raise ValueError("; ".join(faults))
         return credits
 
+    @model_validator(mode="after")
+    def _payments_find_their_way_back(self, info: ValidationInfo) -> Campus:
+        layout = layouts.load(self.sfs.layout, self.folder)
+        if layout.carries_reference:
+            return self
+        back = self.sis_to_alma
+        asked = ["sis_to_alma.columns"] * back.names_fees + ["sis_to_alma.items"] * (back.items is not None)
+        if asked:
+            raise ValueError(
+                f"{' and '.join(asked)} ask for the reference to the fee, for which layout {layout.name} has no place: leave "
+                "them out, and say in sis_to_alma.without_reference how payments find their fee"
+            )
+        return self
+
     @property
     def archive_can_be_read(self) -> bool:
         """Whether the archive is another place than a drop box that may only be written to."""
@@ -703,7 +733,10 @@ class Campus(_Section):
     @property
     def payment_identity(self) -> str:
         """What makes a line of PeopleSoft's output one payment: the item's reference, and what tells it from others."""
-        return f"{self.sis_to_alma.identity}, references that begin with {self.sfs.reference_prefix!r}"
+        identity = self.sis_to_alma.identity
+        if not self.sis_to_alma.names_fees:
+            return identity
+        return f"{identity}, references that begin with {self.sfs.reference_prefix!r}"
 
     def fee_id_of(self, reference: str) -> str | None:
         """The fee id in a reference of ours, or ``None`` where it is not ours."""

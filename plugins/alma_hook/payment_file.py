@@ -74,7 +74,7 @@ def _require_payment(values: Mapping[str, str], campus: Campus) -> None:
 
 def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
     """Whether a refused line hides no payment: it is not ours, of nought, of another kind, or tells of one taken back."""
-    if query_output.of_others(values["reference"], campus) or _kind(values, campus) == "list":
+    if query_output.of_others(values.get("reference", ""), campus) or _kind(values, campus) == "list":
         return True
     try:
         return query_output.cents_of(values, "amount", campus.sis_to_alma.number_format) <= 0
@@ -83,7 +83,7 @@ def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
 
 
 def _key_of_refused(values: Mapping[str, str], campus: Campus) -> str | None:
-    fee_id = campus.fee_id_of(values["reference"])
+    fee_id = campus.fee_id_of(values["reference"]) if "reference" in values else ""
     payment_id = values.get("payment_id", "")
     if fee_id is None or not payment_id:
         return None
@@ -104,21 +104,24 @@ def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus
     except ValueError:
         raise LineError("paid_on", f"is not a date as {campus.sis_to_alma.date_format}") from None
     query_output.require_ids(values, "emplid")
-    fee_id = query_output.fee_of(values, campus)
+    fee_id = query_output.fee_of(values, campus) if "reference" in values else ""
     key = _key(values, f"{fee_id}\n{values['emplid']}\n{value}\n{paid_on}", fee_id, seen)
     return Payment(
         key,
         keys.external_id(campus.institution, key),
-        fee_id,
+        fee_id or None,
         values["emplid"],
         value,
         paid_on.isoformat(),
         line_no,
+        None if fee_id else key,
     )
 
 
 def _key(values: Mapping[str, str], meaning: str, fee_id: str, seen: Counter[str]) -> str:
     """What identifies a payment in PeopleSoft, made from what the line means and not from how it is written.
+
+    ``fee_id`` is empty where no line names one, and the payment is taken in as a whole.
 
     Its own id where the file carries one (a number there, so leading noughts tell nothing), together
     with the fee: one payment may settle several items. Without an id fee, EMPLID, amount and day and,

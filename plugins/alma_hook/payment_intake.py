@@ -15,7 +15,7 @@ from alma_hook.campus import Campus, Items, SisToAlma
 from alma_hook.errors import BadFile, Fault
 from alma_hook.guard import MarkPlace
 from alma_hook.item_file import ItemFile
-from alma_hook.ledger import Lease, Ledger, Row, Tx, applied, exceptions, moment, reversals
+from alma_hook.ledger import Lease, Ledger, Row, Tx, applied, exceptions, moment, reversals, unassigned
 from alma_hook.ledger import payments as entries
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.ledger.reversals import Shown
@@ -187,10 +187,14 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
                 with ledger.write(lease) as tx:
                     entries.require_shape(tx, campus.sis_to_alma.told_apart, campus.payment_identity)
                     _accept(tx, row, file.lines, campus)
+                    known, unclear = file.payments, file.unclear
+                    if not campus.sis_to_alma.names_fees:
+                        known, unclear = unassigned.as_known(tx, known, unclear)
+                    told = replace(file, payments=known, unclear=unclear)
                     reversals.observe(
-                        tx, row, _shown(tx, row, file, campus), campus.sis_to_alma.reversal_limit
+                        tx, row, _shown(tx, row, told, campus), campus.sis_to_alma.reversal_limit
                     )
-                    _take_in_file(tx, row, file, campus, counts)
+                    _take_in_file(tx, row, told, campus, counts, file.lines)
         except BadFile as error:
             _refuse_file(ledger, lease, row, error)
             counts.files_refused += 1
@@ -315,7 +319,7 @@ def _subject(payment_key: str) -> str:
 
 
 def _take_in_file(
-    tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus, counts: TakeInCounts
+    tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus, counts: TakeInCounts, lines: int
 ) -> None:
     known = entries.known(tx, [p.payment_key for p in file.payments])
     by_key: dict[str, list[entries.Payment]] = {}
@@ -371,7 +375,7 @@ def _take_in_file(
         [_subject(key) for key in lower if not reversals.seen_once(tx, key)],
         "the amount is the known one again, or stands as taken back",
     )
-    _taken(tx, row, file.lines, len(new), len(file.refused), counts)
+    _taken(tx, row, lines, len(new), len(file.refused), counts)
     _older(tx, row, unheard, counts)
 
 

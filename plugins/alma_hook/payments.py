@@ -30,7 +30,7 @@ from alma_hook.errors import (
     UserNotFound,
 )
 from alma_hook.guard import MarkPlace
-from alma_hook.ledger import Lease, Ledger, Row, applied, exceptions, fees, moment, reversals
+from alma_hook.ledger import Lease, Ledger, Row, applied, exceptions, fees, moment, reversals, unassigned
 from alma_hook.ledger import payments as entries
 from alma_hook.remote import RemoteFolder
 
@@ -86,6 +86,8 @@ def post(
     Raises ``SendingStopped`` when the ledger's ``marks`` are not its own, or when the first payment ever can't be read back.
     """
     with ledger.write(lease) as tx:
+        if campus.sis_to_alma.without_reference == "oldest_first":
+            unassigned.assign_oldest_first(tx)
         reversals.route(tx)
         waiting = entries.to_post(tx)
     notes.note_payments(ledger, lease, archive, campus.sfs.archive_directory, marks)
@@ -146,7 +148,10 @@ class _Poster:
     def account(self, account: str | None, payments: Sequence[Row]) -> None:
         """Post one account's payments, from one reading of its fees."""
         if account is None:
-            self.list_all(payments, exceptions.NOT_CHARGED)
+            for row in payments:
+                self._list(
+                    row, exceptions.NO_FEE if row["reported_fee_id"] is None else exceptions.NOT_CHARGED
+                )
             return
         payments = [row for row in payments if not self._held(row)]
         if not payments:

@@ -141,7 +141,6 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[sfs]", "[brake]\napproval_hours = 0\n[sfs]", "brake.approval_hours", "must be 1 or more"),
         ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms.0.term", "must be up to 4 letters or digits"),
         ("[sfs]", '[sfs]\nlayout = "uta_csv"', "sfs", "does not mark credits"),
-        ("[sfs]", '[sfs]\nlayout = "cornell_lib02"\ncredits_by = "item_type"', "sfs", "no place for the reference"),
         ("[sfs]", '[sfs]\nlayout = "humboldt_csv"', "sfs", "does not mark credits"),
         (
             '[sfs]\nbusiness_unit = "CAMPS"', '[sfs]\nlayout = "uta_csv"\ncredits_by = "item_type"',

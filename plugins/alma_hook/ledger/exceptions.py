@@ -26,6 +26,7 @@ class Listed:
 LEFT_OUT = "left out: "
 
 NOT_CHARGED = "no such fee was charged"
+NO_FEE = "payment without a fee"
 OTHER_EMPLID = "payment by another EMPLID than was charged"
 SETTLED = "fee already settled in Alma"
 OVERPAID = "paid more than Alma's balance"

@@ -17,15 +17,20 @@ IDENTITY = "payments told apart by"
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """One payment as PeopleSoft reported it; ``amount`` in cents, more than nought."""
+    """One payment as PeopleSoft reported it; ``amount`` in cents, more than nought.
+
+    ``whole``: the key of the payment that this is a part of, where its line names no fee, see ``unassigned``; then
+    ``fee_id`` is ``None`` for what belongs to none yet.
+    """
 
     payment_key: str
     external_id: str
-    fee_id: str
+    fee_id: str | None
     emplid: str
     amount: int
     paid_on: str
     line_no: int
+    whole: str | None = None
 
 
 def keep_file(
@@ -226,8 +231,8 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     tx.run("UPDATE institution SET last_payment = last_payment + :n WHERE institution = :i", n=len(found))
     tx.many(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to) VALUES (:i, :payment_key, :no, :external_id, "
-        ":fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id)",
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole) VALUES (:i, :payment_key, :no, "
+        ":external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id, :whole)",
         [
             {
                 "no": number,
@@ -297,8 +302,23 @@ def found_posted(tx: Tx, payment: Row, value: int) -> bool:
     return True
 
 
-#: Where else a payment's key stands.
-_BY_KEY = (("reversal", "payment_key"), ("reversal", "covered_by"), ("exception_item", "payment_key"))
+# Where a payment's key stands.
+_BY_KEY = (
+    ("payment", "payment_key"),
+    ("reversal", "payment_key"),
+    ("reversal", "covered_by"),
+    ("exception_item", "payment_key"),
+)
+
+
+def rename(tx: Tx, before: str, after: str) -> None:
+    """Let a payment have another key, wherever it stands."""
+    for table, column in _BY_KEY:
+        tx.run(
+            f"UPDATE {table} SET {column} = :after WHERE institution = :i AND {column} = :before",
+            after=after,
+            before=before,
+        )
 
 
 def adopt(
@@ -320,25 +340,20 @@ def adopt(
     for payment in found:
         if payment.external_id in lost:
             tx.run(
-                "UPDATE payment SET payment_key = :key, emplid = :emplid, paid_on = :paid_on, file_name = :file, "
-                "file_sha256 = :sha, line_no = :line, "
+                "UPDATE payment SET emplid = :emplid, paid_on = :paid_on, file_name = :file, "
+                "file_sha256 = :sha, line_no = :line, whole = :whole, "
                 "amount = CASE WHEN posted > :amount THEN posted ELSE CAST(:amount AS BIGINT) END "
                 "WHERE institution = :i AND external_id = :external",
-                key=payment.payment_key,
                 emplid=payment.emplid,
                 amount=payment.amount,
                 paid_on=payment.paid_on,
                 file=file_name,
                 sha=file_sha256,
                 line=payment.line_no,
+                whole=payment.whole,
                 external=payment.external_id,
             )
-            for table, column in _BY_KEY:
-                tx.run(
-                    f"UPDATE {table} SET {column} = :key WHERE institution = :i AND {column} = :lost",
-                    key=payment.payment_key,
-                    lost=f"{reversals.LOST}{payment.external_id}",
-                )
+            rename(tx, f"{reversals.LOST}{payment.external_id}", payment.payment_key)
     sql = "SELECT * FROM payment WHERE institution = :i AND state = 'posted' AND amount > posted AND external_id"
     return [payment for payment in found if payment.external_id not in lost], in_list(tx, sql, sorted(lost))
 
