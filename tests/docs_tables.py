@@ -157,7 +157,8 @@ MEANINGS = {
     "what `sis_to_alma.kinds` goes by. "
     'With `shape = "applied"`: `emplid`, `reference` and `applied`, and `item` (the '
     "item's number) where one reference may have several items.",
-    "sis_to_alma.without_reference": "Needed where `columns` has no `reference`: which fee a payment is for. `hold`: a person says, with "
+    "sis_to_alma.without_reference": "Needed where `columns` has no `reference`: which fee a payment is for. `hold`: a person "
+    "says, with "
     "`assign`. `oldest_first`: the student's fees in the order in which they were charged, none beyond what is owed on it; "
     "what is left waits for the next charge or a person.",
     "sis_to_alma.kinds": "What a line is, by its value in `columns.kind`: `payment`; `list`, for a person to look at; or "

@@ -487,21 +487,12 @@ def _mark_delivered(options: argparse.Namespace) -> None:
     with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
         given_up = options.batch in _batches_in(tx, "cancelled")
         if given_up:
-            _deliver_after_all(tx, options.batch)
+            batches.deliver_after_all(tx, options.batch)
         else:
             _require_unconfirmed(tx, options.batch)
             batches.deliver(tx, options.batch, "unconfirmed")
     after = " after all; the next run credits what was sent again since" if given_up else ""
     print(f"Batch {options.batch} counts as delivered{after}.")
-
-
-def _deliver_after_all(tx: Tx, batch_id: str) -> None:
-    try:
-        batches.deliver_after_all(tx, batch_id)
-    except LookupError:
-        raise Fatal(
-            f"Batch {batch_id} was never sent: it was given up before its upload began, and its fees were worked out anew."
-        ) from None
 
 
 def _mark_not_delivered(options: argparse.Namespace) -> None:

@@ -93,6 +93,8 @@ class Position:
     taken_back: bool = False
     #: PeopleSoft has told of a payment on it that waits to be posted.
     paid: bool = False
+    #: A charge of it that was given up was paid in PeopleSoft all the same.
+    given_up_and_paid: bool = False
     #: The library that it is owed to, when Alma made it, its user's group: where they are known.
     owner: str = ""
     made_at: str | None = None
@@ -144,6 +146,8 @@ def hold(position: Position, campus: Campus, day: date) -> str | None:
     if p.sent is None and p.paid and p.due() > 0:
         # Its item is in PeopleSoft then, whatever the ledger says: it would be charged twice.
         return "paid in PeopleSoft and never charged"
+    if p.given_up_and_paid and p.due() > 0:
+        return "paid in PeopleSoft after its charge was given up"
     if p.type == CREDIT_TYPE:
         return CREDIT
     # With something open under another EMPLID the fee is no new one: that is listed below.
@@ -373,6 +377,7 @@ def plan(
         carried = reversals.carried_lines(tx)
         # What dry runs take in was paid on charges of the present process.
         paid = payments.fees_paid(tx) if live else frozenset()
+        given_up_and_paid = items.given_up_and_paid(tx)
         refuse_foreign(
             own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
         )
@@ -398,6 +403,7 @@ def plan(
                 above=row["fee_id"] in above,
                 taken_back=row["emplid"] in emplids or row["user_id"] in accounts,
                 paid=row["fee_id"] in paid,
+                given_up_and_paid=row["fee_id"] in given_up_and_paid,
             )
             considered.append(position)
             users[row["fee_id"]] = row["user_id"]

@@ -137,7 +137,7 @@ def judge_all(tx: Tx, days: int) -> Judged:
         listed += [_unseen(line, fee_id, row["as_of"]) for line in verdict.overdue]
         if verdict.seen is None:
             differing.append((row, verdict))
-    voided = items.voided(tx, [row["fee_id"] for row, _ in differing])
+    otherwise = items.ever_sent_otherwise(tx, [row["fee_id"] for row, _ in differing])
     for row, verdict in differing:
         where = f"{row['file_name']}" if row["present"] else "no longer in the list of items"
         without = [
@@ -147,8 +147,10 @@ def judge_all(tx: Tx, days: int) -> Judged:
         ]
         if without:
             where += f"; it would fit without line {' or '.join(without)}"
-        if row["fee_id"] in voided:
-            where += f"; was a line loaded that was made void ({', '.join(voided[row['fee_id']])})?"
+        if row["fee_id"] in otherwise:
+            where += (
+                f"; was a line loaded that was given up or made void ({', '.join(otherwise[row['fee_id']])})?"
+            )
         listed.append(items.differing(row["fee_id"], int(row["amount"]), verdict.told, where))
     items.confirm(tx, seen)
     _list_only(
@@ -230,6 +232,7 @@ def require_not_loaded(tx: Tx, batch_id: str) -> None:
     rows = batches.lines(tx, batch_id)
     positions, lines, paid = _of_fees(tx, rows)
     since = batches.batch(tx, batch_id)["created_at"]
+    otherwise = items.ever_sent_otherwise(tx, list(lines))
     faults = []
     for row in rows:
         fee_id = row["item_fee"]
@@ -237,14 +240,10 @@ def require_not_loaded(tx: Tx, batch_id: str) -> None:
         position = positions.get(fee_id)
         if why is None and position is not None and not row["credit_item"] and position["as_of"] is not None:
             why = _taken_in(row, position, lines[fee_id], _verdict(position, lines[fee_id], days=0))
-            if (
-                why is None
-                and len(lines[fee_id]) == 1
-                and position["present"]
-                and int(position["amount"]) > 0
-            ):
-                # Nothing else of ours can have made it, whatever somebody has changed about it since.
-                why = f"{position['file_name']} has an item of it, of another amount"
+            if why is None and position["present"] and int(position["amount"]) > 0:
+                # Nothing else of ours can have made it then, whatever somebody has changed about it since.
+                alone = len(lines[fee_id]) == 1 and fee_id not in otherwise
+                why = f"{position['file_name']} has an item of it, of another amount" if alone else None
         if why is not None:
             faults.append(_fault(row, why))
     if faults:

@@ -17,6 +17,7 @@ import csv
 import io
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html.parser import HTMLParser
 
@@ -62,9 +63,12 @@ def holds_rows(content: bytes) -> bool:
 
     The name and the number of rows may stand above the headings: so a third row, or one in XML.
     """
-    if b"<" not in content[:4]:
-        return content.count(b"\n") >= 3
-    return len(_ROW_END.findall(content)) >= 3 or b"</row>" in content
+    start = content.removeprefix(codecs.BOM_UTF8).lstrip()
+    if start.startswith(b"<"):
+        return len(_ROW_END.findall(start)) >= 3 or b"</row>" in start
+    with suppress(csv.Error):
+        return sum(any(row) for row in csv.reader(io.StringIO(start.decode("latin-1"), newline=""))) > 3
+    return False
 
 
 def bad(faults: Sequence[Fault]) -> BadFile:

@@ -30,6 +30,7 @@ from tests.unit.test_confirmations import (
     void,
     with_items,
 )
+from tests.unit.test_guard import copied, put_back, repaired
 from tests.unit.test_inbound_files import resolve
 from tests.unit.test_reversals import cumulative
 
@@ -279,6 +280,191 @@ def test_a_batch_given_up_wrongly_is_said_to_be_delivered_after_all_and_what_was
     assert broken.far.alma.fee(first.id).balance_cents == 0
     assert broken.exceptions() == {}
     assert say("mark-delivered", "000001") == 1
+
+
+def given_up(bridge: Bridge, *cents: int) -> list[Fee]:
+    """Someone gave a batch up that PeopleSoft has loaded; nothing was sent again yet."""
+    found = fees(bridge, *cents)
+    breaks_off(bridge)
+    bridge.far.clock.advance(hours=6)
+    assert say("mark-not-delivered", "000001") == 0
+    return found
+
+
+def goes_round(bridge: Bridge) -> None:
+    for _ in range(4):
+        night(bridge)
+        see(bridge, days=0.3)
+        wholly_told(bridge)
+
+
+def test_what_was_charged_to_another_emplid_since_is_not_evened_out_by_a_credit(
+    broken: Bridge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would copy the newest charge, and the old EMPLID would owe for ever."""
+    (fee,) = given_up(broken, 5000)
+    broken.far.peoplesoft.emplids.add("922019999")
+    broken.far.alma.rekey_user(broken.far.students[0].primary_id, "922019999")
+    wholly_told(broken)
+
+    assert say("mark-delivered", "000001") == 1
+
+    assert f"line 1 (fee {fee.id})" in capsys.readouterr().err
+    broken.far.peoplesoft.reverse_group(broken.far.peoplesoft.loads[0].group_id)
+    goes_round(broken)
+    owed = {emplid: cents for emplid, cents in broken.far.peoplesoft.books().by_emplid.items() if cents}
+    assert owed == {"922019999": 5000}
+
+
+def test_a_batch_is_not_said_to_be_delivered_while_its_fees_are_under_way_again(
+    broken: Bridge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (fee,) = given_up(broken, 5000)
+    broken.far.clock.advance(seconds=60)
+    broken.far.refresh_analytics()
+    with broken.working("out") as (ledger, lease):
+        for _, work in broken.tasks_out("analytics_report")[:4]:
+            work(ledger, lease)
+    assert lines(broken) == ["1/1 dropped", "2/1 pending"]
+
+    assert say("mark-delivered", "000001") == 1
+
+    assert "under way again in batch 000002" in capsys.readouterr().err
+    with broken.working("out") as (ledger, lease):
+        broken.upload(ledger, lease)
+    load(broken)
+    assert say("mark-delivered", "000001") == 0
+    goes_round(broken)
+    assert charged(broken, fee) == (10000, 5000)
+    assert broken.books().fees[fee.id].difference_cents == 0
+
+
+def test_a_raise_that_was_given_up_wrongly_and_paid_is_not_charged_again(broken: Bridge) -> None:
+    (fee,) = fees(broken, 5000)
+    wholly_told(broken)
+    broken.far.alma.raise_fee(fee.id, 1000)
+    breaks_off(broken)
+    broken.far.clock.advance(hours=6)
+    assert say("mark-not-delivered", "000002") == 0
+    broken.far.peoplesoft.pay(f"ALMA{fee.id}", None)
+    night(broken)
+
+    wholly_told(broken)
+
+    assert charged(broken, fee) == (6000, 0)
+    assert broken.exceptions()[f"fee {fee.id}"] == "paid in PeopleSoft after its charge was given up"
+    assert say("mark-delivered", "000002") == 0
+    goes_round(broken)
+    assert charged(broken, fee) == (6000, 0)
+    assert (broken.books().fees[fee.id].difference_cents, broken.exceptions()) == (0, {})
+
+
+def test_a_list_from_before_a_batch_is_no_newer_because_an_earlier_one_got_its_word_late(
+    broken: Bridge,
+) -> None:
+    (first,), other = fees(broken, 5000), broken.far.students[1]
+    breaks_off(broken)
+    late = broken.far.alma.add_fee(other, 4000, type="OVERDUEFINE")
+    tell(broken)
+    load(broken)
+    broken.far.clock.advance(hours=6)
+    assert say("mark-delivered", "000001") == 0
+    broken.far.clock.advance(days=4)
+    leave(broken, "of_before", (broken.far.students[0].primary_id, first.id, "50.00"))
+    broken.sis_to_alma()
+    assert NOT_SEEN in listed(broken)
+
+    with pytest.raises(Fatal, match="nothing that was delivered with it or since"):
+        void(broken, "000002", 1)
+
+    assert charged(broken, late) == (4000, 0)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_repair_knows_that_a_batch_was_delivered_after_all(broken: Bridge, noted: bool) -> None:
+    """By this ledger's word while the archive tells the old one, and by the archive's on a copy from before."""
+    first, second = given_up_wrongly(broken, 5000, 3000)
+    copy = copied(broken)
+    assert say("mark-delivered", "000001") == 0
+    if noted:
+        wholly_told(broken)
+        put_back(broken, copy)
+
+    repaired(broken)
+
+    goes_round(broken)
+    assert (charged(broken, first), charged(broken, second)) == ((5000, 0), (6000, 3000))
+    assert broken.books().unequal == {}
+
+
+def test_a_word_on_an_older_copy_stands_when_that_is_repaired(broken: Bridge) -> None:
+    first, second = given_up_wrongly(broken, 5000, 3000)
+    copy = copied(broken)
+    broken.far.alma.add_fee(broken.far.students[2], 700, type="OVERDUEFINE")
+    wholly_told(broken)
+    put_back(broken, copy)
+    assert say("mark-delivered", "000001") == 0
+
+    repaired(broken)
+
+    goes_round(broken)
+    assert (charged(broken, first), charged(broken, second)) == ((5000, 0), (6000, 3000))
+    assert broken.books().unequal == {}
+
+
+def test_after_a_repair_a_batch_that_was_given_up_wrongly_can_be_said_to_be_delivered(broken: Bridge) -> None:
+    """The copy is from before its upload; what became of it the archive tells."""
+    (fee,) = fees(broken, 5000)
+    broken.far.clock.advance(seconds=60)
+    broken.far.refresh_analytics()
+    with broken.working("out") as (ledger, lease):
+        for _, work in broken.tasks_out("analytics_report")[:4]:
+            work(ledger, lease)
+    copy = copied(broken)
+    breaks_off(broken)
+    broken.far.clock.advance(hours=6)
+    given_up = [row.split()[0][0] for row in lines(broken) if "pending" in row]
+    assert say("mark-not-delivered", f"00000{given_up[0]}") == 0
+    wholly_told(broken)
+    assert charged(broken, fee) == (10000, 0)
+    put_back(broken, copy)
+    repaired(broken)
+
+    assert say("mark-delivered", f"00000{given_up[0]}") == 0
+
+    goes_round(broken)
+    assert charged(broken, fee) == (10000, 5000)
+
+
+def test_that_an_item_stands_does_not_show_a_second_charge_where_a_first_was_given_up(
+    broken: Bridge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (fee,) = given_up(broken, 5000)
+    broken.far.alma.waive_at_desk(fee.id, 2000)
+    raised_and_lost(broken, fee, 500)
+    see(broken, days=0.3)
+    assert "given up or made void (000001/1)" in details(broken)
+
+    assert say("mark-not-delivered", "000002") == 0, capsys.readouterr().err
+
+
+def test_no_mark_of_a_whole_file_follows_a_batch_that_is_said_to_be_delivered_after_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def settings(text: str) -> str:
+        return text.replace(
+            "[sfs]\n", '[sfs]\nmode = "direct"\nfixed_name = "lib_{kind}.dat"\ndone_file = "{file}.done"\n'
+        )
+
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=settings)
+    monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    (fee,) = given_up(bridge, 5000)
+    bridge.far.alma.waive_at_desk(fee.id, 5000)
+    assert say("mark-delivered", "000001") == 0
+
+    tell(bridge)
+
+    assert [file.name for file in bridge.far.path("/sfs/inbound").glob("*.done")] == ["lib_credits.dat.done"]
 
 
 def test_a_batch_that_was_never_sent_is_not_delivered_after_all(

@@ -6,15 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alma_hook.errors import LeaseTaken, LedgerError
+from alma_hook.errors import Fatal, LeaseTaken, LedgerError
 from alma_hook.ledger import exceptions, fees
 from alma_hook.ledger.store import Row, Tx, in_list
 
 #: States in which a live batch still has to be worked on, in their order.
 UNFINISHED = ("planned", "written", "uploading", "uploaded", "renaming")
 
-# What the ledger's events tell of a batch that the archive told of.
+# What the ledger's events tell of a batch that the archive told of, and of one that was given up wrongly.
 _RESTORED = "restored from the archive"
+_AFTER_ALL = "delivered after all"
+
+#: Of a line ``l`` that was given up: its batch was in doubt, or stands in the archive, so PeopleSoft may have it.
+MAY_BE_LOADED = (
+    "EXISTS (SELECT 1 FROM event e WHERE e.institution = l.institution AND e.subject = 'batch ' || l.batch_id "
+    f"AND e.what IN ('unconfirmed', '{_RESTORED}'))"
+)
 
 #: States in which nothing of a batch stands in the archive yet.
 _UNSENT = ("planned", "written", "held", "released")
@@ -296,25 +303,55 @@ def deliver(tx: Tx, batch_id: str, before: str) -> None:
 def deliver_after_all(tx: Tx, batch_id: str) -> None:
     """Let a batch count that was given up wrongly: PeopleSoft has it. What was sent again since is then credited.
 
-    Raises ``LookupError`` for one that no upload was begun for: PeopleSoft can't have it.
+    Raises ``Fatal`` for one that PeopleSoft can't have, while a fee of it is under way again, and where the credit of what
+    was sent again would not meet what this batch has charged.
     """
-    left = tx.one(
-        "SELECT 1 FROM batch b JOIN event e ON e.institution = b.institution AND e.subject = 'batch ' || b.batch_id "
-        "AND e.what IN ('unconfirmed', :restored) WHERE b.institution = :i AND b.batch_id = :b "
-        "AND b.state = 'cancelled' LIMIT 1",
-        b=batch_id,
-        restored=_RESTORED,
+    if not _was_sent(tx, batch_id):
+        raise Fatal(
+            f"Batch {batch_id} was never sent: it was given up before its upload began, and its fees were worked out anew."
+        )
+    ours = lines(tx, batch_id)
+    fee_ids = sorted({line["fee_id"] for line in ours})
+    since = in_list(
+        tx,
+        "SELECT l.fee_id, l.kind, l.emplid, l.item_type, l.state, b.batch_id, b.state AS batch_state FROM line l "
+        "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id WHERE l.institution = :i "
+        "AND l.state IN ('sent', 'pending') AND l.fee_id",
+        fee_ids,
     )
-    if left is None:
-        raise LookupError(f"batch {batch_id} was never sent")
-    fee_ids = [line["fee_id"] for line in lines(tx, batch_id)]
+    under_way = sorted({line["batch_id"] for line in since if line["batch_state"] in UNFINISHED})
+    if under_way:
+        raise Fatal(
+            f"Fees of batch {batch_id} are under way again in batch {', '.join(under_way)}; say it again after that run."
+        )
+    now = {line["fee_id"]: (line["emplid"], line["item_type"]) for line in since if line["kind"] == "charge"}
+    moved = [
+        f"line {line['line_no']} (fee {line['fee_id']})"
+        for line in ours
+        if line["kind"] == "charge"
+        and now.get(line["fee_id"], (line["emplid"], line["item_type"]))
+        != (line["emplid"], line["item_type"])
+    ]
+    if moved:
+        raise Fatal(
+            f"Since batch {batch_id} was given up, fees of it were charged to another EMPLID or item type: "
+            f"{', '.join(moved)}. A credit would reach the new one and not the old. Let the business office reverse the "
+            "group that it loaded from this file; then it is rightly given up."
+        )
     deliver(tx, batch_id, "cancelled")
     tx.run(
         "UPDATE line SET state = 'sent' WHERE institution = :i AND batch_id = :b AND state = 'dropped'",
         b=batch_id,
     )
+    done_file_put(tx, batch_id)
+    tx.event(f"batch {batch_id}", _AFTER_ALL)
     # A fee that is held, or settled in Alma meanwhile, may be looked at by nothing else.
-    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), "delivered after all")
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), _AFTER_ALL)
+
+
+def _was_sent(tx: Tx, batch_id: str) -> bool:
+    sql = f"SELECT 1 FROM line l WHERE l.institution = :i AND l.batch_id = :b AND l.state = 'dropped' AND {MAY_BE_LOADED} LIMIT 1"
+    return bool(tx.one(sql, b=batch_id))
 
 
 def drop(tx: Tx, batch_id: str, before: str) -> None:
@@ -354,8 +391,13 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void:
     if held is not None:
         same = [(row["fee_id"], row["kind"], int(row["amount"])) for row in lines(tx, batch_id)]
         ended = held["state"] in ("delivered", "cancelled")
+        # A person may have said since that it was given up wrongly: here, or where the archive is from.
+        said = (held["state"], state) == ("delivered", "cancelled") and _said_after_all(tx, batch_id)
+        if (held["state"], state) == ("cancelled", "delivered") and _was_sent(tx, batch_id):
+            deliver_after_all(tx, batch_id)
+            said = True
         if same != [(row["fee_id"], row["kind"], int(row["amount"])) for row in of] or (
-            ended and state not in (held["state"], "unconfirmed")
+            ended and not said and state not in (held["state"], "unconfirmed")
         ):
             raise LedgerError(
                 f"Batch {batch_id} in the archive is not this ledger's: two ledgers have been at work. Nothing was "
@@ -366,6 +408,7 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void:
             {"delivered": deliver, "cancelled": drop, "unconfirmed": _park}[state](
                 tx, batch_id, held["state"]
             )
+            tx.event(f"batch {batch_id}", _RESTORED, state)
         _void(tx, batch_id, of, void)
         return False
     tx.many(
@@ -413,6 +456,11 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void:
     if state == "unconfirmed":
         _list_unconfirmed(tx, batch_id)
     return True
+
+
+def _said_after_all(tx: Tx, batch_id: str) -> bool:
+    sql = "SELECT COUNT(*) FROM event WHERE institution = :i AND subject = :s AND what = :what"
+    return bool(tx.one(sql, s=f"batch {batch_id}", what=_AFTER_ALL))
 
 
 def _void(tx: Tx, batch_id: str, of: Sequence[Row], numbers: frozenset[int]) -> None:

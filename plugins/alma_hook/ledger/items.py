@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from alma_hook.ledger import exceptions, fees
+from alma_hook.ledger.batches import MAY_BE_LOADED
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.ledger.reversals import EARLIER
 from alma_hook.ledger.store import Row, Tx, in_list
@@ -146,7 +147,7 @@ def seen_since(tx: Tx, batch_id: str) -> bool:
     """Whether the newest complete list shows a line that was delivered with a batch or after it.
 
     A list that does was surely written after that, whatever time its file bears; if the item came to another amount
-    before.
+    before. A batch of a lower number may have been loaded before, however late a person said that it was delivered.
     """
     return bool(
         tx.one(
@@ -154,24 +155,15 @@ def seen_since(tx: Tx, batch_id: str) -> bool:
             "AND p.present = 1 AND p.seen_at = c.written_at AND p.amount = p.told "
             "JOIN line l ON l.institution = p.institution AND l.item_fee = p.fee_id AND l.state = 'sent' "
             "AND l.confirmed_at IS NOT NULL JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
-            "WHERE c.institution = :i AND b.delivered_at >= :at AND p.amount <> "
+            "WHERE c.institution = :i AND b.delivered_at >= :at AND b.batch_id >= :b AND p.amount <> "
             "(SELECT COALESCE(SUM(CASE WHEN m.kind = 'charge' THEN m.amount ELSE -m.amount END), 0) FROM line m "
             "JOIN batch d ON d.institution = m.institution AND d.batch_id = m.batch_id WHERE m.institution = p.institution "
-            "AND m.item_fee = p.fee_id AND m.state = 'sent' AND m.credit_item = 0 AND d.delivered_at < :at) LIMIT 1",
+            "AND m.item_fee = p.fee_id AND m.state = 'sent' AND m.credit_item = 0 "
+            "AND (d.delivered_at < :at OR d.batch_id < :b)) LIMIT 1",
+            b=batch_id,
             at=tx.one("SELECT delivered_at FROM batch WHERE institution = :i AND batch_id = :b", b=batch_id),
         )
     )
-
-
-def voided(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[str]]:
-    """Return the void lines about these fees' items as ``batch/line``."""
-    sql = (
-        "SELECT item_fee, batch_id, line_no FROM line WHERE institution = :i AND state = 'void' AND item_fee"
-    )
-    found: dict[str, list[str]] = {}
-    for row in in_list(tx, sql, fee_ids):
-        found.setdefault(row["item_fee"], []).append(f"{row['batch_id']}/{row['line_no']}")
-    return found
 
 
 def confirm(tx: Tx, seen: Sequence[tuple[Sent, str]]) -> None:
@@ -269,6 +261,38 @@ def paid(tx: Tx, fee_ids: Sequence[str]) -> dict[str, Paid]:
         found[row["reported_fee_id"]] = Paid(
             before.cents + int(row["stands"]), max(before.heard_at, row["taken_at"])
         )
+    return found
+
+
+def given_up_and_paid(tx: Tx) -> frozenset[str]:
+    """Return the fees of this run's readings with a charge that was given up, and that a later payment shows as loaded.
+
+    So much was paid on the item as its other charges and that one come to.
+    """
+    rows = tx.rows(
+        "SELECT DISTINCT l.fee_id FROM line l JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+        "JOIN reading r ON r.institution = l.institution AND r.fee_id = l.fee_id "
+        "WHERE l.institution = :i AND r.run_id = :run AND l.state = 'dropped' AND l.kind = 'charge' "
+        f"AND {MAY_BE_LOADED} AND l.amount + (SELECT COALESCE(SUM(c.amount), 0) FROM line c "
+        "WHERE c.institution = l.institution AND c.item_fee = l.item_fee AND c.state = 'sent' AND c.kind = 'charge') "
+        "<= (SELECT COALESCE(SUM(p.stands), 0) FROM payment_now p WHERE p.institution = l.institution "
+        # One that a person has settled is none of this fee's.
+        f"AND p.reported_fee_id = l.item_fee AND p.state NOT IN ('{EARLIER}', 'settled')) AND EXISTS (SELECT 1 FROM payment p "
+        "WHERE p.institution = l.institution AND p.fee_id = l.item_fee AND p.taken_at > b.created_at)",
+        run=tx.run_id,
+    )
+    return frozenset(row["fee_id"] for row in rows)
+
+
+def ever_sent_otherwise(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[str]]:
+    """Return, by fee of the item, lines that count no more and may be loaded all the same, as ``batch/line``."""
+    sql = (
+        "SELECT l.item_fee, l.batch_id, l.line_no FROM line l WHERE l.institution = :i AND (l.state = 'void' "
+        f"OR (l.state = 'dropped' AND {MAY_BE_LOADED})) AND l.item_fee"
+    )
+    found: dict[str, list[str]] = {}
+    for row in in_list(tx, sql, fee_ids):
+        found.setdefault(row["item_fee"], []).append(f"{row['batch_id']}/{row['line_no']}")
     return found
 
 
