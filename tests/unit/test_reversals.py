@@ -1020,3 +1020,28 @@ def test_an_older_file_that_comes_late_takes_nothing_off_the_list(tmp_path: Path
     leave(bridge, "TWO.csv", row("10.00"), at=older)
     bridge.sis_to_alma()
     assert kinds(bridge) == ["payment with another amount"]
+
+
+def test_one_cent_too_much_is_listed(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    pay(small, fee, 1001)
+    night(small)
+
+    assert applied(fee) == [[1000]]
+    assert [cents for _, cents, _ in listed(small, OVERPAID)] == [1]
+
+
+def test_a_payment_of_unclear_outcome_that_was_taken_back_is_listed_with_its_amount(small: Bridge) -> None:
+    """What may lie in Alma is all of it, whatever PeopleSoft has left of it."""
+    (fee,) = charged(small, 1000)
+    payment = pay(small, fee)
+    small.far.faults.add_http("drop_after", method="POST")
+    small.far.write_query_output()
+    small.sis_to_alma()
+    small.far.peoplesoft.bounce(payment.payment_id)
+    for minutes in (1, 2):
+        small.far.clock.advance(seconds=60 * minutes)
+        small.far.write_query_output(bounced="omit")
+        small.sis_to_alma()
+
+    assert [cents for _, cents, _ in listed(small, "outcome of the posting unclear")] == [1000]
