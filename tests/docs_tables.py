@@ -16,7 +16,7 @@ import annotated_types
 from pydantic import AfterValidator, BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
 
-from alma_hook import analytics, campus, charge_file, charges, layouts, money
+from alma_hook import analytics, campus, charge_file, charges, layouts, money, packet
 from alma_hook.ledger.batches import Line
 
 ROOT = Path(__file__).parents[1]
@@ -292,27 +292,6 @@ def settings_table(keys: frozenset[str] | None = None) -> str:
 
 # -- layouts ------------------------------------------------------------------------------------------
 
-FROM = {
-    "literal": "fixed",
-    "blank": "nothing",
-    "line_count": "number of lines in the file",
-    "control_total": "sum of the lines' amounts",
-    "origin_id": "`sfs.origin_id`",
-    "business_unit": "`sfs.business_unit`",
-    "currency": "`currency`",
-    "file_date": "the day the file was planned",
-    "emplid": "Alma user, by `emplid.source`",
-    "item_type": "Alma fee type, by `item_types`",
-    "amount": "what the formula says is due, never negative",
-    "reversal": "the line's kind, by `sfs.credits_by`",
-    "term": "the day, by `terms`; else blank",
-    "effective_date": "the day the line was planned",
-    "due_date": "the day, by `first_charges`; else blank",
-    "account_type": "`sfs.account_type`",
-    "reference": "`sfs.reference_prefix` + Alma fee id",
-    "description": "Alma fee type, by `descriptions`",
-}
-
 EXAMPLE_DAY = date(2026, 11, 21)
 EXAMPLE = Line(
     fee_id="1389888970001234",
@@ -342,49 +321,15 @@ def layout_tables(names: Sequence[str]) -> str:
     parts = []
     for name in names:
         layout = layouts.load(name)
-        end = {"lf": "LF", "crlf": "CR LF"}[layout.line_end]
         parts.append(
-            f"**`{name}`**: {layout.title}. {layout.encoding.upper()}, lines end with {end}. {layout.status} "
+            f"**`{name}`**: {layout.title}. {layout.encoding.upper()}, lines end with {packet.line_end(layout)}. {layout.status} "
             f"Source: {layout.source}"
         )
         lines = example_file(layout)
-        for (title, record), line in zip(layout.records.items(), lines, strict=True):
-            length = f"{record.width} columns" if record.width else "ends with its last field"
-            cells = (
-                [line[(f.at or 1) - 1 : f.end] for f in record.fields]
-                if layout.fixed
-                else line.split(layout.delimiter)
-            )
-            rows = [
-                (
-                    f.label,
-                    f"{f.at}-{f.end}" if layout.fixed else f"{place}",
-                    FROM[f.source] + _more(f),
-                    shown(cell),
-                )
-                for place, (f, cell) in enumerate(zip(record.fields, cells, strict=True), 1)
-            ]
-            kind = {"header": "Header", "detail": "Line", "trailer": "Trailer"}[title]
-            heading = (f"{kind} ({length})", "columns") if layout.fixed else (f"{kind} (delimited)", "value")
-            parts.append(table((*heading, "from", "example"), rows))
+        for record in packet.records(layout, lines):
+            rows = [(name, place, source, shown(example)) for name, place, source, example in record.rows]
+            parts.append(table((record.title, record.place, "from", "example"), rows))
     return "\n\n".join(parts)
-
-
-def _more(f: layouts.FieldLayout) -> str:
-    """Say what else a field does than its source tells."""
-    told = [f"as {f.format}"] if f.format else []
-    if f.source == "reversal":
-        marks = [f"`{mark}`" if mark else "blank" for mark in (f.charge, f.credit)]
-        told.append(f"{marks[0]} in a charge, {marks[1]} in a credit that reverses it")
-    if f.only is not None:
-        told.append(f"in a file of {f.only} only")
-    if f.negative == "credits":
-        told.append(
-            "negative in a file of credits" if f.source == "control_total" else "negative in a credit"
-        )
-    if f.decimals == "implied":
-        told.append("in cents, without a point")
-    return "".join(f", {text}" for text in told)
 
 
 FIELD_KEYS = {

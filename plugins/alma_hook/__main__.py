@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         ),
         ("check", _check, "say what is late, missing, waiting or old; exit status 1 if anything is"),
         ("check-campus", _check_campus, "check settings, connections and files, and show what would be sent"),
+        ("packet", _packet, "write a page for the business office: files, query, cases, what to agree on"),
         ("held", _held, "show the batches that wait for approval"),
         ("release", _release, "approve a held batch as `held` shows it"),
         ("refuse", _refuse, "give a held batch up"),
@@ -137,6 +138,8 @@ def _parser() -> argparse.ArgumentParser:
                 type=_cents,
                 help="a part of it, such as 12.50 (default: as much as is owed on the fee)",
             )
+        if name == "packet":
+            sub.add_argument("--output", type=Path, metavar="FILE", required=True, help="a new HTML file")
         if name == "receivables":
             sub.add_argument(
                 "--output",
@@ -271,6 +274,18 @@ def _receivables(options: argparse.Namespace) -> None:
     with ledger.read() as tx:
         count, cents = receivables.write(tx, options.output)
     print(f"{count} fees, {amount(cents)}, as of the last readings: {options.output}")
+
+
+def _packet(options: argparse.Namespace) -> None:
+    """Made from the settings alone: it needs no ledger and no connection."""
+    from alma_hook import packet
+
+    settings = _settings(options)
+    try:
+        packet.write(settings, options.output, settings.today(datetime.now(UTC)))
+    except FileExistsError:
+        raise Fatal(f"{options.output} is there already; name a new file.") from None
+    print(f"{options.output}: open it in a browser, print it, and go through it with the business office.")
 
 
 def _resolve(options: argparse.Namespace) -> None:
