@@ -113,7 +113,6 @@ def page(campus: Campus, layout: layouts.Layout, day: date) -> str:
         loader=FileSystemLoader(include("packet.html").parent),
         autoescape=True,
         undefined=StrictUndefined,
-        trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["code"] = _code
