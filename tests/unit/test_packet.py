@@ -137,6 +137,7 @@ def test_a_campus_of_its_own_kind_in_each_way_has_a_page(tmp_path: Path) -> None
     _, page = made(tmp_path, of(odd))
     told = text_of(page)
 
+    assert not re.search(r"[a-z][.][A-Z]", told), "sentences stand apart"
     for said in (
         "fees_charges.dat",
         "300000000009",
