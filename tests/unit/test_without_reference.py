@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from alma_hook import __main__ as command_line
-from alma_hook import campus
+from alma_hook import campus, keys
 from alma_hook.errors import SendingStopped, SettingsError
-from alma_hook.ledger import Ledger, exceptions, payments
+from alma_hook.ledger import Ledger, exceptions, payments, unassigned
 from alma_hook.repair import repair
 from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
@@ -255,6 +255,25 @@ def test_what_is_taken_back_is_taken_off_the_last_parts_and_listed(make: Make) -
     assert (item["amount"], item["fee_id"]) == (300, second.id)
 
 
+def test_a_part_that_is_taken_back_as_a_whole_is_noticed_in_files_of_some_days_too(make: Make) -> None:
+    bridge = make(lambda text: without(text, "oldest_first", more=""))
+    _, second = charged(bridge, 1000, 500)
+    paid = pays(bridge, 1500)
+    night(bridge)
+    bridge.far.peoplesoft.bounce(paid, 500)
+    for _ in range(2):
+        night(bridge)
+
+    assert "payment taken back in PeopleSoft" in kinds(bridge)
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        taken = [
+            item for item in exceptions.open_items(tx) if item["kind"] == "payment taken back in PeopleSoft"
+        ]
+    ledger.close()
+    assert [(item["amount"], item["fee_id"]) for item in taken] == [(500, second.id)]
+
+
 def test_a_line_that_can_not_be_read_hides_the_parts_of_its_payment(make: Make) -> None:
     bridge = make(oldest)
     first, second = charged(bridge, 1000, 500)
@@ -307,6 +326,25 @@ def test_after_a_repair_each_part_is_known_by_alma_s_word(
         night(bridge)
     assert applied(first, second) == [[1000], [200, 300]]
     equal(bridge)
+
+
+def test_after_a_repair_a_second_part_is_known_though_the_first_was_never_posted(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=oldest)
+    (fee,) = charged(bridge, 1000)
+    second = keys.external_id(bridge.campus.institution, f"id:17:{fee.id}/2")
+    told = payments.Payment(
+        "id:17:", "", None, bridge.far.students[0].primary_id, 1300, "2026-11-23", 2, "id:17:"
+    )
+    ledger = bridge.ledger("repair")
+    with ledger.write() as tx:
+        payments.restore(tx, fee.id, fee.id, second, 300, None)
+        parts, _ = unassigned.as_known(tx, [told], frozenset())
+    ledger.close()
+
+    assert [(part.external_id, part.fee_id, part.amount) for part in parts] == [
+        (second, fee.id, 300),
+        ("", None, 1000),
+    ]
 
 
 # -- settings --------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ from alma_hook.money import amount as text_of
 
 # A payment is given to one fee no more often than this: each time the fee was raised meanwhile.
 _MOST = 1000
+# And mostly a few times.
+_LOOKED_FOR = 25
 
 
 def as_known(
@@ -55,8 +57,8 @@ def _shared(payment: Payment, parts: Sequence[Row]) -> list[Payment]:
         # More than all of them is told of the last one.
         cents = left if row is parts[-1] else min(left, int(row["amount"]))
         left -= cents
-        if cents:
-            found.append(_part(payment, row["payment_key"], row["external_id"], row["fee_id"], cents))
+        # Of nought, too: so much is left of that part.
+        found.append(_part(payment, row["payment_key"], row["external_id"], row["fee_id"], cents))
     return found
 
 
@@ -82,11 +84,12 @@ def _known_to_alma(tx: Tx) -> dict[str, dict[str, Row]]:
 def _found_again(tx: Tx, payment: Payment, lost: dict[str, Row]) -> list[Payment]:
     found, left = [], payment.amount
     for fee_id in {row["fee_id"]: None for row in lost.values()}:
-        for key in _keys(payment.payment_key, fee_id):
+        # Not all of them need be posted.
+        for key in islice(_keys(payment.payment_key, fee_id), _LOOKED_FOR):
             external_id = keys.external_id(tx.institution, key)
             row = lost.get(external_id)
             if row is None:
-                break
+                continue
             cents = min(left, int(row["amount"]))
             left -= cents
             if cents:
