@@ -1,5 +1,9 @@
 """What lies elsewhere in the oldest Airflow that is supported."""
 
+from inspect import signature
+
+from airflow.models.dagrun import DagRun
+
 try:
     from airflow.dag_processing.dagbag import DagBag
     from airflow.serialization.serialized_objects import DagSerialization
@@ -11,4 +15,7 @@ try:
 except ImportError:  # Airflow 3.1
     from airflow.exceptions import ParamValidationError
 
-__all__ = ["DagBag", "DagSerialization", "ParamValidationError"]
+__all__ = ["NAMES_WHAT_FAILED", "DagBag", "DagSerialization", "ParamValidationError"]
+
+#: Whether the callback of a run is told which task made it fail.
+NAMES_WHAT_FAILED = "relevant_ti" in signature(DagRun.produce_dag_callback).parameters

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +116,7 @@ def when_run_fails(settings_file: Path) -> Callable[[Context], None]:
     def told(context: Context) -> None:
         run = context["dag_run"]
         # Airflow names the task that made the run fail, where it is still in the DAG.
-        task_id = getattr(context.get("ti"), "task_id", "")
+        task_id = getattr(context.get("ti"), "task_id", "") if _names_what_failed() else ""
         where = f"DAG {run.dag_id}, {f'task {task_id}, ' if task_id else ''}run {run.run_id}"
         place, address = f"{run.dag_id}/{task_id}", page(run.dag_id, run.run_id, task_id)
         killed = (
@@ -137,6 +138,13 @@ def when_run_fails(settings_file: Path) -> Callable[[Context], None]:
         )
 
     return told
+
+
+def _names_what_failed() -> bool:
+    """Whether the task in a run's callback is the one that failed; older Airflows name any that ended."""
+    from airflow.models.dagrun import DagRun
+
+    return "relevant_ti" in signature(DagRun.produce_dag_callback).parameters
 
 
 def _tell(
