@@ -492,9 +492,14 @@ class AirflowHome:
     def answer(
         self, dag_id: str, run_id: str, task_id: str, option: str, params: Mapping[str, Any] | None = None
     ) -> None:
-        """Answer a task that waits for a person, as the admin would in the UI."""
+        """Answer a task that waits for a person, as the admin would in the UI: the form sends all that it shows."""
         path = f"{_run(dag_id, run_id)}/taskInstances/{quote(task_id)}/-1/hitlDetails"
-        self.api("PATCH", path, {"chosen_options": [option], "params_input": dict(params or {})})
+        shown = self.api("GET", path).get("params") or {}
+        filled = {
+            name: value["value"] if isinstance(value, dict) and "value" in value else value
+            for name, value in shown.items()
+        }
+        self.api("PATCH", path, {"chosen_options": [option], "params_input": {**filled, **(params or {})}})
 
 
 class AirflowRefusedError(AirflowHomeError):

@@ -18,4 +18,7 @@ except ImportError:  # Airflow 3.1
 __all__ = ["NAMES_WHAT_FAILED", "DagBag", "DagSerialization", "ParamValidationError"]
 
 #: Whether the callback of a run is told which task made it fail.
-NAMES_WHAT_FAILED = "relevant_ti" in signature(DagRun.produce_dag_callback).parameters
+NAMES_WHAT_FAILED = (
+    hasattr(DagRun, "produce_dag_callback")
+    and "relevant_ti" in signature(DagRun.produce_dag_callback).parameters
+)

@@ -131,12 +131,14 @@ def _parser() -> argparse.ArgumentParser:
         if name == "explain":
             sub.add_argument("fee_id")
         if name == "assign":
-            sub.add_argument("payment", type=int, help="its number, as `exceptions` names it")
+            sub.add_argument(
+                "payment", type=int, help="its number, as `exceptions` names it; the next run posts it"
+            )
             sub.add_argument("fee", metavar="FEE_ID")
             sub.add_argument(
                 "--amount",
                 type=_cents,
-                help="a part of it, such as 12.50 (default: as much as is owed on the fee)",
+                help="a part of it, such as 12.50 (default: as much as is owed on the fee); the rest waits on",
             )
         if name == "packet":
             sub.add_argument("--output", type=Path, metavar="FILE", required=True, help="a new HTML file")

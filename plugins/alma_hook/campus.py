@@ -20,6 +20,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    Strict,
     StringConstraints,
     ValidationError,
     ValidationInfo,
@@ -41,6 +42,10 @@ COLUMNS = {
 }
 WEEKDAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 Method = Literal["analytics_report", "sis_profile", "open_fees", "all_users"]
+
+
+# pydantic would take "yes", and 1, for it too.
+TrueOrFalse = Annotated[bool, Strict()]
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,7 @@ class AlmaToSis(_Section):
     export_pattern: Text = "*.xml,*.zip,*.tar.gz"
     look_back_hours: int = Field(default=24, ge=1)
     export_wait_minutes: int | None = Field(default=None, ge=5)
-    fee_transactions: bool = False
+    fee_transactions: TrueOrFalse = False
     sweep_weekday: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun", "never"] = "sun"
     reserve_calls: int = Field(default=2_000, ge=0)
     credits: Literal["list", "ignore"] = "list"
@@ -375,7 +380,7 @@ class Items(_Section):
 
     pattern: Text
     columns: Mapping[Literal["emplid", "reference", "amount", "balance"], Text]
-    complete: bool = False
+    complete: TrueOrFalse = False
     confirm_days: int = Field(default=3, ge=1)
 
     @field_validator("columns")
@@ -401,13 +406,13 @@ class SisToAlma(_Section):
     delimiter: Annotated[str, AfterValidator(Shape(r"(?s:.)", "one character"))] = ","
     date_format: Annotated[Text, AfterValidator(_date_format)] = "%m/%d/%Y"
     number_format: NumberFormat = PLAIN
-    complete_days: bool = False
+    complete_days: TrueOrFalse = False
     columns: Mapping[str, Text]
     kinds: Mapping[Text, Literal["payment", "list", "ignore"]] = Field(default={}, validate_default=True)
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
     comment: Text = "Paid in PeopleSoft Student Financials"
     quiet_minutes: int = Field(default=10, ge=2)
-    cumulative: bool = Field(default=False, validate_default=True)
+    cumulative: TrueOrFalse = Field(default=False, validate_default=True)
     reversal_limit: int = Field(default=20, ge=0)
     max_drop: int = Field(default=10, ge=1, le=100)
     without_reference: Literal["hold", "oldest_first"] | None = Field(default=None, validate_default=True)
@@ -599,7 +604,7 @@ class Campus(_Section):
     institution: Annotated[str, AfterValidator(Shape(r"[0-9A-Za-z_]{3,40}", "3 to 40 letters, digits or _"))]
     timezone: Zone = "America/Los_Angeles"
     currency: Annotated[str, AfterValidator(Shape(r"[A-Z]{3}", "3 capital letters, such as USD"))] = "USD"
-    live: bool = False
+    live: TrueOrFalse = False
     connections: Connections = Connections()
     alma_to_sis: AlmaToSis
     emplid: Emplid = Emplid()

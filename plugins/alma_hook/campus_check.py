@@ -261,7 +261,12 @@ def of_ledger(ledger: Ledger, campus: Campus) -> Iterator[Finding]:
     if opened is not None:
         yield Finding(about, f"the ledger is open since {str(opened)[:10]}")
     else:
-        yield Finding(about, "the ledger is not open yet, which is right for dry runs", wrong=campus.live)
+        so = (
+            "and live = true: run `python -m alma_hook open --begin-clean`"
+            if campus.live
+            else "which is right for dry runs"
+        )
+        yield Finding(about, f"the ledger is not open yet, {so}", wrong=campus.live)
 
 
 def previews(tx: Tx, campus: Campus, layout: Layout) -> Iterator[str]:

@@ -167,9 +167,12 @@ def _missing(tx: Tx, campus: Campus) -> list[Alert]:
         (NOTHING_SENT, a.delivered_hours, alerts.last_delivery(tx), "alma_to_sis",
          "Nothing was delivered to PeopleSoft", "Look at the last runs: were fees found, is `live` on, is a batch held?"),
     )  # fmt: skip
+    # None ever: then since the books were opened.
+    opened = institutions.opened_at(tx)
+    since = [(*check[:2], check[2] or opened, *check[3:]) for check in checks]
     return [
         Alert(cause, dag_id, f"{what} since {_day(last, campus)}, {hours} hours or more.", do, dag_id)
-        for cause, hours, last, dag_id, what, do in checks
+        for cause, hours, last, dag_id, what, do in since
         if hours is not None and last is not None and last <= instant(moment(tx.now) - timedelta(hours=hours))
     ]
 

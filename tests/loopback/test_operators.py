@@ -311,10 +311,12 @@ def test_a_late_export_is_waited_for_until_it_is_whole(worker: Worker) -> None:
     folder = worker.far.path(worker.far.folders.sis_export)
     end = datetime.now(UTC) - timedelta(minutes=5)
 
-    def there(run_type: str = "scheduled", *, ago: timedelta = timedelta(0)) -> bool:
+    def there(
+        run_type: str = "scheduled", *, ago: timedelta = timedelta(0), began: datetime | None = None
+    ) -> bool:
         task = DagBag(str(DAGS)).dags["alma_to_sis"].get_task("wait_for_export")
         context: Any = {
-            "dag_run": SimpleNamespace(run_type=DagRunType(run_type)),
+            "dag_run": SimpleNamespace(run_type=DagRunType(run_type), start_date=began),
             "data_interval_start": end - timedelta(hours=12) - ago,
             "data_interval_end": end - ago,
         }
@@ -322,12 +324,14 @@ def test_a_late_export_is_waited_for_until_it_is_whole(worker: Worker) -> None:
 
     worker.far.write_sis_export()
     (old,) = folder.iterdir()
-    before = (end - timedelta(hours=13)).timestamp()
+    before = (end - timedelta(hours=60)).timestamp()
     os.utime(old, (before, before))
     assert not there()
     assert there("manual")
     assert there("backfill")
     assert there(ago=timedelta(hours=24))
+    # One that began in time is not well because the time is over: Airflow ends it then, and it is red.
+    assert not there(ago=timedelta(hours=24), began=end - timedelta(hours=24))
     whole = old.read_bytes()
     growing = folder / "USERS_late.xml"
     growing.write_bytes(whole[:-20])

@@ -337,3 +337,9 @@ def test_the_shortest_settings_have_twelve_answers_at_most() -> None:
         return sum(map(answers, value.values())) if isinstance(value, dict) else 1
 
     assert answers(tomllib.loads(SHORTEST)) <= 12
+
+
+@pytest.mark.parametrize("value", ['"yes"', "1", '"true"'])
+def test_whether_a_campus_is_live_is_said_without_quotes(tmp_path: Path, value: str) -> None:
+    """What may move money is taken for no more than it says."""
+    assert faults(tmp_path, f"live = {value}\n{SHORTEST}")["live"] == "must be true or false, without quotes"

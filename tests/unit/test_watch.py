@@ -36,12 +36,21 @@ def bridge(make_bridge: MakeBridge, ledger_url: str) -> Bridge:
 
 
 def told(bridge: Bridge, lying: Collection[str] = ()) -> dict[str, str]:
-    """What lasts now: cause and subject -> text; not that a DAG has never run, which most of these tests let none."""
+    """What lasts now: cause and subject -> text; not what never was yet, which most of these tests let be."""
     with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        last = {
+            watch.NO_PAYMENTS: alerts.last_payment_file(tx),
+            watch.NO_EXPORT: alerts.last_export(tx),
+            watch.NOTHING_SENT: alerts.last_delivery(tx),
+        }
         return {
             f"{each.cause}: {each.subject}": each.text
             for each in watch.conditions(tx, bridge.campus, lying)
-            if each.cause != watch.LATE or alerts.last_finished(tx, each.subject)
+            if (
+                alerts.last_finished(tx, each.subject)
+                if each.cause == watch.LATE
+                else last.get(each.cause, True)
+            )
         }
 
 
@@ -52,8 +61,27 @@ def finished(bridge: Bridge, *dag_ids: str) -> None:
 
 
 def never_run(bridge: Bridge) -> list[str]:
+    return [each for each in all_of(bridge) if each.startswith(watch.LATE)]
+
+
+def all_of(bridge: Bridge) -> list[str]:
     with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
         return [f"{each.cause}: {each.subject}" for each in watch.conditions(tx, bridge.campus, ())]
+
+
+def test_what_never_came_since_the_books_were_opened_is_missed(bridge: Bridge) -> None:
+    def missed(hours: float) -> list[str]:
+        bridge.far.clock.set(MORNING + timedelta(hours=hours))
+        return [each for each in all_of(bridge) if not each.startswith(watch.LATE)]
+
+    assert missed(29) == []
+    assert missed(31) == ["nothing delivered: alma_to_sis"]
+    assert missed(41) == ["no payment file: sis_to_alma", "nothing delivered: alma_to_sis"]
+    assert missed(51) == [
+        "no payment file: sis_to_alma",
+        "no export of Alma's: alma_to_sis",
+        "nothing delivered: alma_to_sis",
+    ]
 
 
 def test_a_campus_is_late_that_never_ran_since_its_books_were_opened(bridge: Bridge) -> None:

@@ -158,7 +158,7 @@ def test_what_is_not_owed_is_given_to_nobody(make: Make, capsys: pytest.CaptureF
         (("assign", waiting, others.id), "owes nothing on fee"),
         (("assign", waiting, fee.id, "--amount", "10.01"), "10.00 is owed"),
         (("assign", waiting, fee.id, "--amount", "0"), "can't be for fee"),
-        (("assign", "99", fee.id), "none that waits"),
+        (("assign", "99", fee.id), "does not wait"),
     ):
         assert say(*words) == 1
         assert said in capsys.readouterr().err

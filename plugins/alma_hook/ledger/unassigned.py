@@ -133,7 +133,7 @@ def assign(tx: Tx, payment_no: int, fee_id: str, cents: int | None) -> int:
     """
     row = next((row for row in _waiting(tx) if int(row["payment_no"]) == payment_no), None)
     if row is None:
-        raise Fatal(f"Payment {payment_no} is none that waits for a fee; `exceptions` names those that do.")
+        raise Fatal(f"Payment {payment_no} does not wait for a fee; `exceptions` names those that do.")
     owed = _owed(tx, [row["emplid"]])[row["emplid"]].get(fee_id, 0)
     wanted = min(int(row["stands"]), owed) if cents is None else cents
     if owed <= 0:

@@ -128,13 +128,14 @@ def when_run_fails(settings_file: Path) -> Callable[[Context], None]:
             "known, nor whether this was told before."
         )
         todo = "What to do: clear the red task; it goes on where it stopped, and sends nothing twice."
+        todo_blindly = "What to do: bring the ledger's database up. Then clear the red task."
         _tell(
             settings_file,
             Message(DIED, place, (where, "", killed, "", todo, f"Run: {address}")),
             context,
             f"{run.dag_id}/{run.run_id}",
             unless_since=run.start_date,
-            blindly=Message(RUN_FAILED, place, (where, "", unknown, "", f"Run: {address}")),
+            blindly=Message(RUN_FAILED, place, (where, "", unknown, "", todo_blindly, f"Run: {address}")),
         )
 
     return told
@@ -144,7 +145,8 @@ def _names_what_failed() -> bool:
     """Whether the task in a run's callback is the one that failed; older Airflows name any that ended."""
     from airflow.models.dagrun import DagRun
 
-    return "relevant_ti" in signature(DagRun.produce_dag_callback).parameters
+    made = getattr(DagRun, "produce_dag_callback", None)
+    return made is not None and "relevant_ti" in signature(made).parameters
 
 
 def _tell(
