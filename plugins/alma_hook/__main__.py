@@ -584,8 +584,13 @@ def _batches_in(tx: Tx, state: str) -> list[str]:
 
 def _require_unconfirmed(tx: Tx, batch_id: str) -> None:
     waiting = _batches_in(tx, "unconfirmed")
-    if batch_id not in waiting:
-        raise Fatal(f"Batch {batch_id} is not unconfirmed; those are: {', '.join(waiting) or 'none'}.")
+    if batch_id in waiting:
+        return
+    try:
+        state = f"is {batches.batch(tx, batch_id)['state']}, not unconfirmed"
+    except LookupError:
+        state = "is none (a number has six digits, as its file's name shows)"
+    raise Fatal(f"Batch {batch_id} {state}; those are: {', '.join(waiting) or 'none'}.")
 
 
 if __name__ == "__main__":

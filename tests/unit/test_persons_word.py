@@ -613,3 +613,16 @@ def test_a_list_from_before_is_no_newer_because_an_item_comes_to_the_same_again(
         void(small, "000002")
 
     assert charged(small, late) == (5000, 0)
+
+
+def test_what_a_batch_is_that_is_not_in_doubt_is_said(
+    broken: Bridge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fees(broken, 5000)
+    wholly_told(broken)
+
+    assert (say("mark-delivered", "000001"), say("mark-not-delivered", "1")) == (1, 1)
+
+    told = capsys.readouterr().err
+    assert "Batch 000001 is delivered, not unconfirmed; those are: none" in told
+    assert "Batch 1 is none (a number has six digits" in told
