@@ -502,7 +502,7 @@ def _mark_delivered(options: argparse.Namespace) -> None:
     ledger = _ledger(options)
     ledger.check()
     with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
-        given_up = options.batch in _batches_in(tx, "cancelled")
+        given_up = _state_of(tx, options.batch) == "cancelled"
         if given_up:
             batches.deliver_after_all(tx, options.batch)
         else:
@@ -578,19 +578,22 @@ def _rebind(options: argparse.Namespace) -> None:
     print("The next run takes what it meets for the right one.")
 
 
-def _batches_in(tx: Tx, state: str) -> list[str]:
-    return [row["batch_id"] for row in batches.in_states(tx, state)]
+def _state_of(tx: Tx, batch_id: str) -> str | None:
+    try:
+        return str(batches.batch(tx, batch_id)["state"])
+    except LookupError:
+        return None
 
 
 def _require_unconfirmed(tx: Tx, batch_id: str) -> None:
-    waiting = _batches_in(tx, "unconfirmed")
-    if batch_id in waiting:
+    state = _state_of(tx, batch_id)
+    if state == "unconfirmed":
         return
-    try:
-        state = f"is {batches.batch(tx, batch_id)['state']}, not unconfirmed"
-    except LookupError:
-        state = "is none (a number has six digits, as its file's name shows)"
-    raise Fatal(f"Batch {batch_id} {state}; those are: {', '.join(waiting) or 'none'}.")
+    waiting = ", ".join(row["batch_id"] for row in batches.in_states(tx, "unconfirmed")) or "none"
+    said = (
+        f"{state}, not unconfirmed" if state else "none (a number has six digits, as its file's name shows)"
+    )
+    raise Fatal(f"Batch {batch_id} is {said}; those are: {waiting}.")
 
 
 if __name__ == "__main__":

@@ -302,6 +302,10 @@ class Sfs(_Section):
             raise ValueError("; ".join(faults))
         return self
 
+    def name_of(self, kind: str, day: date) -> str:
+        """The name of a day's file of a kind; its ``{sequence}`` is told when it gets its number."""
+        return self.file_name.replace("{kind}", kind).replace("{date}", f"{day:%Y%m%d}")
+
     def sent_as(self, kind: str) -> str | None:
         """The fixed name of a file of a kind, ``None`` where each has a name of its own."""
         return None if self.fixed_name is None else self.fixed_name.replace("{kind}", kind)
@@ -526,17 +530,19 @@ class SisToAlma(_Section):
     @property
     def told_apart(self) -> str:
         """How payments are told apart, which the ledger keeps to: ``id``, ``line``, each perhaps without fees, or ``applied``."""
+        return self._told_by if self.names_fees else f"{self._told_by} without fee"
+
+    @property
+    def _told_by(self) -> str:
         if self.shape == "applied":
             return "applied"
-        return (
-            f"{'id' if 'payment_id' in self.columns else 'line'}{'' if self.names_fees else ' without fee'}"
-        )
+        return "id" if "payment_id" in self.columns else "line"
 
     @property
     def identity(self) -> str:
         """Which words of a line make it that payment and no other: read otherwise, each would be a new one."""
         columns = self.columns
-        match self.told_apart.removesuffix(" without fee"):
+        match self._told_by:
             case "id":
                 return f"column {columns['payment_id']!r}"
             case "line":
@@ -658,7 +664,7 @@ class Campus(_Section):
         return credits
 
     @model_validator(mode="after")
-    def _payments_find_their_way_back(self, info: ValidationInfo) -> Campus:
+    def _payments_find_their_way_back(self) -> Campus:
         layout = layouts.load(self.sfs.layout, self.folder)
         if layout.carries_reference:
             return self

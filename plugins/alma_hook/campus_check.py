@@ -286,7 +286,4 @@ def _masked(row: Row, lines: Sequence[Row], campus: Campus, layout: Layout) -> I
     frame["emplid"] = ["#" * len(emplid) for emplid in frame["emplid"]]
     control = charges.control(row, campus)
     shown = charge_file.write(layout, control, frame).decode(layout.encoding).splitlines()
-    width = max(map(len, shown), default=0)
-    yield "".join(f"{tens * 10:>10}" for tens in range(1, width // 10 + 1))
-    yield "".join(str(column % 10) for column in range(1, width + 1))
-    yield from shown
+    yield from charge_file.under_ruler(shown)

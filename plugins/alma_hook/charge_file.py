@@ -93,6 +93,14 @@ def _quoted(layout: Layout, f: FieldLayout, values: list[str]) -> list[str]:
     ] if f.is_text else values  # fmt: skip
 
 
+def under_ruler(lines: Sequence[str]) -> Iterator[str]:
+    """Yield the numbers of the columns, in two lines, and these lines below them."""
+    width = max(map(len, lines), default=0)
+    yield "".join(f"{tens * 10:>10}" for tens in range(1, width // 10 + 1))
+    yield "".join(str(column % 10) for column in range(1, width + 1))
+    yield from lines
+
+
 def misfits(layout: Layout, lines: pd.DataFrame) -> dict[str, str]:
     """Return, by fee id, what of its line does not fit the layout; empty when everything does."""
     return _misfits(layout, lines, [_texts_of(f, lines, None) for f in layout.detail.fields])

@@ -431,9 +431,7 @@ def plan(
             held += misfits
             place = batches.Target(
                 layout=layout.name,
-                file_name=campus.sfs.file_name.replace("{kind}", f"{kind}s").replace(
-                    "{date}", day.strftime("%Y%m%d")
-                ),
+                file_name=campus.sfs.name_of(f"{kind}s", day),
                 file_date=day.isoformat(),
                 host=target,
                 directory=campus.sfs.directory,

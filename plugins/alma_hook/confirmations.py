@@ -214,7 +214,7 @@ def void(
             rows = [row for row in rows if row["line_no"] == line_no]
         if not rows:
             raise Fatal(f"Batch {batch_id} has no such line, or all of it is void already.")
-        faults = _faults(tx, rows, rejected, settings)
+        faults = _faults(tx, batch_id, rows, rejected, settings)
         if faults:
             raise Fatal("\n".join(["Nothing was made void:", *(f"  {fault}" for fault in faults)]))
         evidence = "rejected, by PeopleSoft's office" if rejected else "not seen in PeopleSoft's items"
@@ -265,16 +265,18 @@ def _of_batch(tx: Tx, batch_id: str) -> tuple[str, list[Row]]:
         raise Fatal(f"There is no batch {batch_id}.") from None
 
 
-def _faults(tx: Tx, rows: Sequence[Row], rejected: bool, settings: Items | None) -> list[Fault]:
-    """Return why lines can't be made void, at most one reason a line."""
+def _faults(
+    tx: Tx, batch_id: str, rows: Sequence[Row], rejected: bool, settings: Items | None
+) -> list[Fault]:
+    """Return why lines of a batch can't be made void, at most one reason a line."""
     positions, lines, paid = _of_fees(tx, rows)
+    since = batches.batch(tx, batch_id)["created_at"]
     faults = []
     for row in rows:
         fee_id = row["item_fee"]
         if row["state"] != "sent":
             faults.append(_fault(row, f"is {row['state']}"))
             continue
-        since = batches.batch(tx, row["batch_id"])["created_at"]
         why = _standing(row, positions[fee_id], lines[fee_id], paid.get(fee_id, Paid()), since)
         if why is None and settings is not None:
             why = _seen(tx, row, positions[fee_id], lines[fee_id], settings.confirm_days, rejected)

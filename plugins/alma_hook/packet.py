@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -117,14 +117,17 @@ def page(campus: Campus, layout: layouts.Layout, day: date) -> str:
     )
     environment.filters["code"] = _code
     environment.filters["amount"] = amount
-    charge = _example(campus, layout, day)
-    back = {"kind": "credit", "amount": 400}
-    credit = [
-        _line(campus, charge, item_type=campus.credit_item_type(charge.item_type) or charge.item_type, **back)
-    ]
+    charge = _example(campus, day)
+    credit = replace(
+        charge,
+        kind="credit",
+        amount=400,
+        item_type=campus.credit_item_type(charge.item_type) or charge.item_type,
+        credit_item=int(campus.sfs.credits_by == "item_type"),
+    )
     files = {
-        "charges": _file(campus, layout, "charges", [charge, _line(campus, charge, amount=2500)], day),
-        "credits": _file(campus, layout, "credits", credit, day),
+        "charges": _file(campus, layout, "charges", [charge, replace(charge, amount=2500)], day),
+        "credits": _file(campus, layout, "credits", [credit], day),
     }
     return environment.get_template("packet.html").render(
         campus=campus,
@@ -133,10 +136,7 @@ def page(campus: Campus, layout: layouts.Layout, day: date) -> str:
         records=list(records(layout, _one_of_each(files["charges"], layout))),
         files={kind: _under_ruler(lines, layout) for kind, lines in files.items()},
         names={
-            kind: campus.sfs.sent_as(kind)
-            or campus.sfs.file_name.replace("{kind}", kind)
-            .replace("{sequence}", "000012")
-            .replace("{date}", f"{day:%Y%m%d}")
+            kind: campus.sfs.sent_as(kind) or campus.sfs.name_of(kind, day).replace("{sequence}", "000012")
             for kind in files
         },
         item_types=list(_item_types(campus)),
@@ -160,7 +160,7 @@ def _code(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 it is escaped
 
 
-def _example(campus: Campus, layout: layouts.Layout, day: date) -> Line:
+def _example(campus: Campus, day: date) -> Line:
     fee_type, item_type = next(iter(campus.item_types.items()))
     return Line(
         fee_id=_FEE,
@@ -178,12 +178,6 @@ def _example(campus: Campus, layout: layouts.Layout, day: date) -> Line:
     )
 
 
-def _line(campus: Campus, like: Line, **other: object) -> Line:
-    values = {name: getattr(like, name) for name in Line.__slots__}
-    credit_item = int(other.get("kind") == "credit" and campus.sfs.credits_by == "item_type")
-    return Line(**{**values, "credit_item": credit_item, **other})
-
-
 def _file(campus: Campus, layout: layouts.Layout, kind: str, lines: Sequence[Line], day: date) -> list[str]:
     total = sum(line.amount for line in lines)
     control = charge_file.Control(
@@ -199,12 +193,7 @@ def _one_of_each(lines: Sequence[str], layout: layouts.Layout) -> list[str]:
 
 
 def _under_ruler(lines: Sequence[str], layout: layouts.Layout) -> str:
-    if not layout.fixed:
-        return "\n".join(lines)
-    width = max(map(len, lines))
-    tens = "".join(f"{ten * 10:>10}" for ten in range(1, width // 10 + 1))
-    ones = "".join(str(column % 10) for column in range(1, width + 1))
-    return "\n".join([tens, ones, *lines])
+    return "\n".join(charge_file.under_ruler(lines) if layout.fixed else lines)
 
 
 def _item_types(campus: Campus) -> Iterator[tuple[str, str, str, str, str]]:

@@ -54,11 +54,13 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bridge:
     return bridge
 
 
-def breaks_off(bridge: Bridge) -> None:
-    """An upload whose answer is lost; PeopleSoft has the whole file, and our next run can't tell."""
+def breaks_off(bridge: Bridge, *, arrives: bool = True) -> None:
+    """An upload whose answer is lost, and our next run can't tell whether PeopleSoft has the whole file or nothing."""
 
     def died(action: str, path: str) -> None:
         if action == "written" and path.startswith("/sfs/inbound"):
+            if not arrives:
+                bridge.folder.path(path).unlink()
             raise Retriable("the connection broke off")
 
     bridge.folder.before = died
@@ -139,18 +141,7 @@ def test_a_credit_that_the_list_of_items_shows_is_not_given_up(broken: Bridge) -
 
 def test_a_batch_that_nothing_shows_is_given_up_and_sent_again(broken: Bridge) -> None:
     (fee,) = fees(broken, 5000)
-
-    def refused(action: str, path: str) -> None:
-        if action == "written" and path.startswith("/sfs/inbound"):
-            broken.folder.path(path).unlink()
-            raise Retriable("the connection broke off")
-
-    broken.folder.before = refused
-    with suppress(Retriable):
-        tell(broken)
-    broken.folder.before = lambda _action, _path: None
-    broken.far.clock.advance(hours=12)
-    tell(broken)
+    breaks_off(broken, arrives=False)
     see(broken, days=0.3)
 
     assert say("mark-not-delivered", "000001") == 0
@@ -163,19 +154,7 @@ def test_a_batch_that_nothing_shows_is_given_up_and_sent_again(broken: Bridge) -
 def raised_and_lost(bridge: Bridge, fee: Fee, cents: int) -> None:
     """A second charge, whose upload breaks off before a byte is there; PeopleSoft never gets it."""
     bridge.far.alma.raise_fee(fee.id, cents)
-
-    def refused(action: str, path: str) -> None:
-        if action == "written" and path.startswith("/sfs/inbound"):
-            bridge.folder.path(path).unlink()
-            raise Retriable("the connection broke off")
-
-    bridge.folder.before = refused
-    with suppress(Retriable):
-        tell(bridge)
-    bridge.folder.before = lambda _action, _path: None
-    bridge.far.clock.advance(hours=12)
-    tell(bridge)
-    assert "batch unconfirmed" in listed(bridge)
+    breaks_off(bridge, arrives=False)
     bridge.far.clock.advance(hours=6)
 
 

@@ -13,10 +13,10 @@ from alma_hook import campus, keys
 from alma_hook.errors import SendingStopped, SettingsError
 from alma_hook.ledger import Ledger, exceptions, payments, unassigned
 from alma_hook.repair import repair
-from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
 from tests.unit.test_confirmations import with_items
+from tests.unit.test_reversals import applied, kinds
 
 NO_FEE = "payment without a fee"
 
@@ -92,17 +92,6 @@ def night(bridge: Bridge) -> None:
             whole[cells[place]] = cells
     path.write_text("\n".join([head, *(",".join(cells) for cells in whole.values())]) + "\n")
     bridge.sis_to_alma()
-
-
-def applied(*fees: Fee) -> list[list[int]]:
-    return [
-        [t.amount_cents for t in fee.transactions if t.kind == "PAYMENT" and t.received_by == NOT_AT_DESK]
-        for fee in fees
-    ]
-
-
-def kinds(bridge: Bridge) -> list[str]:
-    return sorted(bridge.exceptions().values())
 
 
 def number(bridge: Bridge) -> int:

@@ -314,7 +314,7 @@ def deliver_after_all(tx: Tx, batch_id: str) -> None:
     fee_ids = sorted({line["fee_id"] for line in ours})
     since = in_list(
         tx,
-        "SELECT l.fee_id, l.kind, l.emplid, l.item_type, l.state, b.batch_id, b.state AS batch_state FROM line l "
+        "SELECT l.fee_id, l.kind, l.emplid, l.item_type, b.batch_id, b.state AS batch_state FROM line l "
         "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id WHERE l.institution = :i "
         "AND l.state IN ('sent', 'pending') AND l.fee_id",
         fee_ids,
@@ -324,7 +324,11 @@ def deliver_after_all(tx: Tx, batch_id: str) -> None:
         raise Fatal(
             f"Fees of batch {batch_id} are under way again in batch {', '.join(under_way)}; say it again after that run."
         )
-    now = {line["fee_id"]: (line["emplid"], line["item_type"]) for line in since if line["kind"] == "charge"}
+    # A credit copies a fee's newest charge.
+    newest = sorted(
+        (line for line in since if line["kind"] == "charge"), key=lambda line: str(line["batch_id"])
+    )
+    now = {line["fee_id"]: (line["emplid"], line["item_type"]) for line in newest}
     moved = [
         f"line {line['line_no']} (fee {line['fee_id']})"
         for line in ours

@@ -18,9 +18,7 @@ from alma_hook.ledger.payments import Payment
 from alma_hook.ledger.store import Row, Tx, in_list
 from alma_hook.money import amount as text_of
 
-# A payment is given to one fee no more often than this: each time the fee was raised meanwhile.
-_MOST = 1000
-# And mostly a few times.
+# A payment is given to one fee a few times at most: each time the fee was raised meanwhile.
 _LOOKED_FOR = 25
 
 
@@ -111,7 +109,10 @@ def _keys(whole: str, fee_id: str) -> Iterable[str]:
 
 
 def assign_oldest_first(tx: Tx) -> int:
-    """Give what waits to its student's fees, the fee charged first first, never more than is owed; return the cents."""
+    """Give what waits to its student's fees, the fee charged first first, never more than is owed; return the cents.
+
+    ``reversals.route`` has to follow.
+    """
     waiting = _waiting(tx)
     owed = _owed(tx, sorted({row["emplid"] for row in waiting}))
     given = 0
@@ -146,6 +147,7 @@ def assign(tx: Tx, payment_no: int, fee_id: str, cents: int | None) -> int:
             f"waits, and {text_of(owed)} is owed on the fee."
         )
     _give(tx, row, fee_id, wanted)
+    reversals.route(tx)
     return wanted
 
 
@@ -187,10 +189,11 @@ def _owed(tx: Tx, emplids: Sequence[str]) -> dict[str, dict[str, int]]:
 
 
 def _give(tx: Tx, row: Row, fee_id: str, cents: int) -> Row:
-    """Make a part of a waiting payment one of a fee; return what is left of it, a payment with a number of its own."""
-    tried = list(islice(_keys(row["payment_key"], fee_id), _MOST))
-    known = payments.known(tx, tried)
-    key = next(key for key in tried if key not in known)
+    """Make a part of a waiting payment one of a fee; return what is left of it, a payment with a number of its own.
+
+    Where that part belongs in Alma is for ``reversals.route`` to say.
+    """
+    key = next(key for key in _keys(row["payment_key"], fee_id) if not payments.known(tx, [key]))
     rest = int(row["amount"]) - cents
     if not rest:
         payments.rename(tx, row["payment_key"], key)
@@ -214,7 +217,5 @@ def _give(tx: Tx, row: Row, fee_id: str, cents: int) -> Row:
         )  # fmt: skip
         payments.add(tx, row["file_name"], row["file_sha256"], [left])
     fees.touch(tx, [fee_id])
-    reversals.route(tx)
-    return next(
-        (left for left in _waiting(tx) if left["payment_key"] == row["payment_key"]), {**row, "stands": 0}
-    )
+    waits = "SELECT * FROM payment_now WHERE institution = :i AND payment_key = :key"
+    return tx.row(waits, key=row["payment_key"]) or {**row, "stands": 0}
