@@ -9,12 +9,13 @@ Started by `alma_to_sis` for each batch that is beyond a limit of `[brake]`. Not
 | task | when it is red |
 |---|---|
 | `await_answer` | The ledger can't be reached (clear it), or the batch is not the one that was meant: its message says so. Nothing was sent. |
-| `record_answer` | Nobody answered, or the batch is another one by now. Nothing was released; its message says what to do. |
+| `record_answer` | Nobody answered, or gave no reason, or the batch is another one by now. Nothing was released; its message says what to do. |
 | `read_fees` | Alma is down or the day's calls are spent. The release stands; clear it, or the next run of `alma_to_sis` sends what was released. |
-| `plan_batches`, `write_sfs_files`, `upload_sfs_files`, `report` | As in `alma_to_sis`. |
+| `plan_batches`, `write_sfs_files`, `upload_sfs_files`, `report`, `report_red_run` | As in `alma_to_sis`. |
 | `held_batches`, `ask_for_approval` | As in `alma_to_sis`: what was not approved as it is now is asked for again. |
 
-Every task may be cleared and run again at any time; marking one as a success releases nothing. Answers stand in the
+Every task may be cleared and run again at any time; marking one, or the run, as a success releases nothing: the next
+run of `alma_to_sis` asks for the batch in a new run of this DAG. Answers stand in the
 ledger with the person's name. Where Airflow's pages can't be reached, `python -m alma_hook release` or `refuse` does the same.
 Connections: `alma_default`, `alma_ledger`, `sfs_sftp`.
 """
@@ -49,7 +50,9 @@ with DAG(
     write = operators.WriteSfsFiles(task_id="write_sfs_files")
     upload = operators.UploadSfsFiles(task_id="upload_sfs_files")
     held = approval.HeldBatches(task_id="held_batches")
-    report = operators.Report(task_id="report")
+    # After a refusal too, which leaves all before it skipped.
+    report = operators.Report(task_id="report", trigger_rule="none_failed")
 
+    upload >> operators.ReportRedRun(task_id="report_red_run")
     wait >> record >> read >> plan >> write >> upload >> report
     plan >> held >> approval.ask_for_approval(held)

@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("batch")
         if name == "release":
             sub.add_argument("--digest", required=True, help="the digest that `held` showed")
-        if name == "refuse":
+        if name in ("release", "refuse"):
             sub.add_argument("--reason", required=True, help="why, for whoever reads it later")
         if name == "void":
             sub.add_argument(
@@ -441,7 +441,7 @@ def _release(options: argparse.Namespace) -> None:
     ledger = _ledger(options)
     ledger.check()
     with ledger.write() as tx:
-        holds.release(tx, options.batch, options.digest, ledger.actor)
+        holds.release(tx, options.batch, options.digest, ledger.actor, options.reason)
     print(
         f"Batch {options.batch} is released: the next run of alma_to_sis reads its fees again and sends every line that "
         "is still the same."

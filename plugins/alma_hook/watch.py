@@ -98,7 +98,7 @@ def _held(tx: Tx) -> list[Alert]:
         Alert(
             HELD,
             f"batch {row['batch_id']}",
-            f"Not sent: {holds.describe(row)}.",
+            f"Not sent: {holds.describe(row)}. Planned by run {row['run_id']}.",
             "Open the run of release_batch for it, look at Required Actions, release or refuse.",
             "release_batch",
         )

@@ -15,6 +15,7 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from simulator.airflow_home import FINAL_STATES, AirflowHome, AirflowRefusedError
 from simulator.campus import Campus
 from simulator.demo import ROOT, connections, settings_text
+from simulator.money import text_of
 from simulator.serve import running
 from tests.airflow.life import Life
 
@@ -173,6 +174,9 @@ def test_what_a_person_releases_is_sent_and_waiting_blocks_nothing(life: Life) -
     lines = life.rows("SELECT * FROM line WHERE institution = :i")
     assert f"{len(lines)} lines" in text
     assert "brake.max_lines is 20" in text
+    assert f"| all | | {len(lines)} | {text_of(sum(line['amount'] for line in lines))} |" in text
+    largest = max(lines, key=lambda line: int(line["amount"]))
+    assert f"{largest['fee_id']} | new | {text_of(largest['amount'])} |" in text
     of_patrons = {student.primary_id for student in life.campus.students} | {line["emplid"] for line in lines}
     of_patrons |= {
         name for student in life.campus.students for name in (student.first_name, student.last_name)
@@ -214,6 +218,31 @@ def test_a_task_marked_as_success_releases_nothing_and_a_refusal_leaves_the_fees
     assert "Nobody has answered" in life.airflow.task_log(RELEASE, run_id, "record_answer")
     assert (held(life), life.inbound()) == ([batch_id], {})
 
+    # The batch waits, so it is asked for anew; neither a marked task nor a marked run of that is an answer.
+    assert life.run(OUT)[1] == "success"
+    second, third = f"{run_id}_2", f"{run_id}_3"
+    assert asked(life, batch_id) == second
+    path = f"/api/v2/dags/{RELEASE}/dagRuns/"
+    for task_id in ("record_answer", "await_answer"):
+        life.airflow.api("PATCH", f"{path}{second}/taskInstances/{task_id}", {"new_state": "success"})
+    assert life.wait(RELEASE, second) == "success"
+    # This one has got as far as looking for held batches itself.
+    assert asked(life, batch_id) == third
+    life.airflow.api("PATCH", f"{path}{third}", {"state": "success"})
+    assert (held(life), life.inbound()) == ([batch_id], {})
+    assert life.run(OUT)[1] == "success"
+    fourth = asked(life, batch_id)
+    assert fourth == f"{run_id}_4"
+    # A release needs a reason, also of who does not use the form.
+    assert answer(life, fourth, "Release", " ") == "failed"
+    assert "needs a reason" in life.airflow.task_log(RELEASE, fourth, "record_answer")
+    tasks = f"{path}{fourth}/taskInstances"
+    links = life.airflow.api("GET", f"{tasks}/record_answer/links")["extra_links"]
+    assert links["Summary of this run"].endswith(f"{fourth}/tasks/report_red_run/rendered_templates")
+    red = life.airflow.api("GET", f"{tasks}/report_red_run")["rendered_fields"]["summary"]
+    assert "RED: a task failed" in red
+    assert (held(life), life.inbound()) == ([batch_id], {})
+
     life.airflow.api(
         "POST",
         f"/api/v2/dags/{RELEASE}/clearTaskInstances",
@@ -226,6 +255,8 @@ def test_a_task_marked_as_success_releases_nothing_and_a_refusal_leaves_the_fees
     assert answer(life, run_id, "Refuse", "ask circulation first") == "success"
     assert answers(life)[batch_id] == ("refused", "admin", "ask circulation first")
     assert life.inbound() == {}
+    shown = life.airflow.api("GET", f"{path}{run_id}/taskInstances/report")["rendered_fields"]["summary"]
+    assert "refused by admin: " in shown
     # Its fees are worked out anew, and held again under another number.
     assert life.run(OUT)[1] == "success"
     (again,) = held(life)

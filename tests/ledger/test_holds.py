@@ -71,7 +71,7 @@ def plan(ledger: Ledger, *lines: batches.Line) -> str:
 
 def release(ledger: Ledger, batch_id: str, by: str = "the bursar") -> None:
     with ledger.write() as tx:
-        holds.release(tx, batch_id, holds.digest(tx, batch_id), by)
+        holds.release(tx, batch_id, holds.digest(tx, batch_id), by, "looked at")
 
 
 def refuse(ledger: Ledger, batch_id: str, reason: str = "the policy is wrong") -> None:
@@ -178,10 +178,10 @@ def test_an_answer_is_kept_with_the_persons_name(ledger: Ledger, time: Time) -> 
         )
         lives = [[what for _, what in story.of_fee(tx, fee_id)] for fee_id in ("1", "2")]
     assert [(r["answer"], r["answered_by"], r["answer_reason"], r["digest"]) for r in rows] == [
-        ("released", "a circulation head", None, digest),
+        ("released", "a circulation head", "looked at", digest),
         ("refused", "the bursar", "the policy is wrong", None),
     ]
-    assert ("released by a circulation head", f"digest {digest}") in [
+    assert ("released by a circulation head", f"digest {digest}; looked at") in [
         (e["what"], e["detail"]) for e in events
     ]
     assert f"batch {one} set aside: {'; '.join(WHY)}" in lives[0]
@@ -226,6 +226,15 @@ def test_an_answer_needs_a_name_a_reason_and_a_batch(ledger: Ledger) -> None:
     assert len(listed(ledger)) == 1
 
 
+def test_a_release_without_a_reason_is_none(ledger: Ledger) -> None:
+    batch_id = hold(ledger, line("1"))
+    for reason in ("", " \n"):
+        with ledger.write() as tx, pytest.raises(Fatal, match="needs a reason"):
+            holds.release(tx, batch_id, holds.digest(tx, batch_id), "the bursar", reason)
+    assert state(ledger, batch_id) == ("held", {"pending"})
+    assert len(listed(ledger)) == 1
+
+
 # -- the digest ----------------------------------------------------------------------------------------
 
 
@@ -235,7 +244,7 @@ def test_the_digest_of_another_batch_releases_nothing(ledger: Ledger) -> None:
         digest = holds.digest(tx, other)
     for seen in (digest, "", digest[:6]):
         with ledger.write() as tx, pytest.raises(Fatal, match="not what was looked at"):
-            holds.release(tx, one, seen, "the bursar")
+            holds.release(tx, one, seen, "the bursar", "looked at")
     assert state(ledger, one) == ("held", {"pending"})
 
 
@@ -257,7 +266,7 @@ def test_the_digest_is_of_every_line_and_all_that_counts_of_it(ledger: Ledger, c
 def test_a_digest_is_taken_as_a_person_types_it(ledger: Ledger) -> None:
     batch_id = hold(ledger, line("1"))
     with ledger.write() as tx:
-        holds.release(tx, batch_id, f" {holds.digest(tx, batch_id).upper()}\n", "the bursar")
+        holds.release(tx, batch_id, f" {holds.digest(tx, batch_id).upper()}\n", "the bursar", "looked at")
     assert state(ledger, batch_id)[0] == "released"
 
 

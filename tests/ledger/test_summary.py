@@ -135,7 +135,7 @@ def test_a_released_batch_is_replaced_by_what_still_holds(ledger: Ledger) -> Non
     with ledger.write() as tx:
         held = batches.open_batch(tx, "charges", True, [line("charge", 1000)], TARGET, held=True)
         holds.set_aside(tx, held, ["1 lines, brake.max_lines is 0"])
-        holds.release(tx, held, holds.digest(tx, held), "the bursar", "")
+        holds.release(tx, held, holds.digest(tx, held), "the bursar", "looked at")
         batches.drop_unsent(tx)
     send(ledger, line("charge", 1000))
     found = columns(shown(ledger))

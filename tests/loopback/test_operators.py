@@ -23,8 +23,9 @@ from alma_hook import __main__ as command_line
 from alma_hook.airflow_names import AirflowFailException, AirflowSkipException
 from alma_hook.connections import ledger_url, outside_of_tasks
 from alma_hook.errors import LeaseTaken, Retriable, SettingsError
-from alma_hook.ledger import Ledger, alerts, instant, institutions
+from alma_hook.ledger import Ledger, alerts, batches, holds, instant, institutions
 from alma_hook.money import amount
+from alma_hook.operators import approval
 from simulator.alma_api import FULL_KEY
 from simulator.alma_http import AlmaServer
 from simulator.campus import Campus
@@ -79,7 +80,12 @@ class Worker:
             if task.task_id in skipped or task.trigger_rule == "one_failed":
                 continue
             context: Any = {
-                "ti": SimpleNamespace(dag_id=dag_id, run_id=f"manual {self.runs}", task_id=task.task_id),
+                "ti": SimpleNamespace(
+                    dag_id=dag_id,
+                    run_id=f"manual {self.runs}",
+                    task_id=task.task_id,
+                    get_dr_count=lambda **_: 0,
+                ),
                 "params": {**{name: dag.params[name] for name in dag.params if name not in params}, **params},
                 "data_interval_start": None if end is None else end - timedelta(hours=12),
                 "data_interval_end": end,
@@ -625,12 +631,12 @@ def test_a_held_batch_is_shown_released_and_sent(braked: Worker, capfd: pytest.C
     assert shown.endswith("1 held\n")
     (digest,) = re.findall(r"^  digest ([0-9a-f]{12})$", shown, re.MULTILINE)
 
-    status, refusal = command(braked, capfd, "release", "000001", "--digest", "0" * 12)
+    status, refusal = command(braked, capfd, "release", "000001", "--digest", "0" * 12, "--reason", "so be it")
     assert (status, "Nothing was released" in refusal) == (1, True)
     (item,) = re.findall(r"^(\w+)  .* batch 000001: ", command(braked, capfd, "exceptions")[1], re.MULTILINE)
     assert command(braked, capfd, "resolve", item, "--reason", "x")[0] == 1
 
-    status, released = command(braked, capfd, "release", "000001", "--digest", digest)
+    status, released = command(braked, capfd, "release", "000001", "--digest", digest, "--reason", "a new policy")
     assert (status, "Batch 000001 is released" in released) == (0, True)
     assert inbound(far) == []
     assert command(braked, capfd, "held")[1] == "0 held\n"
@@ -675,6 +681,99 @@ def test_a_run_that_was_started_for_other_lines_asks_nobody_and_releases_nothing
     with failing_for_good("Fatal", "holds other lines"):
         braked.run("release_batch", batch="000001", digest="0" * 12)
     assert inbound(braked.far) == []
+
+
+def recording(worker: Worker, digest: str, chosen: str, reason: str, name: str | None = "Quintilla") -> Any:
+    """The task that records an answer, as Airflow hands it over: who chose what, for the batch of that digest."""
+    task = DagBag(str(DAGS)).dags["release_batch"].get_task("record_answer")
+    answer = {
+        "chosen_options": [chosen],
+        "params_input": {"reason": reason},
+        "responded_by_user": name and {"id": "7", "name": name},
+    }
+    ti = SimpleNamespace(
+        dag_id="release_batch", run_id="an answer", task_id="record_answer", xcom_pull=lambda task_ids: answer
+    )
+    return task.execute(
+        {
+            "ti": ti,
+            "params": {"batch": "000001", "digest": digest},
+            "dag_run": SimpleNamespace(run_after=datetime.now(UTC), run_type=DagRunType.MANUAL),
+        }
+    )
+
+
+def held_since(worker: Worker) -> str:
+    """The digest of batch 000001, which waits for an answer from now on."""
+    worker.run("alma_to_sis")
+    ledger = worker.ledger()
+    with ledger.read() as tx:
+        digest = holds.digest(tx, "000001")
+    ledger.close()
+    return digest
+
+
+def told_of_batch(worker: Worker) -> list[str]:
+    ledger = worker.ledger()
+    with ledger.read() as tx:
+        rows = tx.rows(
+            "SELECT what, detail FROM event WHERE institution = :i AND subject = 'batch 000001' ORDER BY event_id"
+        )
+    ledger.close()
+    return [f"{row['what']}: {row['detail']}" for row in rows]
+
+
+def test_an_answer_is_an_event_with_the_persons_name_and_reason(braked: Worker) -> None:
+    digest = held_since(braked)
+    assert recording(braked, digest, "Release", "a new policy")["accounts"] > 0
+    assert f"released by Quintilla: digest {digest}; a new policy" in told_of_batch(braked)
+    # Its own retry, cut off after the commit, goes on; another's answer comes too late.
+    assert recording(braked, digest, "Release", "a new policy")["accounts"] == 0
+    with pytest.raises(AirflowSkipException, match="answered elsewhere"):
+        recording(braked, digest, "Refuse", "not so", name="Ottokar")
+    assert [said for said in told_of_batch(braked) if "Ottokar" in said] == []
+
+
+def test_a_release_without_a_reason_leaves_the_batch_held(braked: Worker) -> None:
+    digest = held_since(braked)
+    with failing_for_good("needs a reason", "stays held"):
+        recording(braked, digest, "Release", "  ")
+    ledger = braked.ledger()
+    with ledger.read() as tx:
+        assert [row["batch_id"] for row in holds.held(tx)] == ["000001"]
+    ledger.close()
+
+
+@pytest.mark.parametrize("chosen", ["Release", "Refuse"])
+def test_an_old_answer_is_none_for_other_lines(braked: Worker, chosen: str) -> None:
+    held_since(braked)
+    with failing_for_good("holds other lines"):
+        recording(braked, "0" * 12, chosen, "seen")
+    assert [said for said in told_of_batch(braked) if "Quintilla" in said] == []
+
+
+def test_what_nobody_answered_is_refused_whatever_was_chosen(braked: Worker) -> None:
+    digest = held_since(braked)
+    with pytest.raises(AirflowSkipException, match="refused by nobody"):
+        recording(braked, digest, "Release", "of a machine", name=None)
+    assert braked.run("alma_to_sis")["plan_batches"]["held"] == ["000002"]
+
+
+def test_what_a_person_is_shown_of_a_batch(braked: Worker) -> None:
+    digest = held_since(braked)
+    ledger = braked.ledger()
+    with ledger.read() as tx:
+        (row,) = holds.held(tx)
+        text = approval.shown(tx, row, digest)
+        amounts = sorted(int(line["amount"]) for line in batches.lines(tx, "000001"))
+    ledger.close()
+    assert "Set aside because of: **20 lines, brake.max_lines is 12" in text
+    assert f"| all | | 20 | {amount(sum(amounts))} |" in text
+    parts = re.findall(r"^\| [A-Z]+ \| 3\d+ \| (\d+) \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert (sum(int(lines) for lines, _ in parts), len(parts) > 1) == (20, True)
+    assert sum(int(total.replace(".", "")) for _, total in parts) == sum(amounts)
+    shown = re.findall(r"^\| \d+ \| \d+ \| new \| ([\d.]+) \|$", text, re.MULTILINE)
+    assert shown == [amount(cents) for cents in reversed(amounts[-10:])]
 
 
 # -- what nobody would notice -------------------------------------------------------------------------

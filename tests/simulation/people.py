@@ -168,7 +168,7 @@ class People:
                     refused += 1
                     self.world.tally.operations["held batch refused"] += 1
                 else:
-                    holds.release(tx, batch_id, digest, "a person")
+                    holds.release(tx, batch_id, digest, "a person", "looked at")
                     self.approved |= {(line["reference"], signed(line)) for line in lines}
         return f"a person answers {len(rows)} held batches, {refused} with no"
 

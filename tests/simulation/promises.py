@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +24,8 @@ from tests.simulation.world import World, by_api, own_paid, own_payments
 
 _DOUBLE = "payments in Alma differ from those posted"
 _GONE = "user not found in Alma"
+#: Seconds. A file that shows the same day after day under one name is a witness each day, one sent twice is not.
+_HALF_A_DAY = 12 * 3600
 
 
 @dataclass(frozen=True)
@@ -354,6 +356,15 @@ def _short_ids(world: World, said: Said) -> list[str]:
     return found
 
 
+def _witnesses(files: Iterable[tuple[int, tuple[str, bytes]]]) -> int:
+    """How many of these files count: one that is the same in name and bytes is another one after half a day only."""
+    counted: list[tuple[int, tuple[str, bytes]]] = []
+    for at, file in files:
+        if all(file != earlier or at - since >= _HALF_A_DAY for since, earlier in counted):
+            counted.append((at, file))
+    return len(counted)
+
+
 def taken_back(world: World, said: Said) -> list[str]:
     """Nothing counts as taken back but what two different files, one after the other, have shown so."""
     found = []
@@ -368,12 +379,14 @@ def taken_back(world: World, said: Said) -> list[str]:
                 found.append(f"payment {row['payment_no']}: no two files are lower, and it is taken back")
             continue
         # In the order of the times they bore.
-        shown = [(_shows(world, content, row), name, content) for _, name, content in sorted(world.left)]
+        shown = [
+            (_shows(world, content, row), at, (name, content)) for at, name, content in sorted(world.left)
+        ]
         # Before it was paid no file could show it; an old one that is sent again later does not.
         first = next((place for place, (cents, *_) in enumerate(shown) if cents >= row["amount"]), 0)
-        shown = [cents for cents, *_ in dict.fromkeys(shown[first:])]
-        if sum(cents < row["amount"] for cents in shown) < 2:
-            found.append(f"payment {row['payment_no']} of {row['amount']}: shown {shown}, taken back")
+        if _witnesses((at, file) for cents, at, file in shown[first:] if cents < row["amount"]) < 2:
+            told = [cents for cents, *_ in shown[first:]]
+            found.append(f"payment {row['payment_no']} of {row['amount']}: shown {told}, taken back")
     return found
 
 

@@ -187,7 +187,7 @@ def test_a_held_batch_may_be_answered_before_or_after_an_upgrade(
     def release() -> None:
         with closing(lived.ledger("a person")) as ledger, ledger.write() as tx:
             (row,) = holds.held(tx)
-            holds.release(tx, row["batch_id"], holds.digest(tx, row["batch_id"]), "the bursar")
+            holds.release(tx, row["batch_id"], holds.digest(tx, row["batch_id"]), "the bursar", "looked at")
 
     if before_the_upgrade:
         release()

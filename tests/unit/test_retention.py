@@ -250,7 +250,7 @@ def test_a_batch_that_nobody_answered_keeps_all_that_it_needs(
     tidied(bridge)
     with closing(bridge.ledger("a person")) as ledger, ledger.write() as tx:
         (held,) = holds.held(tx)
-        holds.release(tx, held["batch_id"], holds.digest(tx, held["batch_id"]), "the bursar")
+        holds.release(tx, held["batch_id"], holds.digest(tx, held["batch_id"]), "the bursar", "looked at")
     bridge.far.clock.advance(hours=1)
     bridge.far.refresh_analytics()
     bridge.alma_to_sis()

@@ -134,7 +134,7 @@ def test_a_held_batch_is_told_until_it_is_answered(bridge: Bridge) -> None:
     bridge.alma_to_sis()
     assert told(bridge) == {
         "held for approval: batch 000001": "Not sent: batch 000001 (charges, 3 lines, 30.00): 3 lines, "
-        "brake.max_lines is 2."
+        "brake.max_lines is 2. Planned by run run 1."
     }
 
 

@@ -75,21 +75,26 @@ def digest(tx: Tx, batch_id: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def release(tx: Tx, batch_id: str, seen: str, by: str, reason: str = "") -> None:
+def release(tx: Tx, batch_id: str, seen: str, by: str, reason: str) -> None:
     """Approve a held batch's lines by a person's name; ``seen`` is the digest of what was looked at.
 
     Nothing leaves by it. The next run gives the batch up, reads its fees anew, and a line that still
     equals an approved one passes the brake. If a sudden drop was doubted, the report is accepted.
-    Raises ``Fatal`` when the batch is not held, the digest is another one, or nobody is named.
+    Raises ``Fatal`` when the batch is not held, the digest is another one, or name or reason lack.
     """
     row = _answerable(tx, batch_id, by)
+    if not reason.strip():
+        raise Fatal(
+            f"Batch {batch_id} was not released: that needs a reason, for whoever reads it later. It stays held; answer "
+            "again, with a reason."
+        )
     seen = seen.strip().lower()
     if seen != digest(tx, batch_id):
         raise Fatal(
             f"The digest is not that of batch {batch_id}: it is not what was looked at. Look again with "
             "`python -m alma_hook held`. Nothing was released."
         )
-    _answer(tx, batch_id, "released", by, seen=seen, reason=reason or None)
+    _answer(tx, batch_id, "released", by, seen=seen, reason=reason)
     batches.move(tx, batch_id, "held", "released")
     tx.run("UPDATE report_taken SET accepted = 1 WHERE institution = :i AND run_id = :run", run=row["run_id"])
 

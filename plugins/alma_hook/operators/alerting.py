@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from alma_hook import campus as settings
 from alma_hook import errors
 from alma_hook.errors import AlmaHookError
-from alma_hook.operators.base import CampusOperator, Run, runbook
+from alma_hook.operators.base import MEND_FIRST, CampusOperator, Run, runbook
 from alma_hook.operators.links import answers, page
 from alma_hook.schedule import TASK_DEFAULTS
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 FAILED, STOPPED, SPENT, DIED = "task failed", "sending stopped", "API reserve reached", "task killed"
 RUN_FAILED = "run failed"
 _CAUSES = {"SendingStopped": STOPPED, "QuotaSpent": SPENT}
+#: What Airflow calls the error of a task that is not to be tried again; one of ours that is ``Fatal`` comes as it.
+_FOR_GOOD = "AirflowFailException"
 #: Seconds; a DAG processor gives a callback 50 before it ends it.
 _TASK_SPEAKS_WITHIN = 20.0
 _log = logging.getLogger(__name__)
@@ -92,6 +94,7 @@ def when_task_fails(settings_file: Path) -> Callable[[Context], None]:
         ti = context["ti"]
         error = context.get("exception")
         cause, said = _of_error(error)
+        first = MEND_FIRST if type(error).__name__ == _FOR_GOOD else ""
         # Not the run: an outage of days is one thing. What an error is called tells one thing from another.
         place = f"{ti.dag_id}/{ti.task_id}: {said.partition(':')[0].partition(';')[0]}"
         lines = (
@@ -99,7 +102,7 @@ def when_task_fails(settings_file: Path) -> Callable[[Context], None]:
             "",
             said,
             "",
-            f"What it means: {runbook(str(context['dag'].doc_md or ''), ti.task_id)}",
+            f"What to do: {first}{runbook(str(context['dag'].doc_md or ''), ti.task_id)}",
             f"Log: {getattr(ti, 'log_url', None) or page(ti.dag_id, ti.run_id, ti.task_id)}",
         )
         _tell(settings_file, Message(cause, place, lines), context, f"{ti.dag_id}/{ti.run_id}")
@@ -208,7 +211,7 @@ def _of_error(error: object) -> tuple[str, str]:
     text = str(error)
     kind = text.partition(":")[0]
     # One of ours that can't be mended by trying again comes as Airflow's own error, by the name it had.
-    if type(error).__name__ == "AirflowFailException" and hasattr(errors, kind):
+    if type(error).__name__ == _FOR_GOOD and hasattr(errors, kind):
         return _CAUSES.get(kind, FAILED), text
     return FAILED, f"{type(error).__name__}; the log says more."
 
@@ -248,7 +251,9 @@ class WatchFees(CampusOperator):
         told = 0
         for each in due:
             address = answers() if each.cause == watch.HELD else page(each.dag_id)
-            lines = (each.text, "", f"What to do: {each.do}", f"DAG {each.dag_id}: {address}")
+            ti = run.context["ti"]
+            seen = f"Seen by DAG {ti.dag_id}, task {ti.task_id}, run {ti.run_id}"
+            lines = (each.text, "", f"What to do: {each.do}", f"DAG {each.dag_id}: {address}", seen)
             try:
                 send(run.campus, Message(each.cause, each.subject, lines), run.context)
             except Exception as error:  # noqa: BLE001 each notifier raises its own

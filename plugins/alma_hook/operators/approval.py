@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from inspect import signature
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
@@ -108,7 +109,7 @@ class HeldBatches(CampusOperator):
         with run.ledger.read() as tx:
             for row in holds.held(tx):
                 batch_id, digest = str(row["batch_id"]), holds.digest(tx, row["batch_id"])
-                run_id = f"batch_{batch_id}_{digest}"
+                run_id = _run_that_asks(run.context, f"batch_{batch_id}_{digest}")
                 found.append({"trigger_run_id": run_id, "conf": {"batch": batch_id, "digest": digest}})
                 if _RUNS_CAN_HAVE_NOTES:
                     found[-1]["note"] = holds.describe(row)
@@ -216,6 +217,21 @@ def shown(tx: Tx, row: Row, digest: str) -> str:
             "**Refuse**: nothing is sent; the next run works the fees out anew.",
         ]
     )
+
+
+def _run_that_asks(context: Context, first: str) -> str:
+    """Return the run in which a batch is asked for: one that waits, or a new one.
+
+    The batch is still held, so a run that is over brought no answer: it failed, or it was marked by hand.
+    """
+    ti = context["ti"]
+    for number in count(1):
+        run_id = first if number == 1 else f"{first}_{number}"
+        over = ti.get_dr_count(dag_id=DAG_ID, run_ids=[run_id], states=["success", "failed"])
+        # This one has passed the question already.
+        if not over and run_id != ti.run_id:
+            break
+    return run_id
 
 
 def _asked(context: Context) -> tuple[str, str]:

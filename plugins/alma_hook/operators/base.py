@@ -32,6 +32,8 @@ AS_IN_SETTINGS = "as in the settings"
 #: The two ways may run at once, so each has a fixed share of the connection's rate.
 OUT_SHARE, BACK_SHARE = 0.7, 0.3
 _PROGRESS_SECONDS = 10.0
+#: Stands before what a DAG's table says of a red task, whose "clear it" is not enough then.
+MEND_FIRST = "What the error says has to be mended first; clearing alone does not help. "
 _SHOWN = 100
 
 
@@ -185,8 +187,10 @@ def failing_for_good(task: Any) -> Iterator[None]:
     except AirflowSkipException:
         raise
     except Exception as error:
-        task.log.error("When %s is red: %s", task.task_id, when_red(task))
-        if isinstance(error, Fatal):
+        task.is_red = True
+        first = MEND_FIRST if isinstance(error, Fatal) else ""
+        task.log.error("%sWhen %s is red: %s", first, task.task_id, when_red(task))
+        if first:
             raise AirflowFailException(f"{type(error).__name__}: {error}") from None
         raise
 

@@ -14,8 +14,8 @@ from airflow.sdk import BaseOperatorLink
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
 
-#: The task that shows a run's summary, and the DAG in which people answer.
-REPORT = "report"
+#: The tasks that show a run's summary, of a red one the second; and the DAG in which people answer.
+REPORT, REPORT_RED_RUN = "report", "report_red_run"
 RELEASE_BATCH = "release_batch"
 
 
@@ -26,7 +26,8 @@ class SummaryOfRun(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: Any) -> str:
         """Return the address of the report's page in this run."""
-        return page(ti_key.dag_id, ti_key.run_id, REPORT) + "/rendered_templates"
+        red = getattr(operator, "is_red", False)
+        return page(ti_key.dag_id, ti_key.run_id, REPORT_RED_RUN if red else REPORT) + "/rendered_templates"
 
 
 class HeldForApproval(BaseOperatorLink):

@@ -200,7 +200,7 @@ class OpenFees(CampusOperator):
             changed = api.fee_transactions(first, last + timedelta(days=1))
         with run.lease("out") as lease:
             accounts = gather_open_accounts(run.ledger, lease, run.live, changed)
-        self.say("%d accounts with open fees", accounts)
+        self.say("%d accounts with open fees as of now, whatever the run's interval", accounts)
         return {"accounts": accounts}
 
     def _after_an_outage(self, run: Run) -> bool:
