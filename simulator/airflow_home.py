@@ -40,7 +40,8 @@ FINAL_STATES = frozenset({"success", "failed"})
 _MARK = "ALMA_AIRFLOW_HOME_MARK"
 
 _AIRFLOW = (sys.executable, "-P", "-m", "airflow")
-_COMMANDS: Mapping[str, Sequence[str]] = {
+#: What each part of an Airflow is started with.
+COMMANDS: Mapping[str, Sequence[str]] = {
     "api-server": ("api-server", "--host", "127.0.0.1"),
     # The log servers would listen on fixed ports of every interface; the logs are local files here.
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -215,7 +216,7 @@ class AirflowHome:
 
     def start_process(self, name: str) -> None:
         """Start one of api-server, scheduler, dag-processor, triggerer (again, after `kill_process`)."""
-        self._start(name, [*_AIRFLOW, *_COMMANDS[name]], self.env)
+        self._start(name, [*_AIRFLOW, *COMMANDS[name]], self.env)
 
     def start_worker(
         self, name: str, *options: str, env: Mapping[str, str], inside: Sequence[str] = ()

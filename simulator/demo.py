@@ -83,7 +83,10 @@ class Told:
 
 @dataclass(frozen=True)
 class Settled:
-    """Both systems' books at the end, in cents. ``unexplained`` is a sum of absolute differences."""
+    """Both systems' books at the end, in cents. ``unexplained`` is a sum of absolute differences.
+
+    ``not_posted``: how many payments were taken in and are not, or in part, in Alma, and the cents that are not.
+    """
 
     fees: int
     alma: int
@@ -91,6 +94,7 @@ class Settled:
     explained: int
     unexplained: int
     exceptions: Counter[str]
+    not_posted: tuple[int, int]
 
     @property
     def holds(self) -> bool:
@@ -256,6 +260,9 @@ class Demo:
             )
             told = dict(ledger.execute(_TOLD))
             accounts = dict(ledger.execute(_ACCOUNTS))
+            [not_posted] = ledger.execute(
+                "SELECT COUNT(*), COALESCE(SUM(amount - posted), 0) FROM payment WHERE posted < amount"
+            )
         books = self.campus.books()
         if self.names_fees:
             differences = {fee.fee_id: fee.difference_cents for fee in books.unequal.values()}
@@ -274,7 +281,13 @@ class Demo:
             else:
                 unexplained += abs(cents)
         return Settled(
-            len(books.fees), books.alma_cents, books.peoplesoft_cents, explained, unexplained, kinds
+            len(books.fees),
+            books.alma_cents,
+            books.peoplesoft_cents,
+            explained,
+            unexplained,
+            kinds,
+            not_posted,
         )
 
     def show(self, settled: Settled, seconds: float) -> None:
@@ -289,6 +302,11 @@ class Demo:
                 for kind in ("charges", "credits")
             ),
             ("payments posted to Alma", told.lines["payments"], _dollars(told.cents["payments"])),
+            (
+                "taken in, not posted: listed, or settled",
+                settled.not_posted[0],
+                _dollars(settled.not_posted[1]),
+            ),
             ("open in Alma", "", _dollars(settled.alma)),
             ("open in PeopleSoft", "", _dollars(settled.peoplesoft)),
             ("difference explained by listed exceptions", "", _dollars(settled.explained)),

@@ -95,7 +95,8 @@ MEANINGS = {
     "alerts.schedule": "When `watch_fees` looks.",
     "alerts.repeat_hours": "What lasts is told again after so many hours.",
     "alerts.late_minutes": "A DAG is late when no live run has ended so long after one was due.",
-    "alerts.exception_days": "Exceptions this old are told, by kind; those that leave money in doubt after a day.",
+    "alerts.exception_days": "Exceptions this old are told, by kind; those that leave money in doubt after a day. One message "
+    "a day lists them all.",
     "alerts.collected_hours": "A delivered file that still lies there after so many hours is told.",
     "alerts.delivered_hours": "That nothing was delivered for so many hours is told; none: it is not.",
     "alerts.payment_file_hours": "That no payment file came for so many hours is told; none: it is not.",

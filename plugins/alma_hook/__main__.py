@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         ("check", _check, "say what is late, missing, waiting or old; exit status 1 if anything is"),
         ("check-campus", _check_campus, "check settings, connections and files, and show what would be sent"),
         ("packet", _packet, "write a page for the business office: files, query, cases, what to agree on"),
+        ("batches", _batches, "list the newest batches: state, lines, sum, file, run"),
         ("held", _held, "show the batches that wait for approval"),
         ("release", _release, "approve a held batch as `held` shows it"),
         ("refuse", _refuse, "give a held batch up"),
@@ -127,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--rejected",
                 action="store_true",
                 help="PeopleSoft's office says that it did not and will not load it",
+            )
+        if name == "batches":
+            sub.add_argument("--state", help="those in this state only, such as delivered or cancelled")
+            sub.add_argument(
+                "--newest", type=int, default=30, metavar="N", help="so many (default: %(default)s)"
             )
         if name == "explain":
             sub.add_argument("fee_id")
@@ -412,6 +418,20 @@ def _check_campus(options: argparse.Namespace) -> None:
     print(f"\n{wrong} of {len(found)} to put right")
     if wrong:
         raise SystemExit(1)
+
+
+def _batches(options: argparse.Namespace) -> None:
+    ledger = _ledger(options)
+    ledger.check()
+    with ledger.read() as tx:
+        rows = batches.newest(tx, options.newest, options.state)
+    for row in rows:
+        sums = f"{row['line_count']} lines, {amount(int(row['total']))}"
+        print(
+            f"{row['batch_id']}  {row['kind']}, {row['state']} since {row['changed_at'][:16]}Z: {sums}, {row['file_name']}, "
+            f"planned by {row['run_id']}"
+        )
+    print(f"{len(rows)} batches")
 
 
 def _held(options: argparse.Namespace) -> None:

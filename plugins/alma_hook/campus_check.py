@@ -136,7 +136,12 @@ def of_report(
     """The Analytics report: its columns, its first rows, the age of its data."""
     path = str(campus.alma_to_sis.report_path)
     name = path.rpartition("/")[2]
-    rows = next(analytics.pages(alma, path, analytics.HEADINGS, pause, _ROWS))
+    try:
+        rows = next(analytics.pages(alma, path, analytics.HEADINGS, pause, _ROWS))
+    except (Refused, Retriable) as error:
+        asked = "Is alma_to_sis.report_path where the report lies in Analytics' catalog, all of its folders named?"
+        yield Finding(f"report {name}", f"{error} {asked}", wrong=True)
+        return
     _, updated = analytics.fee_rows(rows, name, 1)
     stale = analytics.too_old(updated, now, campus.alma_to_sis.report_max_age_hours) if rows else None
     if not rows:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from importlib import metadata
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -24,15 +25,32 @@ from tests.airflow.postgres import Postgres
 pytestmark = [pytest.mark.airflow, pytest.mark.cluster]
 
 OUT, BACK = "alma_to_sis", "sis_to_alma"
-PACIFIC = ZoneInfo("America/Los_Angeles")
+PACIFIC, ZURICH = ZoneInfo("America/Los_Angeles"), ZoneInfo("Europe/Zurich")
 # Between two looks for an export lies a minute, which a test can't wait.
-POLICY = RETRY_AT_ONCE + "    if task.task_id == 'wait_for_export':\n        task.poke_interval = 2\n"
+# Nor can it wait for the minutes of the settings: where the file is, it has waited long enough soon.
+POLICY = (
+    RETRY_AT_ONCE
+    + """
+    if task.task_id == "wait_for_export":
+        import pathlib
+
+        task.poke_interval = 2
+        if pathlib.Path({marker!r}).exists():
+            task.timeout = 5
+"""
+)
 #: The length of an interval, so that whenever this runs the export of the last one is still waited for.
 HALF_A_DAY = 12 * 60
 
 
 @pytest.fixture(scope="module")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+def hurry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this file is, an export has been waited for long enough after seconds."""
+    return tmp_path_factory.mktemp("hurry") / "now"
+
+
+@pytest.fixture(scope="module")
+def life(tmp_path_factory: pytest.TempPathFactory, hurry: Path) -> Iterator[Life]:
     """A campus by the SIS profile. Airflow makes the runs that are due, and its database is PostgreSQL."""
     work = tmp_path_factory.mktemp("missed")
     file = work / "campus.toml"
@@ -55,7 +73,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
             },
             connections=connections(facts, {"conn_type": "sqlite", "host": ledger[10:]}),
             schedules=True,
-            policy=POLICY,
+            policy=POLICY.format(marker=str(hurry)),
         )
         made = Life(campus, airflow, ledger, settings, file)
         made.open_ledger()
@@ -341,3 +359,72 @@ def test_an_airflow_that_stood_still_for_days_catches_up_and_does_nothing_twice(
     life.campus.load_inbound()
     assert life.run(BACK)[1] == "success"
     assert life.broken() == []
+
+
+def test_zone_and_hours_are_the_campus_s_and_an_export_that_never_comes_turns_the_wait_red(
+    life: Life, hurry: Path
+) -> None:
+    """Each hour at twenty past, and at 5:40 in the morning, by another zone's clocks."""
+    life.airflow.stop()
+    folder = life.campus.path(life.campus.folders.sis_export)
+    long_ago = datetime.now(UTC) - timedelta(days=30)
+    for file in folder.iterdir():
+        os.utime(file, (long_ago.timestamp(), long_ago.timestamp()))
+    life.settings = (
+        life.settings.replace(
+            "[alma_to_sis]", 'timezone = "Europe/Zurich"\n[alma_to_sis]\nschedule = "20 * * * *"', 1
+        )
+        .replace("[sis_to_alma]", '[sis_to_alma]\nschedule = "40 5 * * *"', 1)
+    )  # fmt: skip
+    life.take_turn()
+    hurry.touch()
+    before = set(ask(life, "SELECT run_id FROM dag_run"))
+    life.airflow.start()
+
+    def of_settings(dag_id: str, length: timedelta) -> list[tuple[str, datetime, datetime]]:
+        made = [
+            (
+                run["dag_run_id"],
+                *(datetime.fromisoformat(run[f"data_interval_{end}"]) for end in ("start", "end")),
+            )
+            for run in scheduled(life, dag_id)
+            if run["dag_run_id"] not in before
+        ]
+        return [(run_id, start, end) for run_id, start, end in made if end - start == length]
+
+    until(lambda: of_settings(OUT, timedelta(hours=1)), timeout=120)
+    run_id, start, _ = of_settings(OUT, timedelta(hours=1))[0]
+    assert start.minute == 20
+    assert life.wait(OUT, run_id) == "failed"
+    states = life.airflow.task_states(OUT, run_id)
+    assert (states["wait_for_export"], states["sis_profile"]) == ("failed", "upstream_failed")
+    assert "AirflowSensorTimeout" in life.airflow.task_log(OUT, run_id, "wait_for_export")
+    assert f"{start.astimezone(ZURICH):%Y-%m-%d %H:%M %Z}" in life.airflow.task_log(
+        OUT, run_id, "choose_retrieval"
+    )
+
+    # Cleared once it has come, the same run takes it.
+    posted = postings(life)
+    name = export(life, datetime.now(UTC), *new_fees(life, 24))
+    life.airflow.clear(OUT, run_id)
+    assert life.wait(OUT, run_id) == "success"
+    assert taken(life)[name] == run_id
+    assert life.broken() == []
+    assert postings(life) - posted == 1
+
+    life.airflow.unpause(BACK)
+    until(lambda: of_settings(BACK, timedelta(days=1)), timeout=120)
+    run_id, start, end = of_settings(BACK, timedelta(days=1))[0]
+    assert [f"{at.astimezone(ZURICH):%H:%M}" for at in (start, end)] == ["05:40", "05:40"]
+    assert life.wait(BACK, run_id) == "success"
+
+    # A past interval of these hours, asked for over the API as Airflow's pages do.
+    past = datetime(2026, 6, 3, 14, 20, tzinfo=ZURICH)
+    name = export(life, past.astimezone(UTC) + timedelta(minutes=50), *new_fees(life, 25))
+    body = {"dag_id": OUT, "from_date": past.isoformat(), "to_date": past.isoformat()}
+    life.airflow.api("POST", "/api/v2/backfills", body)
+    [run_id] = [run_id for run_id, (start, _) in runs(life, "backfill").items() if start == past]
+    assert life.wait(OUT, run_id) == "success"
+    assert taken(life)[name] == run_id
+    assert life.broken() == []
+    assert postings(life) - posted == 2

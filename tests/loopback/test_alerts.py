@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -13,6 +18,7 @@ from alma_hook.errors import Retriable, SendingStopped
 from alma_hook.ledger import instant
 from alma_hook.operators import alerting
 from tests.airflow_versions import NAMES_WHAT_FAILED
+from tests.loopback.conftest import Connect
 from tests.loopback.test_operators import Worker, campus, far, unmigrated, worker
 
 __all__ = ["campus", "far", "unmigrated", "worker"]
@@ -48,6 +54,33 @@ def people(worker: Worker) -> Iterator[Worker]:
     yield worker
     Notifier.sent.clear()
     Notifier.fails.clear()
+
+
+@pytest.fixture
+def slack(connect: Connect) -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """Slack's API on loopback: its address, and the messages that were posted with the right token."""
+    posted: list[dict[str, str]] = []
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            known = self.headers["Authorization"] == "Bearer xoxb-loopback"
+            if known and self.path == "/api/chat.postMessage":
+                posted.append(body)
+            answer = json.dumps({"ok": known, **({} if known else {"error": "invalid_auth"})}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Answers) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        connect("slack_api_default", conn_type="slack", password="xoxb-loopback")
+        yield f"http://127.0.0.1:{server.server_port}/api/", posted
+        server.shutdown()
 
 
 def subjects() -> list[str]:
@@ -180,3 +213,21 @@ def test_where_the_ledger_is_down_no_cause_is_made_up(people: Worker) -> None:
     assert message["subject"].endswith("run failed: sis_to_alma/")
     assert "memory" not in message["text"]
     assert "not known" in message["text"]
+
+
+def test_the_example_for_slack_posts_its_message(
+    worker: Worker, slack: tuple[str, list[dict[str, str]]]
+) -> None:
+    pytest.importorskip("airflow.providers.slack")
+    address, posted = slack
+    docs = (Path(__file__).resolve().parents[2] / "docs" / "operations.md").read_text()
+    (example,) = re.findall(r"```toml\n(\[alerts\] +# Slack.*?)```", docs, re.DOTALL)
+    # Only the address is another one than Slack's own.
+    there = example.replace("arguments = { ", f'arguments = {{ base_url = "{address}", ')
+    worker.settings.write_text(worker.settings.read_text() + "\n" + there)
+
+    assert worker.run("watch_fees", test_message=True)["watch"] == {"told": 1}
+
+    (message,) = posted
+    assert message["channel"] == "library-fees"
+    assert message["text"].startswith("[01CAMPUS_INST] test: watch_fees\nThis is a test.")

@@ -81,7 +81,8 @@ def test_all_that_is_wrong_is_said_at_once(
     wrong = [line for line in text.splitlines() if line.startswith("WRONG")]
     assert status == 1
     for part in (
-        "OVERDUEFIN", "report", "/sfs/elsewhere", "connection archive_sftp refused login", "not open yet",
+        "OVERDUEFIN", "Is alma_to_sis.report_path where the report lies", "/sfs/elsewhere",
+        "connection archive_sftp refused login", "not open yet",
     ):  # fmt: skip
         assert any(part in line for line in wrong), (part, text)
     assert f"{len(wrong)} of " in text

@@ -631,12 +631,16 @@ def test_a_held_batch_is_shown_released_and_sent(braked: Worker, capfd: pytest.C
     assert shown.endswith("1 held\n")
     (digest,) = re.findall(r"^  digest ([0-9a-f]{12})$", shown, re.MULTILINE)
 
-    status, refusal = command(braked, capfd, "release", "000001", "--digest", "0" * 12, "--reason", "so be it")
+    status, refusal = command(
+        braked, capfd, "release", "000001", "--digest", "0" * 12, "--reason", "so be it"
+    )
     assert (status, "Nothing was released" in refusal) == (1, True)
     (item,) = re.findall(r"^(\w+)  .* batch 000001: ", command(braked, capfd, "exceptions")[1], re.MULTILINE)
     assert command(braked, capfd, "resolve", item, "--reason", "x")[0] == 1
 
-    status, released = command(braked, capfd, "release", "000001", "--digest", digest, "--reason", "a new policy")
+    status, released = command(
+        braked, capfd, "release", "000001", "--digest", digest, "--reason", "a new policy"
+    )
     assert (status, "Batch 000001 is released" in released) == (0, True)
     assert inbound(far) == []
     assert command(braked, capfd, "held")[1] == "0 held\n"
@@ -662,8 +666,14 @@ def test_a_refused_batch_is_held_anew(braked: Worker, capfd: pytest.CaptureFixtu
     status, said = command(braked, capfd, "refuse", "000001", "--reason", "the policy is wrong")
     assert (status, "Batch 000001 is given up" in said) == (0, True)
     assert command(braked, capfd, "refuse", "000001", "--reason", "again")[0] == 1
+    given_up = command(braked, capfd, "batches", "--state", "cancelled")[1]
+    assert given_up.startswith("000001  charges, cancelled since ")
+    assert given_up.endswith("planned by manual 1\n1 batches\n")
     assert braked.run("alma_to_sis")["plan_batches"]["held"] == ["000002"]
     assert inbound(braked.far) == []
+    both = command(braked, capfd, "batches")[1].splitlines()
+    assert [line[:8] for line in both] == ["000001  ", "000002  ", "2 batche"]
+    assert "000002  charges, held since " in command(braked, capfd, "batches", "--newest", "1")[1]
 
 
 def test_a_dry_run_tells_what_would_be_held(braked: Worker, capfd: pytest.CaptureFixture[str]) -> None:

@@ -73,6 +73,7 @@ def test_the_template_holds_the_placeholder() -> None:
         ("explain", "138412345678"),
         ("resolve", "1", "--reason", "paid by cheque"),
         ("mark-delivered", "000001"),
+        ("batches",),
         ("mark-not-delivered", "000001"),
     ],
 )

@@ -158,6 +158,17 @@ def done_file_put(tx: Tx, batch_id: str) -> None:
     tx.run("UPDATE batch SET done_at = :now WHERE institution = :i AND batch_id = :b", now=tx.now, b=batch_id)
 
 
+def newest(tx: Tx, count: int, state: str | None = None) -> list[Row]:
+    """Return so many of the newest batches, in a state or in any, the newest last."""
+    where = "" if state is None else "AND state = :state"
+    rows = tx.rows(
+        f"SELECT * FROM batch WHERE institution = :i {where} ORDER BY created_at DESC, batch_id DESC LIMIT :count",
+        count=count,
+        **({} if state is None else {"state": state}),
+    )
+    return rows[::-1]
+
+
 def newest_previews(tx: Tx) -> list[Row]:
     """Return the batches that the newest dry run with any rehearsed, charges before credits."""
     return tx.rows(

@@ -20,7 +20,12 @@ class FindPaymentFiles(CampusOperator):
 
         with run.lease("back") as lease, sftp.connect(run.campus.connections.sfs) as folder:
             found, new = payment_intake.find_files(folder, run.ledger, lease, run.campus)
-        self.say("%d files in %s now, whatever the run's interval: %d new", found, run.campus.sis_to_alma.directory, new)
+        self.say(
+            "%d files in %s now, whatever the run's interval: %d new",
+            found,
+            run.campus.sis_to_alma.directory,
+            new,
+        )
         return {"found": found, "new": new}
 
 
