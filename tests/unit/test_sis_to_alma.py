@@ -140,6 +140,20 @@ def test_part_and_full_payments(small_on_both: Bridge) -> None:
     assert_posted_once(bridge, {part.id: [400], full.id: [2050], untouched.id: []})
 
 
+@pytest.mark.parametrize("fault", [None, "drop_before"])
+def test_a_single_cent(fault: str | None, small: Bridge) -> None:
+    """All that is left of a fee, at once or at the second try."""
+    (fee,) = charged(small, 1)
+    student_pays(small, fee)
+    if fault:
+        small.far.faults.add_http(fault, method="POST")  # type: ignore[arg-type]
+        post(small)
+        assert states(small) == ["unknown"]
+        small.far.clock.advance(seconds=QUIET)
+    post(small)
+    assert_posted_once(small, {fee.id: [1]})
+
+
 def test_many_payments_on_one_fee_of_one_account(small: Bridge) -> None:
     first, second = charged(small, 1000, 500, student=0)
     for cents in (100, 100, 250):
@@ -1141,6 +1155,23 @@ def test_a_worker_that_stood_still_sends_nothing_late(small_on_both: Bridge) -> 
 
     assert len(stopped) == 1
     assert_posted_once(bridge, paid)
+
+
+def test_a_call_that_does_not_wait_is_in_time(small: Bridge) -> None:
+    paid = two_payments(small)
+
+    def send(request: Request) -> Reply:
+        if request.send_before is not None and request.send_before <= 0.0:
+            raise Retriable("The call waited too long for its turn and was not sent.")
+        return small.send(request)
+
+    with small.working("back") as (ledger, lease):
+        payment_intake.find_files(small.folder, ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus)
+        payments.post(
+            ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks, monotonic=lambda: 0.0,
+        )  # fmt: skip
+    assert_posted_once(small, paid)
 
 
 def test_a_worker_that_was_overtaken_changes_nothing_afterwards(small: Bridge) -> None:
