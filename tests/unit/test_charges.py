@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from alma_hook import campus
 from alma_hook.campus import TermRow
-from alma_hook.charges import Position, decide
+from alma_hook.charges import Position, decide, made_on_day
 from alma_hook.errors import SendingStopped
 from alma_hook.fees import USER_GONE
 from alma_hook.ledger import items
@@ -371,3 +372,30 @@ def test_a_cent_owed_under_a_new_emplid_is_a_first_charge_too() -> None:
     line = decide(settled, CAMPUS, DAY)
     assert isinstance(line, Line)
     assert (line.kind, line.amount, line.emplid, line.reason) == ("charge", 1, "087654321", "new")
+
+
+# -- the day on which a fee was made ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("made_at", "day"),
+    [
+        ("2026-11-22T09:00:00+02:00", date(2026, 11, 21)),
+        ("2026-11-22T07:59:59Z", date(2026, 11, 21)),
+        ("2026-11-22T08:00:00Z", date(2026, 11, 22)),
+        # Without a zone it is UTC, wherever the worker stands.
+        ("2026-11-22T07:59:59", date(2026, 11, 21)),
+        ("yesterday", None),
+        (None, None),
+    ],
+)
+def test_the_day_on_which_a_fee_was_made_is_the_campus_s(
+    made_at: str | None, day: date | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert made_on_day(replace(NEW, made_at=made_at), CAMPUS) == day
+    finally:
+        monkeypatch.undo()
+        time.tzset()
