@@ -21,6 +21,10 @@ LOWEST_DAY := 2025-10-10
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links --upgrade
 
+# Most tests wait for the disk below some short-lived ledger: where there is memory for it, it is none.
+IN_MEMORY := $(shell [ "$$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $$4 }')" -ge 8000000 ] 2>/dev/null \
+	&& echo TMPDIR=/dev/shm)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo up check-campus screenshots test test-cluster test-lowest coverage mutants simulate lint format golden bench lock clean
 .DELETE_ON_ERROR:
@@ -41,7 +45,7 @@ check-campus: $(READY) ## are a campus's settings, connections and files right? 
 	$(BIN)/python -m alma_hook check-campus $(ARGS)
 
 test: $(READY) ## all tests but those of test-cluster (ARGS="-k money -x" to choose)
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not cluster' $(ARGS)
+	$(IN_MEMORY) $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m 'not cluster' $(ARGS)
 
 test-cluster: $(READY) ## real Airflows through minutes: tasks, scheduler and database killed, alerts, approvals
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m cluster $(ARGS)
@@ -51,13 +55,13 @@ test-lowest: $(LOWEST_READY) ## all tests with the oldest versions that are supp
 
 coverage: $(READY) ## fails unless the tests see every branch of the modules that money goes through
 	@mkdir -p .work
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests/unit tests/ledger \
+	$(IN_MEMORY) $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder tests/unit tests/ledger \
 		-k 'not postgres or postgresql or one_state_of_the_books' --cov --cov-report=term $(ARGS)
 
 mutants: $(READY) ## small faults put into money, charges and payments: which does no test see? (ONLY='alma_hook.money.*')
 	@mkdir -p $(MUTATION) && ln -sfn ../../plugins $(MUTATION)/src
 	@for each in include simulator tests pyproject.toml; do ln -sfn ../../$$each $(MUTATION)/$$each; done
-	cd $(MUTATION) && ../../$(BIN)/python -m mutmut run --max-children $(CHILDREN) $(if $(ONLY),'$(ONLY)')
+	cd $(MUTATION) && $(IN_MEMORY) ../../$(BIN)/python -m mutmut run --max-children $(CHILDREN) $(if $(ONLY),'$(ONLY)')
 	cd $(MUTATION) && ../../$(BIN)/python -m mutmut results
 
 simulate: $(READY) ## random lives with deaths and faults on all cores (SEEDS=20000 FIRST=0; ONLY=3,5.17 of one)

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def scratch() -> Path:
     """This process's own folder, in memory where the machine has such a place; removed at its end."""
     memory = Path("/dev/shm")
     folder = Path(tempfile.mkdtemp(prefix="lives-", dir=memory if memory.is_dir() else None))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    # Not by atexit, which a process of a pool leaves without calling.
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=1)
     return folder
 
 
