@@ -619,14 +619,17 @@ def test_what_was_settled_is_not_listed_once_more_when_an_older_file_was_sent_ag
     night(both)
     assert [cents for _, cents, _ in listed(both)] == [261]
     resolve(both, listed(both)[0][0])
-    both.far.clock.advance(hours=24)
-    both.folder.put(f"/sfs/outbound/{older.name}", content)
-    both.sis_to_alma()
-    assert [cents for _, cents, _ in listed(both, BACK)] == [261]
-    night(both)
-    night(both)
+    # What is taken back anew after the first time is withdrawn by the second one.
+    for _ in range(3):
+        both.far.clock.advance(hours=24)
+        both.folder.put(f"/sfs/outbound/{older.name}", content)
+        both.sis_to_alma()
+        assert [cents for _, cents, _ in listed(both, BACK)] == [261]
+        night(both)
+        night(both)
 
-    assert both.exceptions() == {}
+        assert both.exceptions() == {}
+        assert both.balances()["unexplained"] == 0
 
 
 def test_a_fee_made_anew_takes_the_old_ones_place(both: Bridge) -> None:

@@ -240,15 +240,17 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
             left = int(row["amount"]) - part
             _change(tx, row, row["state"] if left else "withdrawn", left, f"{text_of(part)} of it is back")
             cents -= part
-    if rows and cents > 0:
-        number = number_of(rows[0])
+    settled = [row for row in rows if int(row["settled"])]
+    cents = min(cents, sum(int(row["settled"]) for row in settled))
+    if cents > 0:
+        number = number_of(settled[0])
         payment = _payment(tx, number)
         exceptions.open_all(
             tx,
             [
                 Listed(
                     BACK,
-                    _back(max(rows, key=lambda row: str(row["reversal_id"]))),
+                    _back(max(settled, key=lambda row: str(row["reversal_id"]))),
                     cents,
                     f"payment {number}: {text_of(cents)} that was taken back is in PeopleSoft's output again",
                     fee_id=payment["fee_id"],
@@ -265,7 +267,10 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
 
 
 def _back(row: Row) -> str:
-    """The subject under which it is listed that a payment is back: by its newest reversal, as it may go again."""
+    """The subject under which it is listed that a payment is back after a reversal of it was settled.
+
+    By its newest settled one: that stays while this is listed, and a payment may go again.
+    """
     return f"payment back {row['reversal_id']}"
 
 
