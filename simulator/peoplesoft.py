@@ -57,6 +57,8 @@ class PeopleSoftModel:
         self.item_types = None if item_types is None else set(item_types)
         self.credit_item_types = set(credit_item_types)
         self.reference_separates_items = reference_separates_items
+        #: Whether a file without lines is taken; whether PeopleSoft's does is not known.
+        self.takes_empty_files = False
         self.region = Region()  # of the user who scheduled the queries
         self.lock = threading.RLock()
         self.items: dict[str, Item] = {}
@@ -88,6 +90,9 @@ class PeopleSoftModel:
         if not file_name.endswith(".dat"):
             raise BadFile("the data file's extension must be .dat")
         parsed = parse(self.layout, content)
+        if not parsed.details and self.takes_empty_files:
+            self._check_control(parsed, credits=False)
+            return LoadResult(file_name)
         if not parsed.details:
             raise BadFile("the file has no detail line")
         kinds = {self._is_credit(detail) for detail in parsed.details}

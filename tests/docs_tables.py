@@ -71,6 +71,8 @@ MEANINGS = {
     "sfs.archive_directory": "Where a copy of each file and its manifest are put first, on the server of `connections.archive`.",
     "sfs.file_name": "Must hold `{kind}` and `{sequence}`, may hold `{date}`, must end in `.dat`.",
     "sfs.done_file": "An empty file that follows each one, where the far side waits for such, as `{file}.done`.",
+    "sfs.nothing_to_send": "`empty_file`: a run without charges, or without credits, sends a file of that kind with header and "
+    "trailer alone, for a loader that waits for one. Ask first whether yours takes such a file.",
     "sfs.fixed_name": "The one name that PeopleSoft loads, as `libfines.dat` or `lib_{kind}.dat`; then `file_name` is "
     'that in the archive alone. A file waits until the last one was collected. Needs `read_back = "hash"`.',
     "sfs.mode": "`rename`: upload under a name that ends in `.part`, check, rename. `direct`: upload under the final name; any "

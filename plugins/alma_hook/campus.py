@@ -276,6 +276,7 @@ class Sfs(_Section):
     read_back: Literal["hash", "size", "none"] = "hash"
     fixed_name: Annotated[FileName, AfterValidator(_fixed_name)] | None = None
     taken_within_hours: int = Field(default=6, ge=0)
+    nothing_to_send: Literal["no_file", "empty_file"] = "no_file"
     credits_by: Literal["reversal", "item_type"] = "reversal"
     credit_wait_days: int | None = Field(default=None, ge=0)
 
@@ -297,6 +298,11 @@ class Sfs(_Section):
             faults.append(
                 f"layout {layout.name} does not mark credits, so they would be loaded as charges: set "
                 'credits_by = "item_type", and [credit_item_types]'
+            )
+        if self.nothing_to_send == "empty_file" and layout.header is None and layout.trailer is None:
+            faults.append(
+                f"layout {layout.name} has neither header nor trailer, so a file without lines would hold nothing: leave "
+                'nothing_to_send as "no_file"'
             )
         if faults:
             raise ValueError("; ".join(faults))

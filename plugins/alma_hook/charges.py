@@ -448,6 +448,8 @@ def plan(
                 else:
                     counts.batches.append(batch_id)
                     going += part.lines
+            if live and not going and campus.sfs.nothing_to_send == "empty_file":
+                counts.batches += batches.open_empty(tx, f"{kind}s", place)
             total = sum(line.amount for line in going)
             if kind == "charge":
                 counts.charges, counts.charged = len(going), total

@@ -22,6 +22,7 @@ from alma_hook.remote import RemoteFolder
 
 #: Beside each archived file: its lines in the ledger's words, and what became of it.
 MANIFEST, STATE = ".manifest.csv", ".state"
+_NO_LINE = {"line_no": 0, "amount": 0, "credit_item": 0}
 _NOTE = ".note"
 
 
@@ -38,11 +39,15 @@ def note_batches(ledger: Ledger, lease: Lease, archive: RemoteFolder, directory:
 
 
 def manifest(row: Row, lines: list[Row]) -> bytes:
-    """Return what a file says in the ledger's words, one row a line: enough to rebuild the ledger."""
+    """Return what a file says in the ledger's words, one row a line: enough to rebuild the ledger.
+
+    That of a file without lines has one row of line 0, which tells of the batch alone.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([*batches.MANIFEST_BATCH, *batches.MANIFEST_LINE])
-    for line in lines:
+    none = {**dict.fromkeys(batches.MANIFEST_LINE, ""), **_NO_LINE, "kind": row["kind"].removesuffix("s")}
+    for line in lines or [none]:
         of_batch = [row[name] for name in batches.MANIFEST_BATCH]
         writer.writerow([*of_batch, *(line[name] for name in batches.MANIFEST_LINE)])
     return out.getvalue().encode("ascii")

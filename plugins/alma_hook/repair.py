@@ -144,7 +144,8 @@ def read_archive(archive: RemoteFolder, campus: Campus) -> tuple[list[Archived],
         said = b"" if archive.size(note) is None else archive.read(note)
         end, *more = said.decode("ascii", "replace").split("\n")
         void = frozenset(int(text[5:]) for text in more if re.fullmatch(r"void [0-9]+", text))
-        found.append(Archived(rows[0], tuple(rows), content, end if end in _ENDS else "unconfirmed", void))
+        lines = tuple(row for row in rows if int(row["line_no"]))
+        found.append(Archived(rows[0], lines, content, end if end in _ENDS else "unconfirmed", void))
     words_said, unread = read_payments(archive, directory, campus.institution)
     if faults or unread:
         raise BadFile("The archive can't be read whole; nothing was changed.", [*faults, *unread])

@@ -185,7 +185,7 @@ def test_an_answer_is_kept_with_the_persons_name(ledger: Ledger, time: Time) -> 
         (e["what"], e["detail"]) for e in events
     ]
     assert f"batch {one} set aside: {'; '.join(WHY)}" in lives[0]
-    assert f"batch {one} released by a circulation head" in lives[0]
+    assert f"batch {one} released by a circulation head, looked at" in lives[0]
     assert f"batch {two} refused by the bursar, the policy is wrong" in lives[1]
 
 

@@ -89,8 +89,9 @@ def last_export(tx: Tx) -> str | None:
 
 
 def last_delivery(tx: Tx) -> str | None:
-    """When the last batch was delivered."""
-    return _last(tx, "SELECT MAX(delivered_at) FROM batch WHERE institution = :i AND state = 'delivered'")
+    """When the last batch with any lines was delivered."""
+    sql = "SELECT MAX(delivered_at) FROM batch WHERE institution = :i AND state = 'delivered' AND line_count > 0"
+    return _last(tx, sql)
 
 
 def delivered_between(tx: Tx, first: str, last: str) -> list[str]:

@@ -158,6 +158,14 @@ def done_file_put(tx: Tx, batch_id: str) -> None:
     tx.run("UPDATE batch SET done_at = :now WHERE institution = :i AND batch_id = :b", now=tx.now, b=batch_id)
 
 
+def open_empty(tx: Tx, kind: str, target: Target) -> list[str]:
+    """Open a batch without lines unless this run has sent one of that kind; return its id, if there is one."""
+    sent = "SELECT COUNT(*) FROM batch WHERE institution = :i AND run_id = :run AND kind = :kind AND state <> 'cancelled'"
+    if tx.one(sent, run=tx.run_id, kind=kind):
+        return []
+    return [open_batch(tx, kind, True, (), target)]
+
+
 def newest(tx: Tx, count: int, state: str | None = None) -> list[Row]:
     """Return so many of the newest batches, in a state or in any, the newest last."""
     where = "" if state is None else "AND state = :state"
@@ -398,8 +406,9 @@ _LINE_STATES = {"delivered": "sent", "cancelled": "dropped", "unconfirmed": "pen
 def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void: frozenset[int]) -> bool:
     """Bring in a batch as the archive tells it, or bring this ledger's one to that end; ``True``: it was new.
 
-    ``state``: ``delivered``, ``cancelled``, or ``unconfirmed``; ``void``: numbers of lines that count no
-    more. Raises ``LedgerError`` when the ledger has another batch of that number, or another end of it.
+    ``told`` is a row of its manifest, ``of`` are those of its lines. ``state``: ``delivered``, ``cancelled``, or
+    ``unconfirmed``; ``void``: numbers of lines that count no more. Raises ``LedgerError`` when the ledger has another
+    batch of that number, or another end of it.
     """
     batch_id = str(told["batch_id"])
     held = tx.row("SELECT * FROM batch WHERE institution = :i AND batch_id = :b", b=batch_id)
@@ -436,7 +445,7 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void:
         "file_date, target, directory, line_count, total, delivered_at) VALUES (:i, :b, :kind, :state, :run, :created, "
         ":now, :layout, :file_name, :file_date, :target, :directory, :count, :total, :delivered)",
         b=batch_id,
-        kind=f"{of[0]['kind']}s",
+        kind=f"{told['kind']}s",
         state=state,
         run=told["run_id"],
         created=told["created_at"],
