@@ -624,6 +624,65 @@ def test_the_quiet_period_ends_when_its_minutes_are_over(seconds: int, tried: bo
     assert applied(fee) == ([400] if tried else [])
 
 
+def posting_fails_with(bridge: Bridge, error: BaseException) -> None:
+    """A run in which each posting ends so before Alma hears of it."""
+
+    def send(request: Request) -> Reply:
+        if request.method == "POST":
+            raise error
+        return bridge.send(request)
+
+    bridge.far.write_query_output()
+    with bridge.working("back") as (ledger, lease):
+        payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus)
+        payment_intake.take_in(ledger, lease, bridge.campus)
+        with suppress(type(error)):
+            payments.post(
+                ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.folder, bridge.marks
+            )
+
+
+def test_a_payment_whose_worker_died_is_left_alone_for_the_quiet_period(small: Bridge) -> None:
+    """Its call may be on its way still, so a look at Alma proves nothing yet."""
+    fees = charged(small, 1000, 600)
+    student_pays(small, fees[0], 400)
+    posting_fails_with(small, KeyboardInterrupt())
+    assert states(small) == ["posting"]
+    student_pays(small, fees[1])
+
+    small.far.clock.advance(seconds=60)
+    _, posted = post(small)
+    assert (states(small), applied(fees[0]), posted.waiting) == (["posting", "posted"], [], 1)
+
+    small.far.clock.advance(seconds=QUIET)
+    post(small)
+    assert_posted_once(small, {fees[0].id: [400], fees[1].id: [600]})
+
+
+def test_a_call_that_was_never_made_is_made_by_the_next_run_at_once(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee, 400)
+    posting_fails_with(small, Retriable("The call waited too long for its turn and was not sent."))
+    assert states(small) == ["new"]
+    _, posted = post(small)
+    assert posted.posted == 1
+    assert_posted_once(small, {fee.id: [400]})
+    (payment,) = [t for t in fee.transactions if t.kind == "PAYMENT"]
+    assert payment.comment == small.campus.sis_to_alma.comment
+
+
+def test_all_payments_of_unclear_outcome_are_counted(small: Bridge) -> None:
+    fees = charged(small, 1000, 600)
+    for fee in fees:
+        student_pays(small, fee)
+    small.far.faults.add_http("drop_before", method="POST", times=None)
+    post(small)
+    small.far.faults.clear()
+    small.far.clock.advance(seconds=60)
+    _, posted = post(small)
+    assert (states(small), posted.waiting) == (["unknown", "unknown"], 2)
+
+
 def told(bridge: Bridge, fee: Fee) -> str:
     """What is listed of a fee, and its life."""
     ledger = bridge.ledger("look")
