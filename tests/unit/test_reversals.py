@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -366,6 +367,25 @@ def test_a_payment_that_is_back_after_it_was_settled_is_listed(both: Bridge) -> 
     assert [(cents, fee_id) for _, cents, fee_id in back] == [(700, fee.id)]
     assert TAKEN_BACK not in kinds(both)
     assert applied(fee) == [[1000]]
+
+
+def test_a_repair_reads_old_files_again_and_they_say_nothing_of_later_payments(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    for _ in range(2):
+        night(small)
+    pay(small, fee)
+    night(small)
+    Path(small.url.removeprefix("sqlite:///")).unlink()
+    for _ in range(2):
+        with closing(small.ledger()) as ledger:
+            ledger.migrate()
+            with ledger.lease("out", "repair") as out, ledger.lease("back", "repair") as back:
+                repair(ledger, out, back, small.campus, small.folder, small.folder, small.api)
+        assert states(small) == []
+        small.sis_to_alma()
+    night(small)
+    assert applied(fee) == [[1000]]
+    equal(small)
 
 
 # -- the file ------------------------------------------------------------------------------------------

@@ -26,6 +26,11 @@ EARLIER = "earlier"
 #: A file with the same bytes that lies there again under its name sooner than this may be the very same one, sent twice.
 SAME_FILE_APART = timedelta(hours=12)
 _STANDS = "('standing', 'settled')"
+#: A file lacks no payment that a later one was the first to tell of: a repair reads old ones again.
+_TOLD_BY_THEN = (
+    " AND NOT EXISTS (SELECT 1 FROM payment_file f WHERE f.institution = p.institution AND f.name = p.file_name "
+    "AND f.sha256 = p.file_sha256 AND (f.written_at > :at OR (f.written_at = :at AND f.name > :name)))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +74,12 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
     before: dict[str, list[Row]] = {}
     for row in tx.rows("SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn'"):
         before.setdefault(row["payment_key"], []).append(row)
-    known = (
-        f"SELECT payment_key, payment_no, amount FROM payment WHERE institution = :i AND state <> '{EARLIER}'"
+    known = f"SELECT payment_key, payment_no, amount FROM payment p WHERE institution = :i AND state <> '{EARLIER}'"
+    payments = (
+        tx.rows(known + _TOLD_BY_THEN, at=file["written_at"], name=file["name"])
+        if shown.lacking
+        else in_list(tx, f"{known} AND payment_key", list(shown.cents))
     )
-    payments = tx.rows(known) if shown.lacking else in_list(tx, f"{known} AND payment_key", list(shown.cents))
     found: list[tuple[Row, int]] = []
     for payment in payments:
         cents = shown.of(payment["payment_key"])
