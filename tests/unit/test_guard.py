@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,22 @@ def test_marks_that_are_gone_stop_all_until_a_person_says_so(lived: Bridge) -> N
         assert entries.unbind(tx, "marks", "the folder was moved")
     ledger.close()
     settle(lived)
+
+
+@pytest.mark.parametrize("word", ["repair", "rebind"])
+def test_a_copy_from_before_a_persons_word_was_used_is_an_older_copy(lived: Bridge, word: str) -> None:
+    """What was accepted is what stood outside then, not what a newer ledger has put there since."""
+    if word == "repair":
+        repaired(lived)
+    else:
+        with closing(lived.ledger("by hand")) as ledger, ledger.write() as tx:
+            entries.unbind(tx, "marks", "the folder was moved")
+    copy = copied(lived)
+    lived.far.clock.advance(hours=1)
+    lived.far.new_fees(3)
+    a_round(lived)
+    put_back(lived, copy)
+    stopped(lived, "a mark that this ledger never put")
 
 
 def test_a_persons_word_is_good_for_once(lived: Bridge) -> None:

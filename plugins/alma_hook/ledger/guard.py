@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from alma_hook.errors import SendingStopped
 from alma_hook.ledger.store import Tx, in_list
@@ -54,8 +54,9 @@ def check_marks(tx: Tx, outside: Mapping[str, bytes | None]) -> None:
     another ledger.
     """
     found = {place: _read(text) for place, text in outside.items() if text is not None}
-    readable = {place: mark for place, mark in found.items() if mark is not None}
-    if _accepted_once(tx):
+    told = {place: mark for place, mark in found.items() if mark is not None}
+    readable = {place: mark for place, (mark, _) in told.items()}
+    if _accepted_once(tx, [at for _, at in told.values()]):
         for mark in readable.values():
             _know(tx, mark)
         # What is gone may be gone until the next mark is put.
@@ -84,15 +85,23 @@ def check_marks(tx: Tx, outside: Mapping[str, bytes | None]) -> None:
         )
 
 
-def _read(text: bytes) -> str | None:
-    """A place whose writing broke off holds no mark that can be read."""
+def _read(text: bytes) -> tuple[str, str] | None:
+    """Return a mark and when it was put; a place whose writing broke off holds none that can be read."""
     try:
-        return str(json.loads(text)["mark"])
+        told = json.loads(text)
+        return str(told["mark"]), str(told.get("at", ""))
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _accepted_once(tx: Tx) -> bool:
+def _accepted_once(tx: Tx, put_at: Sequence[str]) -> bool:
+    """Whether a person has said that what stood outside is right, which is good for once and for what stood there then.
+
+    A mark that was put later is a newer ledger's: this one is a copy from before the word was used.
+    """
+    said_at = tx.one("SELECT bound_at FROM binding WHERE institution = :i AND what = :what", what=MARKS)
+    if said_at is None or any(at > said_at for at in put_at):
+        return False
     return bool(tx.run("DELETE FROM binding WHERE institution = :i AND what = :what", what=MARKS))
 
 
@@ -130,7 +139,8 @@ def unbind(tx: Tx, what: str, reason: str) -> bool:
     """Forget a binding by a person's word, or (``marks``) accept the marks outside once; ``False``: none such."""
     if what == MARKS:
         tx.run(
-            "INSERT INTO binding VALUES (:i, :what, :value, :now, :actor) ON CONFLICT (institution, what) DO NOTHING",
+            "INSERT INTO binding VALUES (:i, :what, :value, :now, :actor) ON CONFLICT (institution, what) DO UPDATE SET "
+            "bound_at = excluded.bound_at, bound_by = excluded.bound_by",
             what=MARKS,
             value="accepted once",
             now=tx.now,
