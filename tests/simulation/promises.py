@@ -351,6 +351,11 @@ def _short_ids(world: World, said: Said) -> list[str]:
     posted = sum(row["state"] == "posted" for row in said.payments)
     found = ["payments were posted after one that did not come back"] if posted > 1 + gone else []
     for fee in world.far.alma.fees.values():
+        late = any(
+            row["fee_id"] == fee.id and row["external_id"] in world.applied_too_late for row in said.payments
+        )
+        if late and _DOUBLE in [entry["kind"] for entry in said.on_fee(fee.id)]:
+            continue  # what Alma applied after the quiet period is listed
         if by_api(fee) > tried[fee.id]:
             found.append(f"fee {fee.id}: {by_api(fee)} payments by us, {tried[fee.id]} were tried")
     return found
