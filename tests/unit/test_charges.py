@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alma_hook import campus
 from alma_hook.campus import TermRow
-from alma_hook.charges import Position, decide, made_on_day
+from alma_hook.charges import Position, decide, made_on_day, of_students
 from alma_hook.errors import SendingStopped
 from alma_hook.fees import USER_GONE
 from alma_hook.ledger import items
@@ -372,6 +372,26 @@ def test_a_cent_owed_under_a_new_emplid_is_a_first_charge_too() -> None:
     line = decide(settled, CAMPUS, DAY)
     assert isinstance(line, Line)
     assert (line.kind, line.amount, line.emplid, line.reason) == ("charge", 1, "087654321", "new")
+
+
+def ruled(**rules: object) -> campus.Campus:
+    return CAMPUS.model_copy(update={"first_charges": campus.FirstCharges(**rules)})  # type: ignore[arg-type]
+
+
+def test_a_fee_of_which_alma_does_not_tell_when_it_was_made_is_held_where_a_rule_asks() -> None:
+    held = decide(replace(NEW, made_at=None), ruled(minimum_age_days=2), DAY)
+    assert isinstance(held, Listed)
+    assert "Alma does not tell when it was made" in held.kind + held.detail
+    assert isinstance(decide(replace(NEW, made_at=None), ruled(), DAY), Line)
+
+
+def test_what_can_not_be_charged_does_not_count_for_a_students_minimum() -> None:
+    of_one = [
+        replace(NEW, balance=400, original=400),
+        replace(NEW, fee_id="2", problem="inconsistent reading"),
+        replace(NEW, fee_id="3", type="CREDIT", balance=-700, original=700),
+    ]
+    assert of_students(of_one, ruled(minimum_of_student="10.00"), DAY) == {"012345678": 400}
 
 
 # -- the day on which a fee was made ------------------------------------------------------------------

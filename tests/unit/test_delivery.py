@@ -528,6 +528,16 @@ def test_a_file_of_the_same_name_in_the_archive_stops_the_delivery(sent: Sent) -
     assert (sent.bridge.folder.path(ARCHIVE) / sent.name).read_bytes() == b"x" * len(sent.content)
 
 
+def test_a_file_of_the_same_name_that_comes_into_the_archive_meanwhile_stops_the_delivery(sent: Sent) -> None:
+    place = sent.bridge.folder.path(ARCHIVE) / sent.name
+    sent.stop_at("write")
+    place.write_bytes(b"another's")
+    with pytest.raises(SendingStopped, match="in the archive already, with other content"):
+        sent.deliver()
+    assert sent.inbound() == []
+    assert place.read_bytes() == b"another's"
+
+
 @pytest.mark.parametrize("resumed", [False, True])
 def test_a_file_of_the_same_name_that_appears_before_the_rename_is_not_overwritten(
     sent: Sent, resumed: bool
@@ -704,6 +714,20 @@ def test_a_done_file_follows_though_the_worker_died_in_between(make_bridge: Make
         delivery.deliver_all(
             ledger, lease, sent.bridge.campus.sfs, sent.bridge.folder, sent.bridge.folder, sent.bridge.marks
         )
+    assert sent.inbound() == ["libfines.dat", "libfines.dat.done"]
+
+
+def test_a_done_file_is_put_nowhere_but_where_its_file_lies(make_bridge: MakeBridge) -> None:
+    sent = one_name(make_bridge)
+    sent.stop_at("write", place=f"{INBOUND}/libfines.dat.done")
+    folder = sent.bridge.folder
+    folder.target = "other.campus.invalid:22"
+    with sent.bridge.working("out") as (ledger, lease):
+        delivery.deliver_all(ledger, lease, sent.bridge.campus.sfs, folder, folder, sent.bridge.marks)
+    assert sent.inbound() == ["libfines.dat"]
+    del folder.target
+    with sent.bridge.working("out") as (ledger, lease):
+        delivery.deliver_all(ledger, lease, sent.bridge.campus.sfs, folder, folder, sent.bridge.marks)
     assert sent.inbound() == ["libfines.dat", "libfines.dat.done"]
 
 

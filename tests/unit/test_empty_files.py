@@ -10,7 +10,7 @@ import pytest
 
 from alma_hook.campus import load
 from alma_hook.errors import SettingsError
-from alma_hook.ledger import alerts
+from alma_hook.ledger import alerts, batches
 from alma_hook.repair import repair
 from tests.bridge import SETTINGS, Bridge
 
@@ -50,6 +50,15 @@ def test_a_run_with_nothing_to_send_delivers_a_file_of_each_kind(campus_: Bridge
     campus_.far.alma.waive_at_desk(fee.id, 250)
     assert night(campus_) == {"alma_charges_000005.dat": 0, "alma_credits_000006.dat": 1}
     assert campus_.books().unequal == {}
+
+
+def test_the_newest_batches_are_found_by_their_state(campus_: Bridge) -> None:
+    night(campus_)
+    night(campus_, lambda: campus_.alma_to_sis(live=False))
+    with closing(campus_.ledger("look")) as ledger, ledger.read() as tx:
+        assert [row["batch_id"] for row in batches.newest(tx, 30)] == ["000001", "000002"]
+        assert [row["batch_id"] for row in batches.newest(tx, 1)] == ["000002"]
+        assert batches.newest(tx, 30, "cancelled") == []
 
 
 def test_a_run_that_is_repeated_sends_no_second_one(campus_: Bridge) -> None:

@@ -405,6 +405,32 @@ def test_a_file_replaced_just_before_it_is_archived_stays_for_the_next_run(small
     assert list(small.folder.path("/sfs/outbound").glob("*.csv")) == []
 
 
+def test_of_three_files_under_one_name_at_the_moment_of_archiving_none_is_lost(small: Bridge) -> None:
+    """A second one takes the first one's place just before it is moved, and a third one comes just after."""
+    fees = charged(small, 1000, 800)
+    student_pays(small, fees[0], 300)
+    name = small.far.write_query_output()
+
+    def come(action: str, path: str) -> None:
+        row = (fees[0].user.primary_id, "7411", f"ALMA{fees[0].id}", "2.00")
+        if (action, path) == ("rename", name):
+            leave(small, row, name=name.rpartition("/")[2])
+        if (action, path) == ("renamed", name) or (action == "renamed" and "archive" in path):
+            small.folder.before = lambda _action, _path: None
+            other = (fees[1].user.primary_id, "7412", f"ALMA{fees[1].id}", "5.00")
+            leave(small, row, other, name=name.rpartition("/")[2])
+
+    small.folder.before = come
+    small.sis_to_alma()
+    small.folder.before = lambda _action, _path: None
+    for _ in range(2):
+        small.sis_to_alma()
+
+    assert [applied(fee) for fee in fees] == [[300, 200], [500]]
+    assert set(states(small)) == {"posted"}
+    assert list(small.folder.path("/sfs/outbound").glob("*.csv")) == []
+
+
 def test_one_payment_with_two_amounts_in_one_file(small: Bridge) -> None:
     (fee,) = charged(small, 1000)
     emplid = fee.user.primary_id
