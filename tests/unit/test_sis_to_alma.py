@@ -270,6 +270,18 @@ def test_a_fee_that_is_gone_from_alma(in_flight: bool, small: Bridge) -> None:
     assert_posted_once(small, {fee.id: [400]})
 
 
+def test_a_fee_that_is_gone_keeps_no_other_of_its_account_waiting(small: Bridge) -> None:
+    gone, there = charged(small, 1000, 600, student=0)
+    student_pays(small, gone)
+    student_pays(small, there)
+    fees_of = small.far.alma.fees_of
+    small.far.alma.fees_of = lambda *which: [fee for fee in fees_of(*which) if fee is not gone]
+
+    _, posted = post(small)
+
+    assert (posted.posted, applied(there), kinds(small)) == (1, [600], ["fee not found in Alma"])
+
+
 def test_a_disputed_fee_is_paid_once_the_dispute_is_over(small: Bridge) -> None:
     (fee,) = charged(small, 1000)
     student_pays(small, fee)
@@ -869,8 +881,9 @@ def test_a_fee_closed_between_reading_and_posting(small: Bridge) -> None:
     assert kinds(small) == ["fee already settled in Alma"]
 
 
-def test_three_accounts_in_a_row_end_the_task_and_no_three_apart(small: Bridge) -> None:
+def test_three_accounts_in_a_row_end_the_task_and_no_three_apart(tmp_path: Path) -> None:
     """A reading that fails now and then is an account's trouble, not Alma's."""
+    small = Bridge(tmp_path, students=5, fees=0)
     fees = [small.far.alma.add_fee(student, 100) for student in small.far.students for _ in range(1)]
     fees += [small.far.alma.add_fee(small.far.students[0], 200)]
     equalise(small)
@@ -883,7 +896,7 @@ def test_three_accounts_in_a_row_end_the_task_and_no_three_apart(small: Bridge) 
         account = request.path.split("/")[2]
         if account not in accounts:
             accounts.append(account)
-        # Of four accounts each but the third fails.
+        # Of five accounts each but the third fails.
         if accounts.index(account) != 2:
             raise Retriable("The connection broke off.")
         return small.send(request)
@@ -897,10 +910,10 @@ def test_three_accounts_in_a_row_end_the_task_and_no_three_apart(small: Bridge) 
             progress=lambda done, of: seen.append((done, of)),
         )  # fmt: skip
 
-    assert len(accounts) == 4
-    assert seen[-1] == (5, 5)
+    assert len(accounts) == 5
+    assert seen[-1] == (6, 6)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert posted.posted + posted.waiting == 5
+    assert posted.posted + posted.waiting == 6
     assert kinds(small) == ["account could not be read"] * posted.waiting
     run_through(small)
     assert_posted_once(small, {fee.id: [fee.original_cents] for fee in fees})
