@@ -120,6 +120,30 @@ def equal(bridge: Bridge) -> None:
 # -- before it was posted ------------------------------------------------------------------------------
 
 
+def test_taken_back_while_its_outcome_was_unclear_it_is_not_tried_again(both: Bridge) -> None:
+    (fee,) = charged(both, 1000)
+    payment = pay(both, fee)
+    both.far.faults.add_http("drop_before", method="POST", times=None)
+    both.far.clock.advance(hours=24)
+    both.far.write_query_output()
+    both.sis_to_alma()
+    assert kinds(both) == ["outcome of the posting unclear"]
+    # Alma can't be asked before it stands as taken back.
+    both.far.peoplesoft.bounce(payment.payment_id)
+    for minutes in (1, 1):
+        both.far.clock.advance(seconds=60 * minutes)
+        both.far.write_query_output(bounced="omit")
+        both.sis_to_alma()
+    assert states(both) == ["standing"]
+    both.far.faults.clear()
+    calls = sum(call.method == "POST" for call in both.far.api.calls)
+    night(both)
+
+    assert sum(call.method == "POST" for call in both.far.api.calls) == calls
+    assert applied(fee) == [[]]
+    equal(both)
+
+
 def test_taken_back_before_it_was_posted_is_never_posted(both: Bridge) -> None:
     (fee,) = charged(both, 1000)
     payment = pay(both, fee)

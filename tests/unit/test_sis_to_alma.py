@@ -19,7 +19,7 @@ from sqlalchemy import event
 from alma_hook import payment_intake, payments
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import Fatal, LeaseTaken, OutcomeUnknown, QuotaSpent, Retriable, SendingStopped
+from alma_hook.errors import Fatal, LeaseTaken, OutcomeUnknown, QuotaSpent, Refused, Retriable, SendingStopped
 from alma_hook.ledger import Lease, Ledger, exceptions, story
 from alma_hook.ledger import payments as entries
 from alma_hook.payment_intake import TakeInCounts
@@ -280,6 +280,30 @@ def test_a_fee_that_is_gone_keeps_no_other_of_its_account_waiting(small: Bridge)
     _, posted = post(small)
 
     assert (posted.posted, applied(there), kinds(small)) == (1, [600], ["fee not found in Alma"])
+
+
+def test_an_account_whose_reading_alma_refuses_is_listed_and_the_others_are_posted(small: Bridge) -> None:
+    fees = charged(small, 1000, 600)
+    for fee in fees:
+        student_pays(small, fee)
+    small.far.write_query_output()
+
+    def send(request: Request) -> Reply:
+        if fees[0].user.primary_id in request.path:
+            raise Refused("Alma refused the call with HTTP 400.", code="401861")
+        return small.send(request)
+
+    with small.working("back") as (ledger, lease):
+        payment_intake.find_files(small.folder, ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus)
+        payments.post(
+            ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks
+        )
+    assert kinds(small) == ["reading refused by Alma"]
+    assert "401861" in told(small, fees[0])
+    assert [applied(fee) for fee in fees] == [[], [600]]
+    post(small)
+    assert_posted_once(small, {fees[0].id: [1000], fees[1].id: [600]})
 
 
 def test_a_disputed_fee_is_paid_once_the_dispute_is_over(small: Bridge) -> None:
