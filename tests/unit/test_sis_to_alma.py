@@ -154,6 +154,14 @@ def test_a_single_cent(fault: str | None, small: Bridge) -> None:
     assert_posted_once(small, {fee.id: [1]})
 
 
+def test_a_single_cent_in_dispute_is_not_taken_for_settled(small: Bridge) -> None:
+    (fee,) = charged(small, 1)
+    student_pays(small, fee)
+    small.far.alma.dispute(fee.id)
+    post(small)
+    assert kinds(small) == ["fee is INDISPUTE in Alma"]
+
+
 def test_many_payments_on_one_fee_of_one_account(small: Bridge) -> None:
     first, second = charged(small, 1000, 500, student=0)
     for cents in (100, 100, 250):
@@ -1132,8 +1140,9 @@ def test_a_first_payment_of_unclear_outcome_is_not_made_again_on_trust(small: Br
     small.far.faults.add_http("fail_after", method="POST")
 
     with shortened_ids(small):
-        for _ in range(3):
-            post(small)
+        for waiting in (0, 1, 1):
+            _, posted = post(small)
+            assert (posted.waiting, posted.listed) == (waiting, 1)
             small.far.clock.advance(seconds=QUIET)
     assert (applied(fee), states(small), kinds(small)) == (
         [400],
