@@ -119,7 +119,8 @@ def settle_by_credits(ledger: Ledger, lease: Lease) -> int:
     """Settle payments that a credit delivered later explains; return how many.
 
     A fee paid in both places is credited in PeopleSoft, where the student then gets the money back:
-    nothing is left to post.
+    nothing is left to post. Once PeopleSoft is charged more for the fee, that money pays it unless it was
+    given back, which is not known here: the payment is listed again.
     """
     with ledger.write(lease) as tx:
         explained = entries.explained_by_credits(tx)
@@ -129,6 +130,13 @@ def settle_by_credits(ledger: Ledger, lease: Lease) -> int:
             exceptions.close_subject(
                 tx, f"payment {row['payment_no']}", "a credit of that size was delivered later"
             )
+        exceptions.open_all(
+            tx,
+            [
+                exceptions.of_payment(row, exceptions.OVERPAID, int(row["received"]) - int(row["posted"]))
+                for row in entries.left_over_again(tx)
+            ],
+        )
         # The outcome of what was on its way is known now, as far as it is.
         reversals.judge(tx)
     return len(explained)

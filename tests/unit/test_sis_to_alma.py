@@ -102,6 +102,15 @@ def kinds(bridge: Bridge) -> list[str]:
     return sorted(bridge.exceptions().values())
 
 
+def listed_cents(bridge: Bridge) -> list[tuple[str, int]]:
+    """Kind and cents of what is listed."""
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        found = [(row["kind"], int(row["amount"])) for row in exceptions.open_items(tx)]
+    ledger.close()
+    return sorted(found)
+
+
 def run_through(bridge: Bridge) -> None:
     """Run until nothing is left to do: now, and again when the quiet period and any lease are over."""
     for _ in range(3):
@@ -238,6 +247,37 @@ def test_more_than_what_the_desk_has_left(small: Bridge) -> None:
     assert small.exceptions() == {}
     assert small.far.books().unapplied_cents == 700
     assert small.books().unequal == {}
+
+
+@pytest.mark.parametrize(("paid_then", "left"), [(386, [("paid more than Alma's balance", 109)]), (495, [])])
+def test_what_a_credit_explained_is_listed_again_when_the_fee_asks_for_more(
+    small_on_both: Bridge, paid_then: int, left: list[tuple[str, int]]
+) -> None:
+    bridge, alma = small_on_both, small_on_both.far.alma
+    (fee,) = charged(bridge, 1050)
+    student_pays(bridge, fee)
+    bridge.far.faults.add_http("fail_before", method="GET", status=503, times=4)
+    post(bridge)  # it waits: the account can't be read
+    alma.waive_at_desk(fee.id, 109)
+    bridge.far.clock.advance(seconds=QUIET)
+    equalise(bridge)
+    bridge.far.faults.add_http("apply_late", method="POST", seconds=60)
+    bridge.sis_to_alma()
+    alma.raise_fee(fee.id, 495)  # before Alma applies the payment, which would have closed it
+    bridge.far.clock.advance(seconds=QUIET)
+    bridge.sis_to_alma()
+    assert (applied(fee), bridge.exceptions()) == ([941], {})
+
+    equalise(bridge)
+
+    # 1.09 of the payment lie on the student's account: they pay a part of the raise there, or were given back.
+    assert (fee.balance_cents, listed_cents(bridge)) == (495, [("paid more than Alma's balance", 109)])
+    assert bridge.balances()["unexplained"] == 0
+    bridge.far.clock.advance(seconds=1)
+    student_pays(bridge, fee, paid_then)
+    post(bridge)
+    assert (sum(applied(fee)), listed_cents(bridge)) == (941 + paid_then, left)
+    assert bridge.balances()["unexplained"] == 0
 
 
 def test_paid_in_both_places_is_credited_and_settled(small_on_both: Bridge) -> None:

@@ -466,6 +466,17 @@ def explained_by_credits(tx: Tx) -> list[Row]:
     )
 
 
+def left_over_again(tx: Tx) -> list[Row]:
+    """Return the payments that were listed as more than Alma's balance, are no more, and of whose fee Alma asks for money."""
+    return tx.rows(
+        "SELECT p.* FROM payment_now p JOIN fee_expected e ON e.institution = p.institution AND e.fee_id = p.fee_id "
+        "WHERE p.institution = :i AND p.state = 'posted' AND p.received > p.posted AND e.expected > 0 "
+        "AND p.payment_key IN (SELECT x.payment_key FROM exception_item x WHERE x.institution = :i AND x.kind = :kind "
+        "GROUP BY x.payment_key HAVING COUNT(x.closed_at) = COUNT(*))",
+        kind=exceptions.OVERPAID,
+    )
+
+
 def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | None = None) -> None:
     """Settle what a person has dealt with: a payment is then not tried again.
 
