@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -22,7 +23,9 @@ from alma_hook.errors import (
 from alma_hook.keys import external_id
 from alma_hook.ledger import batches, institutions
 from alma_hook.ledger.store import LEASE_MINUTES
+from alma_hook.resources import include
 from simulator.alma_records import Fee
+from simulator.demo import CREDIT_ITEM_TYPE, carries_reference, marks_credits
 from simulator.sis_export import Packing
 from tests.bridge import Bridge
 from tests.conftest import MakeBridge
@@ -117,16 +120,59 @@ def test_an_export_of_the_sis_profile_in_every_packing(make_bridge: MakeBridge, 
     assert bridge.books().peoplesoft_cents > 0
 
 
-@pytest.mark.parametrize("layout", ["default", "princeton_libfines"])
+def of_layout(layout: str) -> dict[str, Any]:
+    """What a campus with a shipped layout says of it, and its PeopleSoft, where lines lack a reference or a reversal's mark."""
+
+    def settings(text: str) -> str:
+        text = text.replace("[sfs]", '[sfs]\nbusiness_unit = "CAMPS"')
+        if not carries_reference(layout):
+            text = text.replace('reference = "Reference Number"\n', "")
+            text = text.replace("[sis_to_alma]", '[sis_to_alma]\nwithout_reference = "hold"')
+        if not marks_credits(layout):
+            types = "".join(f'30000000000{n} = "{CREDIT_ITEM_TYPE}"\n' for n in (1, 2, 3))
+            text = text.replace("[sfs]", '[sfs]\ncredits_by = "item_type"') + f"[credit_item_types]\n{types}"
+        return text
+
+    credit_item_types = () if marks_credits(layout) else (CREDIT_ITEM_TYPE,)
+    return {"layout": layout, "settings": settings, "credit_item_types": credit_item_types}
+
+
+@pytest.mark.parametrize("layout", sorted(file.stem for file in include("layouts").glob("*.toml")))
 def test_every_shipped_layout_is_loaded_charges_and_credits(make_bridge: MakeBridge, layout: str) -> None:
-    bridge = make_bridge(layout=layout)
+    bridge = make_bridge(**of_layout(layout))
     run(bridge)
     bridge.far.waives(8)
     bridge.far.new_fees(4)
     run(bridge)
-    kinds = {result.kind for result in bridge.far.peoplesoft.loads}
-    assert kinds == {"charges", "credits"}
-    assert_equal(bridge)
+    assert len(bridge.far.peoplesoft.loads) == 3
+    assert bridge.balances()["unexplained"] == 0
+    if carries_reference(layout):
+        assert_equal(bridge)
+    # The witness where no item names its fee: what each student owes.
+    owing: Counter[str] = Counter()
+    for fee in bridge.far.alma.fees.values():
+        if fee.id not in bridge.listed_fees():
+            owing[fee.user.primary_id] += fee.balance_cents
+    assert {k: v for k, v in bridge.far.peoplesoft.books().by_emplid.items() if v} == +owing
+
+
+def test_only_a_charge_has_the_dates_that_are_a_charge_s_alone(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge(**of_layout("asu_oasis"), fees=0)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 2000)
+    run(bridge)
+    bridge.far.alma.waive_at_desk(fee.id, 500)
+    run(bridge)
+    day = f"{bridge.campus.today(bridge.far.clock.now()):%m%d%Y}"
+    loaded = bridge.far.path(bridge.far.folders.loaded)
+    charge, credit = [file.read_text() for file in sorted(loaded.glob("*.dat"))]
+    assert (charge[46:54], charge[62:65], credit[46:54], credit[62:65]) == (day, "   ", " " * 8, "Y  ")
+
+
+def test_the_business_unit_of_the_settings_stands_in_each_line(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge(**of_layout("uta_csv"))
+    run(bridge)
+    (file,) = bridge.far.path(bridge.far.folders.loaded).glob("*.dat")
+    assert {line.split(",")[0] for line in file.read_text().splitlines()} == {"CAMPS"}
 
 
 @pytest.mark.parametrize("seed", range(3))
