@@ -191,9 +191,6 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
                     if not campus.sis_to_alma.names_fees:
                         known, unclear = unassigned.as_known(tx, known, unclear)
                     told = replace(file, payments=known, unclear=unclear)
-                    reversals.observe(
-                        tx, row, _shown(tx, row, told, campus), campus.sis_to_alma.reversal_limit
-                    )
                     _take_in_file(tx, row, told, campus, counts, file.lines)
         except BadFile as error:
             _refuse_file(ledger, lease, row, error)
@@ -328,6 +325,7 @@ def _take_in_file(
     new, overpaid = entries.adopt(
         tx, row["name"], row["sha256"], [found[0] for key, found in by_key.items() if key not in known]
     )
+    reversals.observe(tx, row, _shown(tx, row, file, campus), campus.sis_to_alma.reversal_limit)
     unheard: list[int] = []
     if campus.sis_to_alma.cumulative and not reversals.newest(tx, row):
         unheard = [payment.amount for payment in new]

@@ -13,6 +13,7 @@ from alma_hook.alma_answers import Reply
 from alma_hook.errors import BadFile, SendingStopped
 from alma_hook.ledger import Ledger, payments
 from alma_hook.ledger import notes as entries
+from alma_hook.ledger.exceptions import OVERPAID
 from alma_hook.ledger.reversals import BACK, TAKEN_BACK
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Payment
@@ -258,6 +259,78 @@ def test_an_older_copy_learns_what_was_said_since(small: Bridge, night: Night) -
     assert applied(old, new) == [[1000], [1000]]
     assert charged_in_all(small) == 1000
     settled(small)
+
+
+def test_an_older_copy_does_not_post_what_a_person_settled_since(
+    small: Bridge, night: Night, told: str
+) -> None:
+    (fee,) = charged(small, 1000)
+    small.far.alma.dispute(fee.id)
+    payment = pay(small, fee)
+    night()
+    copy = copied(small)
+    ((exception_id, _, _),) = listed(small, "fee is INDISPUTE in Alma")
+    resolve(small, exception_id)
+    if told == "payments":
+        small.far.peoplesoft.bounce(payment.payment_id)  # the office gives the money back
+    night()
+    put_back(small, copy)
+    assert repaired(small).notes == 1
+    assert "fee is INDISPUTE in Alma" not in kinds(small)
+    small.far.alma.restore(fee.id)
+    for _ in range(2):
+        night()
+        equalise(small)
+    assert applied(fee) == [[]]
+    assert charged_in_all(small) == 1000
+
+
+def test_what_stood_in_no_more_and_no_file_tells_of_is_posted_when_one_does(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
+    night = nights(bridge)
+    (fee,) = charged(bridge, 1000)
+    first = pay(bridge, fee, 600)
+    night()
+    bridge.far.peoplesoft.bounce(first.payment_id)
+    night()
+    bridge.far.alma.dispute(fee.id)
+    pay(bridge, fee, 600)  # it stands in for the first
+    night()
+    night()
+    first.amount_cents, first.bounced_cents = first.bounced_cents, 0
+    night()
+    assert len(notes(bridge)) == 2
+    for file in bridge.folder.path("/sfs/outbound/archive").glob("*"):
+        file.unlink()
+    lose(bridge, opened=False)
+    assert repaired(bridge).notes == 2
+    bridge.far.alma.restore(fee.id)
+    for _ in range(2):
+        night()
+        equalise(bridge)
+    assert applied(fee) == [[600, 400]]
+    assert kinds(bridge) == [OVERPAID]
+    assert [cents for _, cents, _ in listed(bridge, OVERPAID)] == [200]
+
+
+@pytest.mark.parametrize("cents", [400, 1000])
+def test_what_is_taken_back_before_a_repair_without_files_is_listed(
+    small: Bridge, night: Night, cents: int
+) -> None:
+    fee, other = charged(small, 1000, 700)
+    payment = pay(small, fee)
+    pay(small, other)
+    night()
+    small.far.peoplesoft.bounce(payment.payment_id, cents)
+    for file in small.folder.path("/sfs/outbound/archive").glob("*"):
+        file.unlink()
+    lose(small, opened=False)
+    repaired(small)
+    night()
+    assert small.exceptions() == {}
+    night()
+    assert [(value, fee_id) for _, value, fee_id in listed(small)] == [(cents, fee.id)]
+    assert small.balances()["unexplained"] == 0
 
 
 def test_a_repair_of_a_ledger_that_knows_its_notes_changes_nothing(small: Bridge, night: Night) -> None:

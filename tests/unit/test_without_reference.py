@@ -12,11 +12,13 @@ from alma_hook import __main__ as command_line
 from alma_hook import campus, keys
 from alma_hook.errors import SendingStopped, SettingsError
 from alma_hook.ledger import Ledger, exceptions, payments, unassigned
+from alma_hook.ledger.reversals import TAKEN_BACK
 from alma_hook.repair import repair
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
 from tests.unit.test_confirmations import with_items
-from tests.unit.test_reversals import applied, kinds
+from tests.unit.test_guard import lose, repaired
+from tests.unit.test_reversals import applied, kinds, listed
 
 NO_FEE = "payment without a fee"
 
@@ -334,6 +336,25 @@ def test_after_a_repair_a_second_part_is_known_though_the_first_was_never_posted
         (second, fee.id, 300),
         ("", None, 1000),
     ]
+
+
+def test_after_a_repair_a_part_that_peoplesoft_has_no_more_is_listed_as_taken_back(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=oldest)
+    first, second = charged(bridge, 1000, 500)
+    payment_id = pays(bridge, 1200)
+    night(bridge)
+    assert applied(first, second) == [[1000], [200]]
+    bridge.far.peoplesoft.bounce(payment_id, 1000)
+    for file in bridge.folder.path("/sfs/outbound/archive").glob("*"):
+        file.unlink()
+    lose(bridge, opened=False)
+    repaired(bridge)
+    for _ in range(3):
+        night(bridge)
+    # Alma has 12.00 of it, PeopleSoft 2.00: one of the two parts is not there at all.
+    assert applied(first, second) == [[1000], [200]]
+    assert sum(cents for _, cents, _ in listed(bridge)) == 1000
+    assert set(kinds(bridge)) == {TAKEN_BACK}
 
 
 # -- settings --------------------------------------------------------------------------------------------

@@ -26,10 +26,12 @@ EARLIER = "earlier"
 #: A file with the same bytes that lies there again under its name sooner than this may be the very same one, sent twice.
 SAME_FILE_APART = timedelta(hours=12)
 _STANDS = "('standing', 'settled')"
-#: A file lacks no payment that a later one was the first to tell of: a repair reads old ones again.
+#: A file lacks no payment that a later one was the first to tell of, nor one that Alma alone tells of and has
+#: since that day: a repair reads old ones again.
 _TOLD_BY_THEN = (
     " AND NOT EXISTS (SELECT 1 FROM payment_file f WHERE f.institution = p.institution AND f.name = p.file_name "
-    "AND f.sha256 = p.file_sha256 AND (f.written_at > :at OR (f.written_at = :at AND f.name > :name)))"
+    "AND f.sha256 = p.file_sha256 AND (f.written_at > :at OR (f.written_at = :at AND f.name > :name))) "
+    f"AND NOT (p.payment_key LIKE '{LOST}%' AND (p.paid_on = '' OR p.paid_on >= :day))"
 )
 
 
@@ -51,7 +53,9 @@ class Shown:
         """What the file says of a payment: cents, or ``None`` where it says nothing."""
         if key in self.cents:
             return self.cents[key]
-        return 0 if self.lacking and key not in self.unclear and not key.startswith(LOST) else None
+        # Any line that can't be read may be one that Alma alone tells of.
+        unclear = bool(self.unclear) if key.startswith(LOST) else key in self.unclear
+        return 0 if self.lacking and not unclear else None
 
 
 def newest(tx: Tx, file: Row) -> bool:
@@ -76,7 +80,7 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
         before.setdefault(row["payment_key"], []).append(row)
     known = f"SELECT payment_key, payment_no, amount FROM payment p WHERE institution = :i AND state <> '{EARLIER}'"
     payments = (
-        tx.rows(known + _TOLD_BY_THEN, at=file["written_at"], name=file["name"])
+        tx.rows(known + _TOLD_BY_THEN, at=file["written_at"], day=file["written_at"][:10], name=file["name"])
         if shown.lacking
         else in_list(tx, f"{known} AND payment_key", list(shown.cents))
     )
@@ -282,7 +286,10 @@ def _back(row: Row) -> str:
 
 
 def take_up(tx: Tx, listed: Row) -> None:
-    """Record that a person has undone what was done about a payment that is back: should it go again, it is news."""
+    """Record that a person has undone what was done about a payment that is back: should it go again, it is news.
+
+    No other payment stands in for it any more: what nobody had settled of it came back first.
+    """
     left = int(listed["amount"])
     for row in tx.rows(
         "SELECT * FROM reversal WHERE institution = :i AND payment_key = :key AND settled > 0 "
@@ -291,8 +298,6 @@ def take_up(tx: Tx, listed: Row) -> None:
     ):
         part = min(left, int(row["settled"]))
         left -= part
-        if row["covered_by"] is not None:
-            _release(tx, row, f"payment {number_of(row)} is back")
         tx.run(
             "UPDATE reversal SET settled = settled - :part, changed_at = :now WHERE institution = :i AND reversal_id = :id",
             part=part,

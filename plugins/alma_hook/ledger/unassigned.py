@@ -90,8 +90,8 @@ def _found_again(tx: Tx, payment: Payment, lost: dict[str, Row]) -> list[Payment
                 continue
             cents = min(left, int(row["amount"]))
             left -= cents
-            if cents:
-                found.append(_part(payment, key, external_id, fee_id, cents))
+            # Of nought, too: PeopleSoft has nothing any more of what was posted of that part.
+            found.append(_part(payment, key, external_id, fee_id, cents))
     return [*found, replace(payment, amount=left)] if left else found
 
 
