@@ -313,6 +313,27 @@ def test_what_stood_in_no_more_and_no_file_tells_of_is_posted_when_one_does(tmp_
     assert [cents for _, cents, _ in listed(bridge, OVERPAID)] == [200]
 
 
+def test_without_its_note_what_was_posted_to_a_fee_made_anew_is_neither_posted_again_nor_taken_back(
+    small: Bridge, night: Night, told: str
+) -> None:
+    """It was paid on the older fee's item, which nothing tells any more."""
+    old, new, _ = made_anew(small, night)
+    pay(small, old)
+    night()
+    for note in notes(small):
+        note.unlink()
+    lose(small, opened=False)
+    repaired(small)
+    for _ in range(3):
+        equalise(small)
+        night()
+    assert applied(old, new) == [[1000], [1000]]
+    assert charged_in_all(small) == 1000
+    # That the first payment was taken back and what it was settled with is lost, too, where lines are payments.
+    again = [TAKEN_BACK] if told == "payments" else []
+    assert kinds(small) == ["paid by us and never charged", *again]
+
+
 @pytest.mark.parametrize("cents", [400, 1000])
 def test_what_is_taken_back_before_a_repair_without_files_is_listed(
     small: Bridge, night: Night, cents: int
