@@ -234,6 +234,37 @@ def _ledger(options: argparse.Namespace) -> Ledger:
     return open_ledger(settings, run_id="command line", actor=actor, get=outside_of_tasks)
 
 
+def _ledger_to_tell(options: argparse.Namespace) -> Ledger:
+    """The ledger that a person tells something of the money: the newest one by its marks.
+
+    An older copy does not know what was sent and seen since, and what it is told may be wrong by then. With
+    ``--ledger`` nothing but the ledger is at hand.
+    """
+    ledger = _ledger(options)
+    ledger.check()
+    if not options.ledger:
+        _check_marks(options, ledger)
+    return ledger
+
+
+def _check_marks(options: argparse.Namespace, ledger: Ledger) -> None:
+    from contextlib import ExitStack
+
+    from alma_hook import sftp
+    from alma_hook.connections import marks_of
+    from alma_hook.guard import check
+
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    settings = _settings(options)
+    with ExitStack() as stack:
+        archive = None
+        if settings.archive_can_be_read:
+            archive = stack.enter_context(
+                sftp.connect(settings.connections.archive or settings.connections.sfs)
+            )
+        check(ledger, marks_of(settings, archive))
+
+
 def _migrate(options: argparse.Namespace) -> None:
     applied = _ledger(options).migrate()
     print(
@@ -297,8 +328,7 @@ def _packet(options: argparse.Namespace) -> None:
 
 
 def _resolve(options: argparse.Namespace) -> None:
-    ledger = _ledger(options)
-    ledger.check()
+    ledger = _ledger_to_tell(options)
     with ledger.write() as tx:
         payments.resolve(tx, options.exception_id, ledger.actor, options.reason, options.replaced_by)
     print(f"Exception {options.exception_id} is settled.")
@@ -458,8 +488,7 @@ def _held(options: argparse.Namespace) -> None:
 
 
 def _release(options: argparse.Namespace) -> None:
-    ledger = _ledger(options)
-    ledger.check()
+    ledger = _ledger_to_tell(options)
     with ledger.write() as tx:
         holds.release(tx, options.batch, options.digest, ledger.actor, options.reason)
     print(
@@ -469,8 +498,7 @@ def _release(options: argparse.Namespace) -> None:
 
 
 def _refuse(options: argparse.Namespace) -> None:
-    ledger = _ledger(options)
-    ledger.check()
+    ledger = _ledger_to_tell(options)
     with ledger.write() as tx:
         holds.refuse(tx, options.batch, ledger.actor, options.reason)
     print(
@@ -495,8 +523,7 @@ def _unconfirmed(options: argparse.Namespace) -> None:
 
 
 def _void(options: argparse.Namespace) -> None:
-    ledger = _ledger(options)
-    ledger.check()
+    ledger = _ledger_to_tell(options)
     with ledger.lease("out", "command line") as lease:
         count = confirmations.void(
             ledger,
@@ -511,16 +538,14 @@ def _void(options: argparse.Namespace) -> None:
 
 
 def _assign(options: argparse.Namespace) -> None:
-    ledger = _ledger(options)
-    ledger.check()
+    ledger = _ledger_to_tell(options)
     with ledger.lease("back", "command line") as lease, ledger.write(lease) as tx:
         given = unassigned.assign(tx, options.payment, options.fee, options.amount)
     print(f"{amount(given)} of payment {options.payment} is for fee {options.fee}; the next run posts it.")
 
 
 def _mark_delivered(options: argparse.Namespace) -> None:
-    ledger = _ledger(options)
-    ledger.check()
+    ledger = _ledger_to_tell(options)
     with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
         given_up = _state_of(tx, options.batch) == "cancelled"
         if given_up:
@@ -533,8 +558,7 @@ def _mark_delivered(options: argparse.Namespace) -> None:
 
 
 def _mark_not_delivered(options: argparse.Namespace) -> None:
-    ledger = _ledger(options)
-    ledger.check()
+    ledger = _ledger_to_tell(options)
     with ledger.read() as tx:
         _require_unconfirmed(tx, options.batch)
         rests = moment(batches.batch(tx, options.batch)["changed_at"]) + TASK_DEFAULTS["execution_timeout"]

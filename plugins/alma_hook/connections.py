@@ -9,7 +9,9 @@ from sqlalchemy import URL
 
 from alma_hook.campus import Campus
 from alma_hook.errors import Fault, SettingsError
+from alma_hook.guard import ArchiveMark, MarkPlace
 from alma_hook.ledger import Ledger
+from alma_hook.remote import RemoteFolder
 
 GetConnection = Callable[[str], Any]
 
@@ -86,6 +88,17 @@ class VariableMark:
         from airflow.sdk import Variable
 
         Variable.set(self.key, text.decode(), description="The mark of the fees ledger; do not change it.")
+
+
+def marks_of(campus: Campus, archive: RemoteFolder | None) -> list[MarkPlace]:
+    """Return where a campus's mark stands: in Airflow's variables and in the archive, each backed up apart.
+
+    ``archive`` may be ``None`` where it can't be read.
+    """
+    variable = VariableMark(campus.institution)
+    if archive is None or not campus.archive_can_be_read:
+        return [variable]
+    return [variable, ArchiveMark(archive, campus.sfs.archive_directory, campus.institution)]
 
 
 def open_ledger(campus: Campus, *, run_id: str, actor: str, get: GetConnection | None = None) -> Ledger:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from alma_hook import __main__ as command_line
+from alma_hook import guard
 from alma_hook.errors import Fatal, Retriable
 from simulator.alma_records import Fee
 from tests.bridge import Bridge, LocalFolder
@@ -51,6 +52,7 @@ def small(tmp_path: Path) -> Bridge:
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bridge:
     bridge = Bridge(tmp_path, students=4, fees=0, settings=direct)
     monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    monkeypatch.setattr(command_line, "_check_marks", lambda _, told: guard.check(told, bridge.marks))
     return bridge
 
 
@@ -169,6 +171,7 @@ def test_a_payment_taken_back_and_made_again_does_not_show_a_second_charge(
 ) -> None:
     bridge = Bridge(tmp_path, students=4, fees=0, settings=lambda text: cumulative(direct(text)))
     monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    monkeypatch.setattr(command_line, "_check_marks", lambda _, told: guard.check(told, bridge.marks))
     (fee,) = fees(bridge, 5000)
     wholly_told(bridge)
     (payment,) = bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 3000)
@@ -376,12 +379,17 @@ def test_a_repair_knows_that_a_batch_was_delivered_after_all(broken: Bridge, not
     assert broken.books().unequal == {}
 
 
-def test_a_word_on_an_older_copy_stands_when_that_is_repaired(broken: Bridge) -> None:
+def test_an_older_copy_is_told_nothing_and_a_word_on_it_without_a_look_at_the_marks_stands_when_it_is_repaired(
+    broken: Bridge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second = given_up_wrongly(broken, 5000, 3000)
     copy = copied(broken)
     broken.far.alma.add_fee(broken.far.students[2], 700, type="OVERDUEFINE")
     wholly_told(broken)
     put_back(broken, copy)
+    assert say("mark-delivered", "000001") == 1
+    assert "holds a mark that this ledger never put" in capsys.readouterr().err
+    monkeypatch.setattr(command_line, "_check_marks", lambda _options, _ledger: None)  # as with --ledger
     assert say("mark-delivered", "000001") == 0
 
     repaired(broken)
@@ -437,6 +445,7 @@ def test_no_mark_of_a_whole_file_follows_a_batch_that_is_said_to_be_delivered_af
 
     bridge = Bridge(tmp_path, students=4, fees=0, settings=settings)
     monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    monkeypatch.setattr(command_line, "_check_marks", lambda _, told: guard.check(told, bridge.marks))
     (fee,) = given_up(bridge, 5000)
     bridge.far.alma.waive_at_desk(fee.id, 5000)
     assert say("mark-delivered", "000001") == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from alma_hook import __main__ as command_line
-from alma_hook import campus, keys
+from alma_hook import campus, guard, keys
 from alma_hook.errors import SendingStopped, SettingsError
 from alma_hook.ledger import Ledger, exceptions, payments, unassigned
 from alma_hook.ledger.reversals import TAKEN_BACK
@@ -49,6 +49,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ledger_url: str) -> It
                 return opened
 
             monkeypatch.setattr(command_line, "_ledger", ledger)
+            monkeypatch.setattr(command_line, "_check_marks", lambda _, told: guard.check(told, bridge.marks))
             return bridge
 
         yield made
@@ -291,6 +292,7 @@ def test_after_a_repair_each_part_is_known_by_alma_s_word(
     """Were they given to fees anew, what was posted on one fee would be posted on another."""
     bridge = Bridge(tmp_path, students=4, fees=0, settings=oldest)
     monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    monkeypatch.setattr(command_line, "_check_marks", lambda _, told: guard.check(told, bridge.marks))
     first, second = charged(bridge, 1000, 500)
     pays(bridge, 1200)
     night(bridge)

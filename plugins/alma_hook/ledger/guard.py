@@ -69,12 +69,12 @@ def check_marks(tx: Tx, outside: Mapping[str, bytes | None]) -> None:
     foreign = sorted(place for place, mark in readable.items() if mark not in known)
     if foreign:
         raise SendingStopped(
-            f"{' and '.join(foreign).capitalize()} holds a mark that this ledger never put: the ledger is an older copy, "
+            f"{_sentence(foreign)} holds a mark that this ledger never put: the ledger is an older copy, "
             f"an empty one, or a second one at work. {_PUT_BACK}"
         )
     if found and not tx.one("SELECT COUNT(*) FROM mark WHERE institution = :i"):
         raise SendingStopped(
-            f"{' and '.join(sorted(found)).capitalize()} holds the mark of a ledger at work, and this ledger has never "
+            f"{_sentence(sorted(found))} holds the mark of a ledger at work, and this ledger has never "
             f"put one: it is empty or another one. {_PUT_BACK}"
         )
     if not readable and tx.one("SELECT COUNT(placed_at) FROM mark WHERE institution = :i"):
@@ -83,6 +83,12 @@ def check_marks(tx: Tx, outside: Mapping[str, bytes | None]) -> None:
             "be told. Nothing was sent. If the folder or Airflow's variables were cleared or moved on purpose, run "
             "`python -m alma_hook rebind marks --reason ...`; if not, put the right ledger or connection back."
         )
+
+
+def _sentence(places: Sequence[str]) -> str:
+    """Begin a sentence with places; their own capitals stay."""
+    text = " and ".join(places)
+    return text[:1].upper() + text[1:]
 
 
 def _read(text: bytes) -> tuple[str, str] | None:

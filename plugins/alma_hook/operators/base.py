@@ -72,15 +72,10 @@ class Run:
         return getattr(self.context.get("dag_run"), "run_after", None)
 
     def marks(self, archive: RemoteFolder) -> list[MarkPlace]:
-        """Where the ledger's mark stands: in Airflow's variables and in the archive, each backed up apart."""
-        from alma_hook.connections import VariableMark
-        from alma_hook.guard import ArchiveMark
+        """Where the ledger's mark stands."""
+        from alma_hook.connections import marks_of
 
-        variable = VariableMark(self.campus.institution)
-        if not self.campus.archive_can_be_read:
-            return [variable]
-        directory = self.campus.sfs.archive_directory
-        return [variable, ArchiveMark(archive, directory, self.campus.institution)]
+        return marks_of(self.campus, archive)
 
     @property
     def layout(self) -> Layout:
