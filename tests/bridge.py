@@ -108,6 +108,14 @@ class LocalFolder:
         self.put(path, content)
         self.before("written", path)
 
+    def create(self, path: str, content: bytes) -> bool:
+        self.before("write", path)
+        if self.path(path).exists():
+            return False
+        self.put(path, content)
+        self.before("written", path)
+        return True
+
     def put(self, path: str, content: bytes) -> None:
         """Let a file be there, with the far side's time."""
         self.path(path).write_bytes(content)

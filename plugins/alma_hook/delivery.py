@@ -288,9 +288,14 @@ class _Delivery:
         # A beginning of it: an attempt that died while it wrote. Anything else is another batch's.
         if self.archive.size(path) is not None and not self.content.startswith(self.archive.read(path)):
             raise self._name_taken("lies in the archive already, with other content")
-        self.archive.write(path, self.content)
+        self._keep(path, self.content)
         # The accounts in it may have got other ids since such an attempt.
-        self.archive.write(path + notes.MANIFEST, notes.manifest(self.row, lines))
+        self._keep(path + notes.MANIFEST, notes.manifest(self.row, lines))
+
+    def _keep(self, path: str, content: bytes) -> None:
+        """Put a file into the archive, unless it is there: an attempt that stood still must not tear what a later one kept."""
+        if not self.archive.create(path, content) and self.archive.read(path) != content:
+            self.archive.write(path, content)
 
     def _name_taken(self, where: str) -> SendingStopped:
         return SendingStopped(

@@ -35,6 +35,10 @@ class RemoteFolder(Protocol):
         """Write a file, replacing one of that name; return when the far side has acknowledged all of it."""
         ...
 
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file that is not there yet; ``False`` where one of that name is, which is left as it is."""
+        ...
+
     def rename(self, before: str, after: str) -> None:
         """Rename a file; fails when the new name is taken."""
         ...

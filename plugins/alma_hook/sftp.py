@@ -43,10 +43,31 @@ class SftpFolder:
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file whole; its folder must be there."""
+        self._write(path, content, "wb")
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Write a file that is not there yet; ``False`` where one of that name is, which is left as it is."""
         try:
-            # Not pipelined: paramiko would drop the answers to the last writes, a full disk among them.
-            with _translated(path), self._client.open(path, "wb") as stream:
-                stream.write(content)
+            self._write(path, content, "wbx")
+        except _NotOpened:
+            if self.size(path) is not None:
+                return False
+            # The protocol has no word for why; a drop box shows nothing of what is there.
+            self.write(path, content)
+        return True
+
+    def _write(self, path: str, content: bytes, mode: str) -> None:
+        try:
+            with _translated(path):
+                try:
+                    stream = self._client.open(path, mode)
+                except OSError as error:
+                    if "x" in mode and not isinstance(error, (FileNotFoundError, PermissionError)):
+                        raise _NotOpened from None
+                    raise
+                # Not pipelined: paramiko would drop the answers to the last writes, a full disk among them.
+                with stream:
+                    stream.write(content)
         except FileNotFoundError:
             raise Fatal(
                 f"The folder of {path} is not on the SFTP server; make it, or correct the settings."
@@ -94,6 +115,10 @@ class SftpFolder:
     def _call(self, name: str, *arguments: Any) -> Any:
         with _translated(str(arguments[0])):
             return getattr(self._client, name)(*arguments)
+
+
+class _NotOpened(Exception):
+    """A new file could not be made; one of its name may be there."""
 
 
 @contextmanager

@@ -101,6 +101,34 @@ def test_what_is_written_is_there_and_reads_back(folder: SftpFolder, campus: Cam
     assert (folder.size(path), folder.read(path)) == (0, b"")
 
 
+def test_a_file_that_is_there_is_left_as_it_is_by_one_that_has_to_be_new(
+    folder: SftpFolder, campus: Campus
+) -> None:
+    path = "/sfs/archive/alma_charges_000001.dat"
+    assert folder.create(path, WHOLE) is True
+    assert folder.create(path, b"another") is False
+    assert campus.path(path).read_bytes() == WHOLE
+
+
+def test_a_server_that_shows_nothing_and_refuses_a_new_file_gets_it_as_before(
+    folder: SftpFolder, campus: Campus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A drop box with an earlier attempt's file, and servers that do not know what a new file is, answer alike."""
+    path = "/sfs/archive/alma_charges_000001.dat"
+    folder.write(path, WHOLE[:100])
+    monkeypatch.setattr(folder, "size", lambda _: None)
+    assert folder.create(path, WHOLE) is True
+    assert campus.path(path).read_bytes() == WHOLE
+
+
+def test_a_new_file_in_a_folder_that_is_missing_or_forbidden(folder: SftpFolder, campus: Campus) -> None:
+    with pytest.raises(Fatal, match=r"The folder of /sfs/nowhere/a\.dat is not on the SFTP server"):
+        folder.create("/sfs/nowhere/a.dat", WHOLE)
+    campus.faults.add_sftp("open", action="permission")
+    with pytest.raises(NotPermitted):
+        folder.create("/sfs/archive/a.dat", WHOLE)
+
+
 def test_a_rename_moves_the_file(folder: SftpFolder, campus: Campus) -> None:
     folder.write("/sfs/inbound/a.part", WHOLE)
     folder.rename("/sfs/inbound/a.part", "/sfs/archive/a.dat")

@@ -261,19 +261,32 @@ class Folder(LocalFolder):
             if world.boundary(f"{action} {place(path)}", "sftp", accidents.SFTP_AFTER):
                 raise Retriable("The connection broke off.")
             return
-        kinds = accidents.SFTP_WRITE if action == "write" else accidents.SFTP_BEFORE
-        fault = world.boundary(f"{action} {place(path)}", "sftp", kinds)
-        if fault == "half written":
-            content = world.writing[: len(world.writing) // 2]
-            self.put(path, content)
+        if world.boundary(f"{action} {place(path)}", "sftp", accidents.SFTP_BEFORE) is not None:
+            raise Retriable("The connection broke off.")
+
+    def write(self, path: str, content: bytes) -> None:
+        self._begin(path, content)
+        self.put(path, content)
+        self.before("written", path)
+
+    def create(self, path: str, content: bytes) -> bool:
+        self._begin(path, content, new=True)
+        if self.path(path).exists():
+            return False
+        self.put(path, content)
+        self.before("written", path)
+        return True
+
+    def _begin(self, path: str, content: bytes, new: bool = False) -> None:
+        """Begin to write; a file that has to be ``new`` is not opened where there is one."""
+        world = self.world
+        fault = world.boundary(f"write {place(path)}", "sftp", accidents.SFTP_WRITE)
+        if fault == "half written" and not (new and self.path(path).exists()):
+            self.put(path, content[: len(content) // 2])
             world.torn.add(path.rpartition("/")[2])
             world.arrived(path)
         if fault is not None:
             raise Retriable("The connection broke off.")
-
-    def write(self, path: str, content: bytes) -> None:
-        self.world.writing = content
-        super().write(path, content)
 
 
 class SimulatedBridge(Bridge):
@@ -324,7 +337,6 @@ class World:
         self.event: Event | None = None
         self._luck = self.rng
         self.runs: dict[str, list[Run]] = {"out": [], "back": []}
-        self.writing = b""
         # -- the campus
         self.open = True
         #: Files of PeopleSoft's that come later: name, bytes, and the time they bear then, if it is not the time they come.

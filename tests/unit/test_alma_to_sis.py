@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from alma_hook import charges
+from alma_hook import charges, layouts
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
 from alma_hook.errors import (
@@ -21,7 +23,7 @@ from alma_hook.errors import (
     SendingStopped,
 )
 from alma_hook.keys import external_id
-from alma_hook.ledger import batches, institutions
+from alma_hook.ledger import batches, exceptions, institutions
 from alma_hook.ledger.store import LEASE_MINUTES
 from alma_hook.resources import include
 from simulator.alma_records import Fee
@@ -166,6 +168,39 @@ def test_only_a_charge_has_the_dates_that_are_a_charge_s_alone(make_bridge: Make
     loaded = bridge.far.path(bridge.far.folders.loaded)
     charge, credit = [file.read_text() for file in sorted(loaded.glob("*.dat"))]
     assert (charge[46:54], charge[62:65], credit[46:54], credit[62:65]) == (day, "   ", " " * 8, "Y  ")
+
+
+def test_a_line_that_does_not_fit_the_layout_is_listed_and_holds_up_no_other(
+    make_bridge: MakeBridge, tmp_path: Path
+) -> None:
+    """It is as the layout was narrowed when a charge was out: its credit copies it."""
+    bridge = make_bridge(
+        fees=0, settings=lambda text: text + '[descriptions]\nOVERDUEFINE = "Library overdue fine"\n'
+    )
+    wide, narrow = (bridge.far.alma.add_fee(student, 2000) for student in bridge.far.students[:2])
+    narrow.type = "LOSTITEMPROCESSFEE"  # its description is the shorter one
+    run(bridge)
+    (tmp_path / "layouts").mkdir()
+    text = (include("layouts") / "default.toml").read_text()
+    text = text.replace('width = 30, source = "description"', 'width = 12, source = "description"')
+    (tmp_path / "layouts" / "narrow.toml").write_text(text.replace("width = 124", "width = 106"))
+    bridge.layout = layouts.load("narrow", tmp_path)
+    for fee in (wide, narrow):
+        bridge.far.alma.waive_at_desk(fee.id, 300)
+    late = bridge.far.alma.add_fee(bridge.far.students[2], 700)
+
+    bridge.far.clock.advance(hours=12)
+    bridge.far.refresh_analytics()
+    counts = bridge.alma_to_sis()
+
+    assert (counts.charges, counts.credits, counts.credited) == (0, 1, 300)
+    with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        listed = {row["fee_id"]: dict(row) for row in exceptions.open_items(tx)}
+    assert {fee_id: (row["kind"], row["subject"], row["amount"]) for fee_id, row in listed.items()} == {
+        wide.id: ("does not fit the layout", f"fee {wide.id}", -300),
+        late.id: ("does not fit the layout", f"fee {late.id}", 700),
+    }
+    assert "Description" in listed[late.id]["detail"]
 
 
 def test_the_business_unit_of_the_settings_stands_in_each_line(make_bridge: MakeBridge) -> None:

@@ -78,8 +78,17 @@ class CrashingFolder(LocalFolder):
         self.crasher.point(action)
 
     def write(self, path: str, content: bytes) -> None:
-        try:
+        with self._may_tear(path, content):
             super().write(path, content)
+
+    def create(self, path: str, content: bytes) -> bool:
+        with self._may_tear(path, content):
+            return super().create(path, content)
+
+    @contextmanager
+    def _may_tear(self, path: str, content: bytes) -> Iterator[None]:
+        try:
+            yield
         except Crash:
             if self.torn and not self.path(path).exists():
                 self.path(path).write_bytes(content[: len(content) // 2])
