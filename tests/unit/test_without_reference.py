@@ -12,13 +12,11 @@ from alma_hook import __main__ as command_line
 from alma_hook import campus, guard, keys
 from alma_hook.errors import SendingStopped, SettingsError
 from alma_hook.ledger import Ledger, exceptions, payments, unassigned
-from alma_hook.ledger.reversals import TAKEN_BACK
 from alma_hook.repair import repair
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
 from tests.unit.test_confirmations import with_items
-from tests.unit.test_guard import lose, repaired
-from tests.unit.test_reversals import applied, kinds, listed
+from tests.unit.test_reversals import applied, kinds, listed, resolve
 
 NO_FEE = "payment without a fee"
 
@@ -285,6 +283,16 @@ def test_a_line_that_can_not_be_read_hides_the_parts_of_its_payment(make: Make) 
     assert applied(first, second) == [[1000], [500]]
 
 
+def lose_and_repair(bridge: Bridge) -> None:
+    for file in bridge.folder.root.parent.glob("ledger.db*"):
+        file.unlink()
+    bridge.prepare_ledger()
+    ledger = bridge.ledger("repair")
+    with ledger.lease("out", "repair") as out, ledger.lease("back", "repair") as back:
+        repair(ledger, out, back, bridge.campus, bridge.folder, bridge.folder, bridge.api)
+    ledger.close()
+
+
 @pytest.mark.parametrize("way", [without, oldest])
 def test_after_a_repair_each_part_is_known_by_alma_s_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: Callable[[str], str]
@@ -300,13 +308,7 @@ def test_after_a_repair_each_part_is_known_by_alma_s_word(
         bridge.file.read_text().replace('"oldest_first"', f'"{"hold" if way is without else "oldest_first"}"')
     )
     bridge.campus = campus.load(bridge.file)
-    for file in bridge.folder.root.parent.glob("ledger.db*"):
-        file.unlink()
-    bridge.prepare_ledger()
-    ledger = bridge.ledger("repair")
-    with ledger.lease("out", "repair") as out, ledger.lease("back", "repair") as back:
-        repair(ledger, out, back, bridge.campus, bridge.folder, bridge.folder, bridge.api)
-    ledger.close()
+    lose_and_repair(bridge)
     night(bridge)
     night(bridge)
 
@@ -319,6 +321,59 @@ def test_after_a_repair_each_part_is_known_by_alma_s_word(
         night(bridge)
     assert applied(first, second) == [[1000], [200, 300]]
     equal(bridge)
+
+
+@pytest.mark.parametrize(("back", "of_each"), [(500, [0, 500]), (700, [200, 500]), (200, [0, 200])])
+def test_parts_taken_back_while_the_ledger_was_lost_are_listed_after_the_repair(
+    tmp_path: Path, back: int, of_each: list[int]
+) -> None:
+    """The files that told of all of it are gone from the archive, too: only Alma knows of the parts."""
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=oldest)
+    parted = charged(bridge, 1000, 500)
+    paid = pays(bridge, 1500)
+    night(bridge)
+    assert applied(*parted) == [[1000], [500]]
+    for file in bridge.far.path("/sfs/outbound/archive").iterdir():
+        file.unlink()
+    bridge.far.peoplesoft.bounce(paid, back)
+    lose_and_repair(bridge)
+    for _ in range(3):
+        night(bridge)
+
+    taken = {fee_id: cents for _, cents, fee_id in listed(bridge)}
+    assert [taken.get(fee.id, 0) for fee in parted] == of_each
+    equalise(bridge)
+    assert applied(*parted) == [[1000], [500]]
+    assert (bridge.balances()["explained"], bridge.balances()["unexplained"]) == (-back, 0)
+    assert bridge.balances()["peoplesoft"] == bridge.books().peoplesoft_cents == back
+
+
+def test_a_part_that_a_person_settled_and_peoplesoft_took_back_is_of_no_concern_after_a_repair(
+    tmp_path: Path,
+) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=oldest)
+    first, second = charged(bridge, 1000, 500)
+    bridge.far.alma.dispute(second.id)
+    paid = pays(bridge, 1500)
+    night(bridge)
+    ((exception_id, cents, _),) = listed(bridge, "fee is INDISPUTE in Alma")
+    assert cents == 500
+    resolve(bridge, exception_id)
+    bridge.far.peoplesoft.bounce(paid, 500)
+    # What the person said is noted; what the file told is gone.
+    equalise(bridge)
+    for file in bridge.far.path("/sfs/outbound/archive").iterdir():
+        file.unlink()
+    lose_and_repair(bridge)
+    bridge.far.alma.restore(second.id)
+    for _ in range(3):
+        night(bridge)
+
+    assert applied(first, second) == [[1000], []]
+    equalise(bridge)
+    assert (bridge.exceptions(), bridge.balances()["unexplained"]) == ({}, 0)
+    # PeopleSoft took it off another of the student's items.
+    assert bridge.books().alma_cents == bridge.books().peoplesoft_cents == 500
 
 
 def test_after_a_repair_a_second_part_is_known_though_the_first_was_never_posted(tmp_path: Path) -> None:
@@ -338,25 +393,6 @@ def test_after_a_repair_a_second_part_is_known_though_the_first_was_never_posted
         (second, fee.id, 300),
         ("", None, 1000),
     ]
-
-
-def test_after_a_repair_a_part_that_peoplesoft_has_no_more_is_listed_as_taken_back(tmp_path: Path) -> None:
-    bridge = Bridge(tmp_path, students=4, fees=0, settings=oldest)
-    first, second = charged(bridge, 1000, 500)
-    payment_id = pays(bridge, 1200)
-    night(bridge)
-    assert applied(first, second) == [[1000], [200]]
-    bridge.far.peoplesoft.bounce(payment_id, 1000)
-    for file in bridge.folder.path("/sfs/outbound/archive").glob("*"):
-        file.unlink()
-    lose(bridge, opened=False)
-    repaired(bridge)
-    for _ in range(3):
-        night(bridge)
-    # Alma has 12.00 of it, PeopleSoft 2.00: one of the two parts is not there at all.
-    assert applied(first, second) == [[1000], [200]]
-    assert sum(cents for _, cents, _ in listed(bridge)) == 1000
-    assert set(kinds(bridge)) == {TAKEN_BACK}
 
 
 # -- settings --------------------------------------------------------------------------------------------

@@ -342,7 +342,9 @@ def adopt(
             tx.run(
                 "UPDATE payment SET emplid = :emplid, paid_on = :paid_on, file_name = :file, "
                 "file_sha256 = :sha, line_no = :line, whole = :whole, "
-                "amount = CASE WHEN posted > :amount THEN posted ELSE CAST(:amount AS BIGINT) END "
+                # Nothing is told of a part that was taken back as a whole: it keeps the amount that it had.
+                "amount = CASE WHEN posted > :amount THEN posted "
+                "WHEN :amount > 0 THEN CAST(:amount AS BIGINT) ELSE amount END "
                 "WHERE institution = :i AND external_id = :external",
                 emplid=payment.emplid,
                 amount=payment.amount,
