@@ -52,7 +52,7 @@ def cents_as(text: str, number_format: NumberFormat) -> int:
     """
     if number_format == PLAIN:
         return cents(text)
-    body, below = text.strip(), False
+    body = text.strip()
     if number_format[0] == "(":
         below = body[:1] == "(" and body[-1:] == ")"
         body = body[1:-1] if below else body

@@ -991,6 +991,51 @@ def test_three_accounts_in_a_row_end_the_task_and_no_three_apart(tmp_path: Path)
     assert_posted_once(small, {fee.id: [fee.original_cents] for fee in fees})
 
 
+def test_accounts_whose_lists_contradict_themselves_are_listed_and_end_no_task(tmp_path: Path) -> None:
+    small = Bridge(tmp_path, students=5, fees=0)
+    fees = [small.far.alma.add_fee(student, 100) for student in small.far.students]
+    equalise(small)
+    for fee in fees:
+        student_pays(small, fee)
+    last = fees[-1].user.primary_id
+    small.far.faults.add_http("partial_list", method="GET", path=f".*/users/(?!{last}).*", times=None)
+
+    post(small)
+
+    assert [applied(fee) for fee in fees] == [[], [], [], [], [100]]
+    assert kinds(small) == ["account could not be read"] * 4
+    small.far.faults.clear()
+    run_through(small)
+    assert_posted_once(small, {fee.id: [100] for fee in fees})
+
+
+def test_an_alma_that_is_down_ends_the_task_at_the_third_account(tmp_path: Path) -> None:
+    small = Bridge(tmp_path, students=5, fees=0)
+    fees = [small.far.alma.add_fee(student, 100) for student in small.far.students]
+    equalise(small)
+    for fee in fees:
+        student_pays(small, fee)
+    small.far.write_query_output()
+    accounts: set[str] = set()
+
+    def send(request: Request) -> Reply:
+        accounts.add(request.path.split("/")[2])
+        raise Retriable("The connection broke off.")
+
+    with small.working("back") as (ledger, lease):
+        payment_intake.find_files(small.folder, ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus)
+        with pytest.raises(Retriable):
+            payments.post(
+                ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks
+            )
+
+    assert len(accounts) == 3
+    assert kinds(small) == ["account could not be read"] * 3
+    run_through(small)
+    assert_posted_once(small, {fee.id: [100] for fee in fees})
+
+
 def test_a_posting_counts_each_payment_once(small: Bridge) -> None:
     unclear, full, over, settled, disputed = charged(small, 400, 1000, 500, 700, student=0) + charged(
         small, 300, student=1
