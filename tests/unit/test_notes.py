@@ -20,7 +20,17 @@ from simulator.peoplesoft_records import Payment
 from tests.bridge import Bridge
 from tests.unit.test_applied import by_level
 from tests.unit.test_guard import ARCHIVE, copied, lose, put_back, repaired
-from tests.unit.test_reversals import applied, charged, cumulative, equalise, kinds, listed, pay, resolve
+from tests.unit.test_reversals import (
+    again,
+    applied,
+    charged,
+    cumulative,
+    equalise,
+    kinds,
+    listed,
+    pay,
+    resolve,
+)
 
 Night = Callable[[], None]
 
@@ -261,56 +271,132 @@ def test_an_older_copy_learns_what_was_said_since(small: Bridge, night: Night) -
     settled(small)
 
 
+@pytest.mark.parametrize("unclear", [False, True])
 def test_an_older_copy_does_not_post_what_a_person_settled_since(
-    small: Bridge, night: Night, told: str
+    small: Bridge, night: Night, unclear: bool
 ) -> None:
+    (fee,) = charged(small, 1000)
+    pay(small, fee)
+    if unclear:
+        small.far.faults.add_http("drop_before", method="POST", times=None)
+        night()
+        assert kinds(small) == ["outcome of the posting unclear"]
+        copy = copied(small)
+        small.far.faults.clear()
+    small.far.alma.dispute(fee.id)
+    night()
+    if not unclear:
+        copy = copied(small)
+    ((exception_id, _, _),) = listed(small, "fee is INDISPUTE in Alma")
+    resolve(small, exception_id)
+    night()
+    put_back(small, copy)
+    assert repaired(small).notes == 1
+    small.far.alma.restore(fee.id)
+    for _ in range(3):
+        night()
+        equalise(small)
+
+    assert applied(fee) == [[]]
+    assert charged_in_all(small) == 1000
+    assert small.exceptions() == {}
+
+
+def test_an_older_copy_learns_what_was_posted_on_an_account_that_is_gone(small: Bridge, night: Night) -> None:
+    """Else it would wait for ever to be posted, and stand on the list."""
     (fee,) = charged(small, 1000)
     small.far.alma.dispute(fee.id)
     payment = pay(small, fee)
     night()
     copy = copied(small)
-    ((exception_id, _, _),) = listed(small, "fee is INDISPUTE in Alma")
-    resolve(small, exception_id)
-    if told == "payments":
-        small.far.peoplesoft.bounce(payment.payment_id)  # the office gives the money back
-    night()
-    put_back(small, copy)
-    assert repaired(small).notes == 1
-    assert "fee is INDISPUTE in Alma" not in kinds(small)
     small.far.alma.restore(fee.id)
+    night()
+    assert applied(fee) == [[1000]]
+    small.far.peoplesoft.bounce(payment.payment_id, 300)
+    night()
+    night()
+    ((exception_id, cents, _),) = listed(small)
+    assert cents == 300
+    resolve(small, exception_id)
+    night()
+    small.far.alma.purge_user(small.far.students[0].primary_id)
+    put_back(small, copy)
+    counts = repaired(small)
+    assert (counts.accounts_gone, counts.payments, counts.notes) == (1, 0, 1)
     for _ in range(2):
         night()
-        equalise(small)
-    assert applied(fee) == [[]]
-    assert charged_in_all(small) == 1000
+
+    assert small.exceptions() == {}
+    ledger = small.ledger("look")
+    with ledger.read() as tx:
+        told = payments.posted_on(tx, fee.id)
+    assert told == [(t.external_transaction_id, t.amount_cents) for t in fee.transactions]
+    ledger.close()
 
 
-def test_what_stood_in_no_more_and_no_file_tells_of_is_posted_when_one_does(tmp_path: Path) -> None:
+def test_a_payment_that_stands_in_no_more_is_posted_after_a_repair(tmp_path: Path) -> None:
+    """Its note tells that it did; the payments' file that it waits again."""
     bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
     night = nights(bridge)
-    (fee,) = charged(bridge, 1000)
+    (fee,) = charged(bridge, 2000)
     first = pay(bridge, fee, 600)
     night()
     bridge.far.peoplesoft.bounce(first.payment_id)
     night()
+    pay(bridge, fee, 600)
+    night()
+    equalise(bridge)
+    assert (len(notes(bridge)), applied(fee)) == (2, [[600]])
     bridge.far.alma.dispute(fee.id)
-    pay(bridge, fee, 600)  # it stands in for the first
+    first.amount_cents, first.bounced_cents = 600, 0
+    bridge.far.peoplesoft._apply(first, [bridge.far.peoplesoft.item_by_reference(f"ALMA{fee.id}")])
     night()
-    night()
-    first.amount_cents, first.bounced_cents = first.bounced_cents, 0
-    night()
-    assert len(notes(bridge)) == 2
-    for file in bridge.folder.path("/sfs/outbound/archive").glob("*"):
-        file.unlink()
+    equalise(bridge)
+    assert sorted(json.loads(note.read_text())["state"] for note in notes(bridge)) == ["new", "posted"]
     lose(bridge, opened=False)
-    assert repaired(bridge).notes == 2
+    repaired(bridge)
+    bridge.far.alma.restore(fee.id)
+    for _ in range(3):
+        night()
+        equalise(bridge)
+
+    assert applied(fee) == [[600, 600]]
+    settled(bridge)
+
+
+def test_an_older_copy_posts_what_stood_in_then_and_does_no_more(tmp_path: Path) -> None:
+    """A person has dealt with a part since, so there is no room for it when all of it is back."""
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
+    night = nights(bridge)
+    (fee,) = charged(bridge, 2000)
+    first = pay(bridge, fee, 1000)
+    night()
+    bridge.far.peoplesoft.bounce(first.payment_id, 400)
+    night()
+    other = pay(bridge, fee, 400)
+    night()
+    night()
+    assert (applied(fee), bridge.exceptions()) == ([[1000]], {})
+    copy = copied(bridge)
+    bridge.far.peoplesoft.bounce(other.payment_id, 300)
+    night()
+    night()
+    ((exception_id, cents, _),) = listed(bridge)
+    assert cents == 300
+    resolve(bridge, exception_id)
+    bridge.far.alma.dispute(fee.id)
+    again(bridge, other)
+    night()
+    assert kinds(bridge) == ["fee is INDISPUTE in Alma", TAKEN_BACK]
+    night()
+    put_back(bridge, copy)
+    repaired(bridge)
     bridge.far.alma.restore(fee.id)
     for _ in range(2):
         night()
-        equalise(bridge)
-    assert applied(fee) == [[600, 400]]
-    assert kinds(bridge) == [OVERPAID]
-    assert [cents for _, cents, _ in listed(bridge, OVERPAID)] == [200]
+
+    assert applied(fee) == [[1000, 400]]
+    assert [cents for _, cents, _ in listed(bridge)] == [100]
 
 
 def test_without_its_note_what_was_posted_to_a_fee_made_anew_is_neither_posted_again_nor_taken_back(
@@ -352,6 +438,34 @@ def test_what_is_taken_back_before_a_repair_without_files_is_listed(
     night()
     assert [(value, fee_id) for _, value, fee_id in listed(small)] == [(cents, fee.id)]
     assert small.balances()["unexplained"] == 0
+
+
+def test_what_stood_in_no_more_and_no_file_tells_of_is_posted_when_one_does(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
+    night = nights(bridge)
+    (fee,) = charged(bridge, 1000)
+    first = pay(bridge, fee, 600)
+    night()
+    bridge.far.peoplesoft.bounce(first.payment_id)
+    night()
+    bridge.far.alma.dispute(fee.id)
+    pay(bridge, fee, 600)  # it stands in for the first
+    night()
+    night()
+    first.amount_cents, first.bounced_cents = first.bounced_cents, 0
+    night()
+    assert len(notes(bridge)) == 2
+    for file in bridge.folder.path("/sfs/outbound/archive").glob("*"):
+        file.unlink()
+    lose(bridge, opened=False)
+    assert repaired(bridge).notes == 2
+    bridge.far.alma.restore(fee.id)
+    for _ in range(2):
+        night()
+        equalise(bridge)
+    assert applied(fee) == [[600, 400]]
+    assert kinds(bridge) == [OVERPAID]
+    assert [cents for _, cents, _ in listed(bridge, OVERPAID)] == [200]
 
 
 def test_a_repair_of_a_ledger_that_knows_its_notes_changes_nothing(small: Bridge, night: Night) -> None:

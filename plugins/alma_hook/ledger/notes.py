@@ -16,6 +16,8 @@ COLUMNS = ("external_id", "fee_id", "posted_to", "emplid", "amount", "paid_on", 
 FIELDS = (*COLUMNS, "account", "reversals", "carries")
 _REVERSAL = ("amount", "covered", "settled", "state", "first_file", "first_written_at", "second_file")
 _CARRY = ("to_fee", "from_fee", "item_fee", "amount", "carried_at", "carried_by", "reason")
+# The states of a payment that may be posted yet.
+_WAITS = ("new", "posting", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +149,24 @@ def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
     elif row is not None and row["state"] != "posted" and told["state"] == "posted":
         # Alma does not show it any more: its account is gone.
         payments.found_posted(tx, row, int(told["posted"]))
-    elif row is not None and row["state"] == "new" and told["state"] == "settled":
+    elif row is not None and row["state"] in _WAITS and told["state"] == "settled":
+        # What was unclear when the copy was made was not in Alma: until that is known nobody can settle it.
         payments.settle_posting(tx, row, "settled")
         exceptions.close_subject(tx, f"payment {row['payment_no']}", "it was settled, as the archive tells")
+    elif row is not None and told["state"] in _WAITS and _stands_in(tx, row):
+        # It does no more.
+        payments.settle_posting(tx, row, "new")
     fees.touch(tx, sorted(met))
+
+
+def _stands_in(tx: Tx, payment: Row) -> bool:
+    covers = {row["payment_key"] for row in _covers(tx)}
+    return payment["state"] == "settled" and payment["payment_key"] in covers
 
 
 def _restore_reversals(tx: Tx, told: Mapping[str, Any]) -> None:
     payment = _payment(tx, told["external_id"])
+    # One that waits: its file brings it in again, and nothing of it was in Alma that could be taken back.
     if payment is None:
         return
     for part in told["reversals"]:
