@@ -661,6 +661,45 @@ def test_of_a_fee_made_anew_a_restored_ledger_takes_nothing_back(small: Bridge) 
     assert small.balances()["unexplained"] == 0
 
 
+def test_after_a_repair_an_item_that_is_gone_from_the_list_counts_as_not_paid(small: Bridge) -> None:
+    (fee, _) = charged(small, 1000, 500)
+    pay(small, fee, 400)
+    night(small)
+    lose_ledger(small)
+    del small.far.peoplesoft.items[item(small, fee).item_nbr]
+    night(small)
+    night(small)
+
+    assert left(small) == {TAKEN_BACK: 400}
+
+
+def test_what_was_paid_on_an_item_that_nobody_can_tell_any_more_is_not_taken_back(small: Bridge) -> None:
+    """The note that told which item it was is lost, too, and no item bears the id of the fee made anew."""
+    (old,) = charged(small, 1000)
+    payment = pay(small, old)
+    night(small)
+    small.far.peoplesoft.bounce(payment.payment_id)
+    night(small)
+    night(small)
+    new = small.far.alma.add_fee(small.far.students[0], 1000)
+    equalise(small)
+    resolve(small, listed(small)[0][0], new)
+    pay(small, old)
+    night(small)
+    assert applied(old, new) == [[1000], [1000]]
+    (note,) = small.folder.path("/sfs/archive").glob("payment_*.note")
+    note.unlink()
+    lose_ledger(small)
+    for _ in range(3):
+        night(small)
+        small.alma_to_sis("all_users")
+
+    assert small.far.load_inbound() == []
+    assert applied(old, new) == [[1000], [1000]]
+    assert small.exceptions() == {f"fee {new.id}": "paid by us and never charged"}
+    assert small.books().alma_cents == small.books().peoplesoft_cents == 0
+
+
 def test_an_older_copy_of_the_ledger_finds_in_alma_what_it_forgot(
     small: Bridge, monkeypatch: pytest.MonkeyPatch
 ) -> None:
