@@ -1011,6 +1011,55 @@ def test_a_cheque_that_bounces_again_after_both_steps_were_settled_is_listed_aga
     equal(both)
 
 
+def test_of_a_cheque_made_good_in_part_by_a_payment_and_in_part_by_hand_all_is_undone(both: Bridge) -> None:
+    (fee,) = charged(both, 2000)
+    cheque = pay(both, fee, 1000)
+    night(both)
+    both.far.peoplesoft.bounce(cheque.payment_id)
+    night(both)
+    pay(both, fee, 400)
+    night(both)
+    ((exception_id, cents, _),) = listed(both)
+    assert (cents, applied(fee)) == (600, [[1000]])
+    resolve(both, exception_id)
+    again(both, cheque)
+    night(both)
+    assert applied(fee) == [[1000, 400]]
+    ((exception_id, cents, _),) = listed(both, BACK)
+    assert cents == 600
+    resolve(both, exception_id)
+    night(both)
+    equalise(both)
+    equal(both)
+
+    both.far.peoplesoft.bounce(cheque.payment_id)
+    night(both)
+    night(both)
+    assert [cents for _, cents, _ in listed(both)] == [1000]
+    assert applied(fee) == [[1000, 400]]
+
+
+def test_of_two_settled_steps_only_what_is_back_is_undone(both: Bridge) -> None:
+    (fee,) = charged(both, 1000)
+    cheque = pay(both, fee)
+    night(both)
+    for cents in (400, 600):
+        both.far.peoplesoft.bounce(cheque.payment_id, cents)
+        night(both)
+        night(both)
+        resolve(both, listed(both)[0][0])
+    cheque.amount_cents, cheque.bounced_cents = 600, 400
+    both.far.peoplesoft._apply(cheque, list(both.far.peoplesoft.items.values()))
+    night(both)
+    ((exception_id, cents, _),) = listed(both, BACK)
+    assert cents == 600
+    resolve(both, exception_id)
+    night(both)
+
+    assert (states(both), both.exceptions()) == (["settled", "withdrawn"], {})
+    assert life(both, fee).count("of it was undone") == 1
+
+
 def leave(bridge: Bridge, name: str, *rows: tuple[str, ...], at: float | None = None) -> None:
     """Leave a file by hand, written now or at a time."""
     head = "Emplid,Payment ID,Date Paid,Reference Number,Paid Amount,Item Type"

@@ -176,6 +176,9 @@ def _add(tx: Tx, file: Row, found: Iterable[tuple[Row, int]]) -> None:
 
 
 def _change(tx: Tx, row: Row, state: str, cents: int, why: str, second_file: str | None = None) -> None:
+    if row["covered_by"] is not None:
+        # Nothing stands in for it any more.
+        _release(tx, row, f"payment {number_of(row)} is back")
     tx.run(
         # A withdrawn one keeps the amount that it had.
         "UPDATE reversal SET state = :state, amount = CASE WHEN :amount > 0 THEN :amount ELSE amount END, "
@@ -246,8 +249,6 @@ def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
     for row in sorted(rows, key=lambda row: str(row["reversal_id"]), reverse=True):
         part = min(cents, int(row["amount"]) - int(row["settled"]))
         if part > 0:
-            if row["covered_by"] is not None:
-                _release(tx, row, f"payment {number_of(row)} is back")
             left = int(row["amount"]) - part
             _change(tx, row, row["state"] if left else "withdrawn", left, f"{text_of(part)} of it is back")
             cents -= part
@@ -286,16 +287,15 @@ def _back(row: Row) -> str:
 
 
 def take_up(tx: Tx, listed: Row) -> None:
-    """Record that a person has undone what was done about a payment that is back: should it go again, it is news.
-
-    No other payment stands in for it any more: what nobody had settled of it came back first.
-    """
+    """Record that a person has undone what was done about a payment that is back: should it go again, it is news."""
     left = int(listed["amount"])
     for row in tx.rows(
         "SELECT * FROM reversal WHERE institution = :i AND payment_key = :key AND settled > 0 "
         "AND state IN ('standing', 'settled') ORDER BY reversal_id DESC",
         key=listed["payment_key"],
     ):
+        if not left:
+            break
         part = min(left, int(row["settled"]))
         left -= part
         tx.run(
