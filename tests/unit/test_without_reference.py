@@ -376,6 +376,60 @@ def test_a_part_that_a_person_settled_and_peoplesoft_took_back_is_of_no_concern_
     assert bridge.books().alma_cents == bridge.books().peoplesoft_cents == 500
 
 
+def test_both_parts_of_a_payment_that_was_lower_before_it_was_given_are_taken_back(make: Make) -> None:
+    bridge = make(without)
+    first, second = charged(bridge, 1000, 500)
+    paid = pays(bridge, 1500)
+    night(bridge)
+    bridge.far.peoplesoft.bounce(paid, 200)
+    night(bridge)
+    for fee in (first, second):
+        assert say("assign", str(number(bridge)), fee.id) == 0
+        bridge.sis_to_alma()
+    bridge.far.peoplesoft.bounce(paid, 700)
+    for _ in range(3):
+        night(bridge)
+
+    assert applied(first, second) == [[1000], [500]]
+    assert sorted((fee_id, cents) for _, cents, fee_id in listed(bridge)) == sorted(
+        [(first.id, 400), (second.id, 200), (second.id, 300)]
+    )
+
+
+def test_a_fee_made_anew_for_a_part_that_was_given_later_is_not_charged_after_a_repair(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One file had shown less of it before it was given to any fee."""
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=without)
+    monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    first, second = charged(bridge, 1000, 500)
+    paid = pays(bridge, 1500)
+    night(bridge)
+    bridge.far.peoplesoft.bounce(paid, 200)
+    night(bridge)
+    for fee in (first, second):
+        assert say("assign", str(number(bridge)), fee.id) == 0
+        bridge.sis_to_alma()
+    assert applied(first, second) == [[1000], [500]]
+    night(bridge)
+    ((exception_id, cents, fee_id),) = listed(bridge)
+    assert (cents, fee_id) == (200, second.id)
+    new = bridge.far.alma.add_fee(bridge.far.students[0], 200)
+    equalise(bridge)
+    resolve(bridge, exception_id, new)
+    equalise(bridge)
+    night(bridge)
+    assert bridge.books().fees[new.id].charged_cents == 0
+    lose_and_repair(bridge)
+    for _ in range(3):
+        night(bridge)
+        equalise(bridge)
+
+    assert bridge.books().fees[new.id].charged_cents == 0
+    assert bridge.exceptions() == {}
+    assert bridge.balances()["unexplained"] == 0
+
+
 def test_after_a_repair_a_second_part_is_known_though_the_first_was_never_posted(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, students=4, fees=0, settings=oldest)
     (fee,) = charged(bridge, 1000)

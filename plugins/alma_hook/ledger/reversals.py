@@ -211,6 +211,22 @@ def _next_id(tx: Tx, payment: Row) -> str:
     return id_of(payment, 1 + int(tx.one(sql, key=payment["payment_key"])))
 
 
+def renumber(tx: Tx, payment: Row) -> None:
+    """Let a payment's reversals bear its number: it is what is left of one that they were about, and has its key.
+
+    It waits to be posted, so nothing is listed or carried yet by their ids.
+    """
+    sql = (
+        "SELECT reversal_id FROM reversal WHERE institution = :i AND payment_key = :key ORDER BY reversal_id"
+    )
+    for place, row in enumerate(tx.rows(sql, key=payment["payment_key"]), 1):
+        tx.run(
+            "UPDATE reversal SET reversal_id = :new WHERE institution = :i AND reversal_id = :id",
+            new=id_of(payment, place),
+            id=row["reversal_id"],
+        )
+
+
 def restore(tx: Tx, payment: Row, told: Mapping[str, Any], covered_by: str | None) -> None:
     """Bring in what the archive tells of a payment's reversal, or bring this ledger's one to it."""
     values = {

@@ -218,4 +218,8 @@ def _give(tx: Tx, row: Row, fee_id: str, cents: int) -> Row:
         payments.add(tx, row["file_name"], row["file_sha256"], [left])
     fees.touch(tx, [fee_id])
     waits = "SELECT * FROM payment_now WHERE institution = :i AND payment_key = :key"
-    return tx.row(waits, key=row["payment_key"]) or {**row, "stands": 0}
+    what_is_left = tx.row(waits, key=row["payment_key"])
+    if what_is_left is None:
+        return {**row, "stands": 0}
+    reversals.renumber(tx, what_is_left)
+    return what_is_left
