@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from alma_hook import guard
@@ -15,6 +15,7 @@ from alma_hook.ledger import exceptions, institutions
 from alma_hook.ledger.applied import Part, share
 from alma_hook.ledger.reversals import TAKEN_BACK
 from alma_hook.repair import RepairCounts, repair
+from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Item, Payment
 from tests.bridge import Bridge
@@ -32,6 +33,7 @@ from tests.unit.test_reversals import (
     states,
 )
 
+UNCLEAR = "outcome of the posting unclear"
 SETTLED = "fee already settled in Alma"
 COLUMNS = """[sis_to_alma.columns]
 emplid = "Emplid"
@@ -799,6 +801,7 @@ STEPS = st.one_of(
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(steps=[("lost before", 0), ("applied", 1), ("at the desk", 1)])
 @given(steps=st.lists(STEPS, min_size=3, max_size=12))
 def test_after_any_history_alma_and_the_list_come_to_the_newest_file(
     steps: list[tuple[str, int]], tmp_path_factory: pytest.TempPathFactory
@@ -839,6 +842,10 @@ def test_after_any_history_alma_and_the_list_come_to_the_newest_file(
     assert in_alma(fee) - settled - taken_back + sum(said.values()) == total
     # Only what nothing could be done about is left.
     assert taken_back == max(0, in_alma(fee) - settled - total)
+    at_desk = [t.amount_cents for t in fee.transactions if t.received_by != NOT_AT_DESK]
+    if not in_alma(fee) and said.get(UNCLEAR) in at_desk:
+        # The first payment of all: what the desk took may be it, without our key.
+        del said[UNCLEAR]
     if fee.status == "ACTIVE" and fee.balance_cents:
         assert not said
 
