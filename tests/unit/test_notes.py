@@ -211,6 +211,34 @@ def test_a_payment_that_stood_in_for_another_is_not_posted_after_a_repair(tmp_pa
     settled(bridge)
 
 
+def test_a_file_from_between_two_steps_read_again_does_not_bring_back_the_first(tmp_path: Path) -> None:
+    """Else the payment that stood in for the first step would be posted."""
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
+    night = nights(bridge)
+    (fee,) = charged(bridge, 2000)
+    first = pay(bridge, fee, 1000)
+    night()
+    bridge.far.peoplesoft.bounce(first.payment_id, 600)
+    night()
+    pay(bridge, fee, 600)
+    night()
+    bridge.far.peoplesoft.bounce(first.payment_id, 400)
+    night()
+    night()
+    ((exception_id, cents, _),) = listed(bridge)
+    assert cents == 400
+    resolve(bridge, exception_id)
+    night()
+    assert (applied(fee), bridge.exceptions()) == ([[1000]], {})
+    lose(bridge, opened=False)
+    repaired(bridge)
+    assert bridge.exceptions() == {}
+    for _ in range(3):
+        night()
+
+    assert (applied(fee), bridge.exceptions()) == ([[1000]], {})
+
+
 def test_older_files_read_again_do_not_bring_back_what_was_taken_back_later(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
     night = nights(bridge)

@@ -76,7 +76,9 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
     file cut short, or payments that PeopleSoft has applied anew.
     """
     before: dict[str, list[Row]] = {}
-    for row in tx.rows("SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn'"):
+    # A repair reads old files again: they tell nothing of what the archive says was taken back later.
+    sql = "SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn' AND first_written_at <= :at"
+    for row in tx.rows(sql, at=file["written_at"]):
         before.setdefault(row["payment_key"], []).append(row)
     known = f"SELECT payment_key, payment_no, amount FROM payment p WHERE institution = :i AND state <> '{EARLIER}'"
     payments = (
