@@ -283,7 +283,9 @@ class Bridge:
             fees.gather_open_accounts(ledger, lease, live, changed)
 
     def read(self, ledger: Ledger, lease: Lease, live: bool = True) -> fees.ReadCounts:
-        return fees.read_accounts(self.api, ledger, lease, live=live, campus=self.campus, workers=1)
+        return fees.read_accounts(
+            self.api, ledger, lease, self.marks, live=live, campus=self.campus, workers=1
+        )
 
     def plan(self, ledger: Ledger, lease: Lease, live: bool = True) -> charges.PlanCounts:
         return charges.plan(ledger, lease, self.campus, self.layout, self.folder.target, live, self.marks)
@@ -310,7 +312,7 @@ class Bridge:
         folder = self.folder
         return [
             ("find", lambda ledger, lease: payment_intake.find_files(folder, ledger, lease, self.campus)),
-            ("take in", lambda ledger, lease: payment_intake.take_in(ledger, lease, self.campus)),
+            ("take in", lambda ledger, lease: payment_intake.take_in(ledger, lease, self.campus, self.marks)),
             (
                 "post",
                 lambda ledger, lease: payments.post(

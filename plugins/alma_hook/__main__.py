@@ -92,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         (
             "mark-delivered",
             _mark_delivered,
-            "say that PeopleSoft has an unconfirmed batch, or one given up wrongly",
+            "say that PeopleSoft has an unconfirmed batch, or one (or a line) given up wrongly",
         ),
         ("mark-not-delivered", _mark_not_delivered, "say that PeopleSoft never got an unconfirmed batch"),
         ("repair", _repair, "bring a lost or old ledger up to the archive, Alma and the payment files"),
@@ -119,6 +119,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--digest", required=True, help="the digest that `held` showed")
         if name in ("release", "refuse"):
             sub.add_argument("--reason", required=True, help="why, for whoever reads it later")
+        if name == "mark-delivered":
+            sub.add_argument(
+                "--line", type=int, help="a line of it that was made void, and that PeopleSoft has"
+            )
         if name == "void":
             sub.add_argument(
                 "--line", type=int, help="the line's number in the file's order; without it, all lines"
@@ -548,13 +552,19 @@ def _mark_delivered(options: argparse.Namespace) -> None:
     ledger = _ledger_to_tell(options)
     with ledger.lease("out", "command line") as lease, ledger.write(lease) as tx:
         given_up = _state_of(tx, options.batch) == "cancelled"
-        if given_up:
+        if options.line is not None:
+            batches.count_again(tx, options.batch, options.line)
+        elif given_up:
             batches.deliver_after_all(tx, options.batch)
         else:
             _require_unconfirmed(tx, options.batch)
             batches.deliver(tx, options.batch, "unconfirmed")
-    after = " after all; the next run credits what was sent again since" if given_up else ""
-    print(f"Batch {options.batch} counts as delivered{after}.")
+    what = (
+        f"Batch {options.batch}" if options.line is None else f"Line {options.line} of batch {options.batch}"
+    )
+    again = given_up or options.line is not None
+    after = " after all; the next run credits what was sent again since" if again else ""
+    print(f"{what} counts as delivered{after}.")
 
 
 def _mark_not_delivered(options: argparse.Namespace) -> None:

@@ -752,7 +752,7 @@ class Campus(_Section):
         """What makes a line of PeopleSoft's output one payment: the item's reference, and what tells it from others."""
         identity = self.sis_to_alma.identity
         if not self.sis_to_alma.names_fees:
-            return identity
+            return f"{identity}, of each student"
         return f"{identity}, references that begin with {self.sfs.reference_prefix!r}"
 
     def fee_id_of(self, reference: str) -> str | None:

@@ -24,7 +24,7 @@ import pandas as pd
 
 from alma_hook import brake, charge_file, guard
 from alma_hook.campus import Campus
-from alma_hook.errors import SendingStopped
+from alma_hook.errors import Fatal, SendingStopped
 from alma_hook.fees import USER_GONE
 from alma_hook.guard import MarkPlace
 from alma_hook.layouts import Layout
@@ -593,10 +593,22 @@ def control(row: Row, campus: Campus) -> charge_file.Control:
 def write_file(ledger: Ledger, lease: Lease, campus: Campus, layout: Layout, row: Row) -> bytes:
     """Write one batch's file and keep its bytes in the ledger; return them.
 
-    A rehearsal's file begins with a line that no loader takes for a header.
+    A rehearsal's file begins with a line that no loader takes for a header. Raises ``Fatal`` where the layout was changed
+    since the batch was planned, so that its lines would say something else.
     """
     with ledger.read() as tx:
         lines = batches.lines(tx, row["batch_id"])
+    unmarked = (
+        row["kind"] == "credits"
+        and not layout.marks_credits
+        and not all(line["credit_item"] for line in lines)
+    )
+    if layout.name != row["layout"] or unmarked:
+        raise Fatal(
+            f"Batch {row['batch_id']} was planned for layout {row['layout']}, and the settings now have "
+            f"{'one of that name that does not mark credits' if layout.name == row['layout'] else layout.name}. Nothing was "
+            "written. The next run works its fees out anew; or put the layout back and clear this task."
+        )
     content = charge_file.write(layout, control(row, campus), frame(lines))
     if row["state"] == "preview":
         content = f"DRY RUN, NOT FOR LOADING{layout.newline}".encode(layout.encoding) + content

@@ -46,16 +46,20 @@ def deliver_all(
 ) -> list[Outcome]:
     """Deliver every written batch, charges before credits, this run's or one that an earlier run left.
 
+    Under one name for both kinds they take turns: else each day's charges would take it before the credits.
     ``marks`` are renewed before each file leaves, and what became of each batch is noted in the archive.
     """
     with ledger.read() as tx:
         rows, unnoted = batches.in_states(tx, *batches.UNFINISHED[1:]), batches.unnoted(tx)
         unnoted += batches.without_done_file(tx)
+        last = batches.last_sent_as(tx)
+    rows.sort(key=lambda row: row["sent_as"] is not None and last.get(row["sent_as"]) == row["kind"])
     # What people have said of payments decides what is charged: it is told before anything is.
     notes.note_payments(ledger, lease, archive, sfs.archive_directory, marks)
     if not rows and not unnoted:
         return []
     guard.bind_server(ledger, folder)
+    guard.bind_archive(ledger, archive, sfs.archive_directory)
     guard.advance(ledger, marks)
     notes.note_batches(ledger, lease, archive, sfs.archive_directory)
     outcomes = [deliver(ledger, lease, sfs, folder, archive, row["batch_id"], marks) for row in rows]

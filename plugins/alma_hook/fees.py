@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from alma_hook import guard
 from alma_hook import ledger as books
 from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee, Transaction, User
 from alma_hook.campus import Campus
 from alma_hook.errors import Inconsistent, QuotaSpent, Refused, Retriable, UserNotFound
+from alma_hook.guard import MarkPlace
 from alma_hook.ledger import Lease, Ledger, batches, exceptions
 from alma_hook.ledger import fees as entries
 
@@ -109,6 +111,7 @@ def read_accounts(
     source: FeesSource,
     ledger: Ledger,
     lease: Lease,
+    marks: Sequence[MarkPlace],
     *,
     live: bool,
     campus: Campus,
@@ -118,9 +121,12 @@ def read_accounts(
     """Read every account on the list and store what was seen, some accounts a transaction.
 
     Stops at once when the day's calls are down to the reserve (``QuotaSpent``); what is stored
-    stays, and the next attempt goes on from there.
+    stays, and the next attempt goes on from there. Live, the ledger's ``marks`` are looked at first: an older
+    copy would give up what was sent since.
     """
     counts = ReadCounts()
+    if live:
+        guard.check(ledger, marks)
     of_user = OfUser(campus.emplid.source, campus.first_charges.by_user_group)
     with ledger.write(lease) as tx:
         today = campus.today(books.moment(tx.now)).isoformat()

@@ -11,6 +11,7 @@ from alma_hook.ledger import Ledger, guard, payments
 from alma_hook.remote import RemoteFolder
 
 ENVIRONMENT = "the Alma environment"
+ARCHIVE = "the archive"
 #: So many of the latest payments are looked for where Alma does not say which one it is.
 _WITNESSES = 3
 
@@ -72,6 +73,17 @@ def bind_server(ledger: Ledger, folder: RemoteFolder) -> None:
     """Raise ``SendingStopped`` when the SFTP server is not the one by its host key that it was."""
     with ledger.write() as tx:
         guard.bind(tx, f"SFTP host key of {folder.target}", folder.host_key)
+
+
+def bind_archive(ledger: Ledger, archive: RemoteFolder, directory: str) -> None:
+    """Raise ``SendingStopped`` when the archive is another folder than it was: a repair would know half of what was sent."""
+    with ledger.write() as tx:
+        guard.bind(
+            tx,
+            ARCHIVE,
+            f"{archive.target}{directory}",
+            "Put the old one back. To move it: move every file in it first",
+        )
 
 
 class Alma(FeeLists, Protocol):

@@ -29,10 +29,13 @@ _NOTE = ".note"
 def note_batches(ledger: Ledger, lease: Lease, archive: RemoteFolder, directory: str) -> None:
     """Note in the archive what became of each batch since the last time."""
     with ledger.read() as tx:
-        rows = [(row, batches.lines(tx, row["batch_id"])) for row in batches.unnoted(tx)]
-    for row, lines in rows:
+        rows = [
+            (row, batches.lines(tx, row["batch_id"]), batches.counted_again(tx, row["batch_id"]))
+            for row in batches.unnoted(tx)
+        ]
+    for row, lines, counting in rows:
         void = [f"void {line['line_no']}\n" for line in lines if line["state"] == "void"]
-        note = "".join([f"{row['state']}\n", *void])
+        note = "".join([f"{row['state']}\n", *void, *(f"counts {number}\n" for number in sorted(counting))])
         archive.write(f"{directory}/{row['file_name']}{STATE}", note.encode())
         with ledger.write(lease) as tx:
             batches.noted(tx, row)
@@ -89,7 +92,10 @@ def read_payments(
         text = archive.read(f"{directory}/{file.name}")
         try:
             told = json.loads(text)
-            complete = isinstance(told, dict) and set(told) == set(entries.FIELDS)
+            complete = isinstance(told, dict) and set(told) in (
+                set(entries.FIELDS),
+                set(entries.EARLIER_FIELDS),
+            )
         except (ValueError, RecursionError):
             complete = False
         if complete:

@@ -124,12 +124,15 @@ def _key(values: Mapping[str, str], meaning: str, fee_id: str, seen: Counter[str
     ``fee_id`` is empty where no line names one, and the payment is taken in as a whole.
 
     Its own id where the file carries one (a number there, so leading noughts tell nothing), together
-    with the fee: one payment may settle several items. Without an id fee, EMPLID, amount and day and,
+    with the fee: one payment may settle several items. Where no fee tells whose it is, PeopleSoft may count the ids
+    for each student, so the EMPLID goes with it. Without an id fee, EMPLID, amount and day and,
     for equal lines, their number within the file, which holds where every file gives whole days.
     """
     if "payment_id" in values:
         payment_id = query_output.require_key(values, "payment_id")
-        return f"id:{payment_id.lstrip('0') if payment_id.isdecimal() else payment_id}:{fee_id}"
+        number = payment_id.lstrip("0") if payment_id.isdecimal() else payment_id
+        student = "" if fee_id else "/" + hashlib.sha256(values["emplid"].encode()).hexdigest()[:16]
+        return f"id:{number}{student}:{fee_id}"
     digest = hashlib.sha256(meaning.encode()).hexdigest()[:16]
     seen[digest] += 1
     return f"line:{digest}:{seen[digest]}"

@@ -148,16 +148,19 @@ class TakeInCounts:
     faults: list[str] = field(default_factory=list)
 
 
-def take_in(ledger: Ledger, lease: Lease, campus: Campus) -> TakeInCounts:
+def take_in(ledger: Ledger, lease: Lease, campus: Campus, marks: Sequence[MarkPlace]) -> TakeInCounts:
     """Take the lines of every file found into the ledger, each payment once for ever.
 
     A file is taken in one transaction or refused as a whole (listed, left in its place, the others
     go on). A line that is refused is listed by its content, so tomorrow's cumulative file does not
     list it twice. A known payment with a higher amount changes nothing and is listed; one that is lower, or
     lacking where every file lists all, may have been taken back, see ``reversals``. Applied amounts are
-    compared with the payments made of them before, see ``ledger.applied``.
+    compared with the payments made of them before, see ``ledger.applied``. The ledger's ``marks`` are looked at first,
+    where it is not being brought up to them: an older copy would take money for new that was dealt with since.
     """
     counts = TakeInCounts()
+    if marks:
+        guard.check(ledger, marks)
     with ledger.read() as tx:
         waiting = entries.files(tx, "found", "refused")
     for row in waiting:

@@ -85,6 +85,7 @@ def post(
     a row ends the task (``Retriable``). What people have said of payments is noted in the ``archive`` first.
     Raises ``SendingStopped`` when the ledger's ``marks`` are not its own, or when the first payment ever can't be read back.
     """
+    guard.check(ledger, marks)
     with ledger.write(lease) as tx:
         if campus.sis_to_alma.without_reference == "oldest_first":
             unassigned.assign_oldest_first(tx)
@@ -119,14 +120,17 @@ def settle_by_credits(ledger: Ledger, lease: Lease) -> int:
     """Settle payments that a credit delivered later explains; return how many.
 
     A fee paid in both places is credited in PeopleSoft, where the student then gets the money back:
-    nothing is left to post. Once PeopleSoft is charged more for the fee, that money pays it unless it was
-    given back, which is not known here: the payment is listed again.
+    nothing is left to post. Once PeopleSoft is charged more for the fee, that money pays it: the payment is posted
+    after all, as far as Alma asks for it. Where it
+    was posted in part, its rest is listed again: the key is used up.
     """
     with ledger.write(lease) as tx:
+        for row in entries.wanted_after_all(tx):
+            entries.settle_posting(tx, row, "new")
         explained = entries.explained_by_credits(tx)
         for row in explained:
             if row["state"] == "new":
-                entries.settle_posting(tx, row, "settled")
+                entries.settle_posting(tx, row, entries.CREDITED)
             exceptions.close_subject(
                 tx, f"payment {row['payment_no']}", "a credit of that size was delivered later"
             )

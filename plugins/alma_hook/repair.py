@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee
 from alma_hook.campus import Campus
 from alma_hook.errors import BadFile, Fault, Refused
-from alma_hook.ledger import Lease, Ledger, batches, fees, institutions
+from alma_hook.ledger import Lease, Ledger, batches, fees, institutions, unassigned
 from alma_hook.ledger import notes as words
 from alma_hook.ledger import payments as entries
 from alma_hook.notes import MANIFEST, STATE, read_manifest, read_payments
@@ -25,17 +25,23 @@ from alma_hook.payment_intake import take_in
 from alma_hook.remote import RemoteFile, RemoteFolder
 
 _ENDS = ("delivered", "cancelled")
+#: Before the name of an archived file of payments: when it was archived.
+_STAMP = re.compile(r"^[0-9]{8}T[0-9]{12}_")
 
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A batch as the archive tells it. ``state`` is its end, ``unconfirmed`` where none is noted; ``void`` lines by number."""
+    """A batch as the archive tells it. ``state`` is its end, ``unconfirmed`` where none is noted.
+
+    By number: lines made ``void``, and those ``counting`` again that once were.
+    """
 
     batch: Mapping[str, str]
     lines: tuple[Mapping[str, Any], ...]
     content: bytes
     state: str
     void: frozenset[int]
+    counting: frozenset[int]
 
 
 @dataclass
@@ -88,7 +94,9 @@ def repair(
                 batches.drop(tx, row["batch_id"], row["state"])
                 counts.given_up += 1
         for one in told:
-            counts.added += batches.restore(tx, one.batch, one.lines, one.content, one.state, one.void)
+            counts.added += batches.restore(
+                tx, one.batch, one.lines, one.content, one.state, one.void, one.counting
+            )
         counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
         institutions.restored(tx)
     with ledger.write(back) as tx:
@@ -101,11 +109,12 @@ def repair(
                     tx, fee.fee_id, item_fee, str(payment.external_id), payment.cents, payment.at
                 )
         words.restore(tx, news)
+        unassigned.recognise(tx)
         counts.notes = len(news)
         for kind, file, content in files:
             digest = hashlib.sha256(content).hexdigest()
             entries.keep_file(tx, file.name, digest, content, kind=kind, modified=file.modified)
-    take_in(ledger, back, campus)
+    take_in(ledger, back, campus, [])
     return counts
 
 
@@ -143,13 +152,18 @@ def read_archive(archive: RemoteFolder, campus: Campus) -> tuple[list[Archived],
         note = f"{directory}/{name}{STATE}"
         said = b"" if archive.size(note) is None else archive.read(note)
         end, *more = said.decode("ascii", "replace").split("\n")
-        void = frozenset(int(text[5:]) for text in more if re.fullmatch(r"void [0-9]+", text))
+        void, counting = _numbers(more, "void"), _numbers(more, "counts")
         lines = tuple(row for row in rows if int(row["line_no"]))
-        found.append(Archived(rows[0], lines, content, end if end in _ENDS else "unconfirmed", void))
+        state = end if end in _ENDS else "unconfirmed"
+        found.append(Archived(rows[0], lines, content, state, void, counting))
     words_said, unread = read_payments(archive, directory, campus.institution)
     if faults or unread:
         raise BadFile("The archive can't be read whole; nothing was changed.", [*faults, *unread])
     return sorted(found, key=lambda one: one.batch["batch_id"]), words_said
+
+
+def _numbers(note: Sequence[str], word: str) -> frozenset[int]:
+    return frozenset(int(line.removeprefix(word)) for line in note if re.fullmatch(rf"{word} [0-9]+", line))
 
 
 _NUMBERS = ("amount", "line_no", "credit_item")
@@ -201,9 +215,12 @@ def _payment_files(folder: RemoteFolder, campus: Campus) -> list[tuple[str, Remo
     directory = settings.archive_directory
     found: list[tuple[str, RemoteFile, bytes]] = []
     for kind, pattern in settings.patterns.items():
-        # Archived under the time of day, then the name it had.
         files = folder.files(directory, ",".join(f"*_{name.strip()}" for name in pattern.split(",")))
         if settings.shape == "applied":
             files = sorted(files, key=lambda file: (file.modified, file.name))[-1:]
-        found += [(kind, file, folder.read(f"{directory}/{file.name}")) for file in files]
+        # By the name that it had: under another one it would be another file, and a witness of its own.
+        found += [
+            (kind, replace(file, name=_STAMP.sub("", file.name)), folder.read(f"{directory}/{file.name}"))
+            for file in files
+        ]
     return found

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -693,7 +694,8 @@ def test_charges_and_credits_share_a_fixed_name_one_after_the_other(make_bridge:
     (fee,) = bridge.far.alma.fees.values()
     bridge.far.alma.waive_at_desk(fee.id, 300)
     bridge.far.alma.add_fee(bridge.far.students[1], 500)
-    for expected in ([500, 1000], [-300, 500, 1000]):
+    # It is the credits' turn: with charges on each day they would never leave.
+    for expected in ([-300, 1000], [-300, 500, 1000]):
         bridge.far.refresh_analytics()
         bridge.alma_to_sis()
         assert [result.loaded for result in bridge.far.load_inbound()] == [True]
@@ -730,13 +732,14 @@ def test_a_done_file_is_put_nowhere_but_where_its_file_lies(make_bridge: MakeBri
     sent = one_name(make_bridge)
     sent.stop_at("write", place=f"{INBOUND}/libfines.dat.done")
     folder = sent.bridge.folder
+    archive = copy(folder)
     folder.target = "other.campus.invalid:22"
     with sent.bridge.working("out") as (ledger, lease):
-        delivery.deliver_all(ledger, lease, sent.bridge.campus.sfs, folder, folder, sent.bridge.marks)
+        delivery.deliver_all(ledger, lease, sent.bridge.campus.sfs, folder, archive, sent.bridge.marks)
     assert sent.inbound() == ["libfines.dat"]
     del folder.target
     with sent.bridge.working("out") as (ledger, lease):
-        delivery.deliver_all(ledger, lease, sent.bridge.campus.sfs, folder, folder, sent.bridge.marks)
+        delivery.deliver_all(ledger, lease, sent.bridge.campus.sfs, folder, archive, sent.bridge.marks)
     assert sent.inbound() == ["libfines.dat", "libfines.dat.done"]
 
 

@@ -803,13 +803,13 @@ def test_payments_that_dry_runs_took_in_are_never_posted_once_the_books_are_open
     first = bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 300)
     bridge.far.write_query_output(kind=by)
     lose(bridge, opened=False)
+    for mark in (bridge.folder.path(f"{ARCHIVE}/{file.name}") for file in bridge.folder.files(ARCHIVE, "*")):
+        mark.unlink()
+    bridge.marks[0] = Variable()
     with bridge.working("back") as (ledger, lease):
         for _, work in bridge.tasks_back()[:2]:
             work(ledger, lease)
     assert set(bridge.exceptions()) == set()
-    for mark in (bridge.folder.path(f"{ARCHIVE}/{file.name}") for file in bridge.folder.files(ARCHIVE, "*")):
-        mark.unlink()
-    bridge.marks[0] = Variable()
     with bridge.ledger("setup").write() as tx:
         institutions.open_clean(tx, "the bursar")
 

@@ -85,7 +85,7 @@ def dry_sis_to_alma(bridge: Bridge) -> None:
     """The tasks of the DAG that are not skipped while a campus is not live."""
     with bridge.working("back") as (ledger, lease):
         payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus)
-        payment_intake.take_in(ledger, lease, bridge.campus)
+        payment_intake.take_in(ledger, lease, bridge.campus, bridge.marks)
 
 
 class PresentProcess:

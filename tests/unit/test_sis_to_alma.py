@@ -292,7 +292,7 @@ def test_paid_in_both_places_is_credited_and_settled(small_on_both: Bridge) -> N
 
     equalise(bridge)
     assert bridge.exceptions() == {}
-    assert states(bridge) == ["settled"]
+    assert states(bridge) == ["credited"]
     assert bridge.far.books().unapplied_cents == 1000
     assert post(bridge)[1].tried == 0
     assert bridge.books().unequal == {}
@@ -343,7 +343,7 @@ def test_an_account_whose_reading_alma_refuses_is_listed_and_the_others_are_post
 
     with small.working("back") as (ledger, lease):
         payment_intake.find_files(small.folder, ledger, lease, small.campus)
-        payment_intake.take_in(ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus, small.marks)
         payments.post(
             ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks
         )
@@ -745,7 +745,7 @@ def posting_fails_with(bridge: Bridge, error: BaseException) -> None:
     bridge.far.write_query_output()
     with bridge.working("back") as (ledger, lease):
         payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus)
-        payment_intake.take_in(ledger, lease, bridge.campus)
+        payment_intake.take_in(ledger, lease, bridge.campus, bridge.marks)
         with suppress(type(error)):
             payments.post(
                 ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.folder, bridge.marks
@@ -976,7 +976,7 @@ def test_three_accounts_in_a_row_end_the_task_and_no_three_apart(tmp_path: Path)
     seen: list[tuple[int, int]] = []
     with small.working("back") as (ledger, lease):
         payment_intake.find_files(small.folder, ledger, lease, small.campus)
-        payment_intake.take_in(ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus, small.marks)
         posted = payments.post(
             ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks,
             progress=lambda done, of: seen.append((done, of)),
@@ -1024,7 +1024,7 @@ def test_an_alma_that_is_down_ends_the_task_at_the_third_account(tmp_path: Path)
 
     with small.working("back") as (ledger, lease):
         payment_intake.find_files(small.folder, ledger, lease, small.campus)
-        payment_intake.take_in(ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus, small.marks)
         with pytest.raises(Retriable):
             payments.post(
                 ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks
@@ -1362,7 +1362,7 @@ def test_a_worker_that_stood_still_sends_nothing_late(small_on_both: Bridge) -> 
 
     with bridge.working("back") as (ledger, lease):
         payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus)
-        payment_intake.take_in(ledger, lease, bridge.campus)
+        payment_intake.take_in(ledger, lease, bridge.campus, bridge.marks)
         with pytest.raises(LeaseTaken):
             payments.post(
                 ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.folder, bridge.marks,
@@ -1383,7 +1383,7 @@ def test_a_call_that_does_not_wait_is_in_time(small: Bridge) -> None:
 
     with small.working("back") as (ledger, lease):
         payment_intake.find_files(small.folder, ledger, lease, small.campus)
-        payment_intake.take_in(ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus, small.marks)
         payments.post(
             ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks, monotonic=lambda: 0.0,
         )  # fmt: skip
@@ -1404,7 +1404,7 @@ def test_a_worker_that_was_overtaken_changes_nothing_afterwards(small: Bridge) -
 
     with small.working("back") as (ledger, lease):
         payment_intake.find_files(small.folder, ledger, lease, small.campus)
-        payment_intake.take_in(ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus, small.marks)
         with pytest.raises(LeaseTaken):
             payments.post(
                 ledger, lease, small.campus, AlmaApi(send, pause=lambda _: None), small.folder, small.marks
@@ -1490,7 +1490,7 @@ def test_a_worker_overtaken_at_any_moment_writes_nothing_more(
 
         with bridge.working("back") as (ledger, lease):
             payment_intake.find_files(bridge.folder, ledger, lease, bridge.campus)
-            payment_intake.take_in(ledger, lease, bridge.campus)
+            payment_intake.take_in(ledger, lease, bridge.campus, bridge.marks)
             with suppress(LeaseTaken, Retriable, QuotaSpent):
                 payments.post(
                     ledger,
@@ -1513,7 +1513,7 @@ def test_a_payment_is_marked_by_one_of_two_transactions(small: Bridge) -> None:
     small.far.write_query_output()
     with small.working("back") as (ledger, lease):
         payment_intake.find_files(small.folder, ledger, lease, small.campus)
-        payment_intake.take_in(ledger, lease, small.campus)
+        payment_intake.take_in(ledger, lease, small.campus, small.marks)
         with ledger.read() as tx:
             (row,) = entries.to_post(tx)
         with ledger.write(lease) as tx:

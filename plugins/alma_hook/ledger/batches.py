@@ -16,6 +16,7 @@ UNFINISHED = ("planned", "written", "uploading", "uploaded", "renaming")
 # What the ledger's events tell of a batch that the archive told of, and of one that was given up wrongly.
 _RESTORED = "restored from the archive"
 _AFTER_ALL = "delivered after all"
+_COUNTS = "void line counts after all"
 
 #: Of a line ``l`` that was given up: its batch was in doubt, or stands in the archive, so PeopleSoft may have it.
 MAY_BE_LOADED = (
@@ -143,6 +144,15 @@ def in_states(tx: Tx, *states: str) -> list[Row]:
         f"SELECT * FROM batch WHERE institution = :i AND state IN ({names}) "
         "ORDER BY CASE kind WHEN 'charges' THEN 0 ELSE 1 END, batch_id"
     )
+
+
+def last_sent_as(tx: Tx) -> dict[str, str]:
+    """Return by fixed name the kind of the last batch that was delivered under it."""
+    rows = tx.rows(
+        "SELECT sent_as, kind FROM batch WHERE institution = :i AND state = 'delivered' AND sent_as IS NOT NULL "
+        "GROUP BY sent_as, kind ORDER BY MAX(delivered_at)"
+    )
+    return {row["sent_as"]: row["kind"] for row in rows}
 
 
 def without_done_file(tx: Tx) -> list[Row]:
@@ -330,6 +340,63 @@ def deliver_after_all(tx: Tx, batch_id: str) -> None:
             f"Batch {batch_id} was never sent: it was given up before its upload began, and its fees were worked out anew."
         )
     ours = lines(tx, batch_id)
+    _require_even(tx, f"batch {batch_id}", ours)
+    deliver(tx, batch_id, "cancelled")
+    tx.run(
+        "UPDATE line SET state = 'sent' WHERE institution = :i AND batch_id = :b AND state = 'dropped'",
+        b=batch_id,
+    )
+    done_file_put(tx, batch_id)
+    tx.event(f"batch {batch_id}", _AFTER_ALL)
+    _look_at_again(tx, ours)
+
+
+def count_again(tx: Tx, batch_id: str, line_no: int) -> None:
+    """Let a line count that was made void wrongly: PeopleSoft has it. What was sent again since is then credited.
+
+    Raises ``Fatal`` as `deliver_after_all` does, and for a line that is not void.
+    """
+    ours = [line for line in lines(tx, batch_id) if line["line_no"] == line_no and line["state"] == "void"]
+    if not ours:
+        raise Fatal(f"Line {line_no} of batch {batch_id} is not void, or there is none: nothing was changed.")
+    _require_even(tx, f"line {line_no} of batch {batch_id}", ours)
+    _count(tx, batch_id, ours)
+    tx.run(
+        "UPDATE batch SET changed_at = :now WHERE institution = :i AND batch_id = :b", now=tx.now, b=batch_id
+    )
+    _look_at_again(tx, ours)
+
+
+def _count(tx: Tx, batch_id: str, ours: Sequence[Row]) -> None:
+    tx.many(
+        "UPDATE line SET state = 'sent' WHERE institution = :i AND batch_id = :b AND line_no = :n AND state = 'void'",
+        [{"b": batch_id, "n": line["line_no"]} for line in ours],
+    )
+    for line in ours:
+        tx.event(f"batch {batch_id}", _COUNTS, f"line {line['line_no']}")
+        tx.event(f"fee {line['fee_id']}", _COUNTS, f"batch {batch_id} line {line['line_no']}")
+
+
+def counted_again(tx: Tx, batch_id: str) -> frozenset[int]:
+    """Return the numbers of a batch's lines that were void once, and count."""
+    told = tx.rows(
+        "SELECT detail FROM event WHERE institution = :i AND subject = :s AND what = :what",
+        s=f"batch {batch_id}",
+        what=_COUNTS,
+    )
+    void = {line["line_no"] for line in lines(tx, batch_id) if line["state"] == "void"}
+    return frozenset(int(row["detail"].removeprefix("line ")) for row in told) - void
+
+
+def _look_at_again(tx: Tx, ours: Sequence[Row]) -> None:
+    # A fee that is held, or settled in Alma meanwhile, may be looked at by nothing else.
+    fee_ids = sorted({line["fee_id"] for line in ours})
+    fees.touch(tx, fee_ids)
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), _AFTER_ALL)
+
+
+def _require_even(tx: Tx, what: str, ours: Sequence[Row]) -> None:
+    """Raise ``Fatal`` where a credit can't even out what was sent again of these lines since."""
     fee_ids = sorted({line["fee_id"] for line in ours})
     since = in_list(
         tx,
@@ -341,7 +408,7 @@ def deliver_after_all(tx: Tx, batch_id: str) -> None:
     under_way = sorted({line["batch_id"] for line in since if line["batch_state"] in UNFINISHED})
     if under_way:
         raise Fatal(
-            f"Fees of batch {batch_id} are under way again in batch {', '.join(under_way)}; say it again after that run."
+            f"Fees of {what} are under way again in batch {', '.join(under_way)}; say it again after that run."
         )
     # A credit copies a fee's newest charge.
     newest = sorted(
@@ -357,19 +424,10 @@ def deliver_after_all(tx: Tx, batch_id: str) -> None:
     ]
     if moved:
         raise Fatal(
-            f"Since batch {batch_id} was given up, fees of it were charged to another EMPLID or item type: "
+            f"Since {what} was given up, fees of it were charged to another EMPLID or item type: "
             f"{', '.join(moved)}. A credit would reach the new one and not the old. Let the business office reverse the "
             "group that it loaded from this file; then it is rightly given up."
         )
-    deliver(tx, batch_id, "cancelled")
-    tx.run(
-        "UPDATE line SET state = 'sent' WHERE institution = :i AND batch_id = :b AND state = 'dropped'",
-        b=batch_id,
-    )
-    done_file_put(tx, batch_id)
-    tx.event(f"batch {batch_id}", _AFTER_ALL)
-    # A fee that is held, or settled in Alma meanwhile, may be looked at by nothing else.
-    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), _AFTER_ALL)
 
 
 def _was_sent(tx: Tx, batch_id: str) -> bool:
@@ -403,21 +461,32 @@ def accounts_charged(tx: Tx, fee_ids: Sequence[str]) -> dict[str, str]:
 _LINE_STATES = {"delivered": "sent", "cancelled": "dropped", "unconfirmed": "pending"}
 
 
-def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void: frozenset[int]) -> bool:
+def restore(
+    tx: Tx,
+    told: Row,
+    of: Sequence[Row],
+    data: bytes,
+    state: str,
+    void: frozenset[int],
+    counting: frozenset[int],
+) -> bool:
     """Bring in a batch as the archive tells it, or bring this ledger's one to that end; ``True``: it was new.
 
     ``told`` is a row of its manifest, ``of`` are those of its lines. ``state``: ``delivered``, ``cancelled``, or
-    ``unconfirmed``; ``void``: numbers of lines that count no more. Raises ``LedgerError`` when the ledger has another
-    batch of that number, or another end of it.
+    ``unconfirmed``; ``void``: numbers of lines that count no more, ``counting``: of those that do again. Raises
+    ``LedgerError`` when the ledger has another batch of that number, or another end of it.
     """
     batch_id = str(told["batch_id"])
     held = tx.row("SELECT * FROM batch WHERE institution = :i AND batch_id = :b", b=batch_id)
     if held is not None:
         same = [(row["fee_id"], row["kind"], int(row["amount"])) for row in lines(tx, batch_id)]
+        if held["state"] == "cancelled" and not _was_sent(tx, batch_id):
+            # Given up before its upload began is no end: this ledger may be a copy from before it.
+            held = _pick_up(tx, batch_id)
         ended = held["state"] in ("delivered", "cancelled")
         # A person may have said since that it was given up wrongly: here, or where the archive is from.
         said = (held["state"], state) == ("delivered", "cancelled") and _said_after_all(tx, batch_id)
-        if (held["state"], state) == ("cancelled", "delivered") and _was_sent(tx, batch_id):
+        if (held["state"], state) == ("cancelled", "delivered"):
             deliver_after_all(tx, batch_id)
             said = True
         if same != [(row["fee_id"], row["kind"], int(row["amount"])) for row in of] or (
@@ -434,6 +503,11 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void:
             )
             tx.event(f"batch {batch_id}", _RESTORED, state)
         _void(tx, batch_id, of, void)
+        _count(
+            tx,
+            batch_id,
+            [line for line in lines(tx, batch_id) if line["state"] == "void" and line["line_no"] in counting],
+        )
         return False
     tx.many(
         "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) VALUES (:i, :fee_id, :user_id, :now) "
@@ -480,6 +554,15 @@ def restore(tx: Tx, told: Row, of: Sequence[Row], data: bytes, state: str, void:
     if state == "unconfirmed":
         _list_unconfirmed(tx, batch_id)
     return True
+
+
+def _pick_up(tx: Tx, batch_id: str) -> Row:
+    tx.run("UPDATE batch SET state = 'written' WHERE institution = :i AND batch_id = :b", b=batch_id)
+    tx.run(
+        "UPDATE line SET state = 'pending' WHERE institution = :i AND batch_id = :b AND state = 'dropped'",
+        b=batch_id,
+    )
+    return batch(tx, batch_id)
 
 
 def _said_after_all(tx: Tx, batch_id: str) -> bool:

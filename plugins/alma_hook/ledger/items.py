@@ -264,16 +264,20 @@ def paid(tx: Tx, fee_ids: Sequence[str]) -> dict[str, Paid]:
     return found
 
 
+#: Of a line ``l`` that counts no more: people may have been wrong.
+_MAY_BE_LOADED_ALL_THE_SAME = f"(l.state = 'void' OR (l.state = 'dropped' AND {MAY_BE_LOADED}))"
+
+
 def given_up_and_paid(tx: Tx) -> frozenset[str]:
-    """Return the fees of this run's readings with a charge that was given up, and that a later payment shows as loaded.
+    """Return the fees of this run's readings with a charge given up or made void that a later payment shows as loaded.
 
     So much was paid on the item as its other charges and that one come to.
     """
     rows = tx.rows(
         "SELECT DISTINCT l.fee_id FROM line l JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
         "JOIN reading r ON r.institution = l.institution AND r.fee_id = l.fee_id "
-        "WHERE l.institution = :i AND r.run_id = :run AND l.state = 'dropped' AND l.kind = 'charge' "
-        f"AND {MAY_BE_LOADED} AND l.amount + (SELECT COALESCE(SUM(c.amount), 0) FROM line c "
+        f"WHERE l.institution = :i AND r.run_id = :run AND {_MAY_BE_LOADED_ALL_THE_SAME} AND l.kind = 'charge' "
+        "AND l.amount + (SELECT COALESCE(SUM(c.amount), 0) FROM line c "
         "WHERE c.institution = l.institution AND c.item_fee = l.item_fee AND c.state = 'sent' AND c.kind = 'charge') "
         "<= (SELECT COALESCE(SUM(p.stands), 0) FROM payment_now p WHERE p.institution = l.institution "
         # One that a person has settled is none of this fee's.
@@ -287,8 +291,8 @@ def given_up_and_paid(tx: Tx) -> frozenset[str]:
 def ever_sent_otherwise(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[str]]:
     """Return, by fee of the item, lines that count no more and may be loaded all the same, as ``batch/line``."""
     sql = (
-        "SELECT l.item_fee, l.batch_id, l.line_no FROM line l WHERE l.institution = :i AND (l.state = 'void' "
-        f"OR (l.state = 'dropped' AND {MAY_BE_LOADED})) AND l.item_fee"
+        "SELECT l.item_fee, l.batch_id, l.line_no FROM line l WHERE l.institution = :i "
+        f"AND {_MAY_BE_LOADED_ALL_THE_SAME} AND l.item_fee"
     )
     found: dict[str, list[str]] = {}
     for row in in_list(tx, sql, fee_ids):

@@ -16,13 +16,19 @@ COLUMNS = ("external_id", "fee_id", "posted_to", "emplid", "amount", "paid_on", 
 FIELDS = (*COLUMNS, "account", "reversals", "carries")
 _REVERSAL = ("amount", "covered", "settled", "state", "first_file", "first_written_at", "second_file")
 _CARRY = ("to_fee", "from_fee", "item_fee", "amount", "carried_at", "carried_by", "reason")
+#: The one note that tells of all payments of before the books were opened, a list of each one's columns.
+EARLIER = "earlier"
+EARLIER_FIELDS = ("external_id", "payments")
+_EARLIER = ("external_id", "fee_id", "emplid", "amount", "paid_on")
 # The states of a payment that may be posted yet.
 _WAITS = ("new", "posting", "unknown")
+# Those in which nothing is to be posted.
+_SETTLED = ("settled", payments.CREDITED)
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One payment's note: JSON, and its SHA-256."""
+    """One payment's note, or that of all ``EARLIER`` ones: JSON, and its SHA-256."""
 
     external_id: str
     text: bytes
@@ -37,10 +43,11 @@ def unnoted(tx: Tx) -> list[Note]:
     """Return the notes that the archive lacks or has otherwise, each payment's whole.
 
     Of payments that are settled, or of which something taken back was; and of those that were when they were noted.
+    Of those of before the books were opened one for all.
     """
     rows = tx.rows(
         "SELECT p.*, f.user_id AS account FROM payment p LEFT JOIN fee f ON f.institution = p.institution "
-        "AND f.fee_id = p.posted_to WHERE p.institution = :i AND (p.state = 'settled' "
+        "AND f.fee_id = p.posted_to WHERE p.institution = :i AND (p.state IN ('settled', 'credited') "
         "OR EXISTS (SELECT 1 FROM reversal v WHERE v.institution = p.institution AND v.payment_key = p.payment_key "
         "AND (v.settled > 0 OR v.covered > 0)) "
         "OR EXISTS (SELECT 1 FROM payment_note n WHERE n.institution = p.institution "
@@ -63,7 +70,17 @@ def unnoted(tx: Tx) -> list[Note]:
         )
         for payment in rows
     ]
-    return unknown(tx, notes)
+    return unknown(tx, [*notes, *_earlier(tx)])
+
+
+def _earlier(tx: Tx) -> list[Note]:
+    """Return the note of payments on charges of before the books were opened: nothing else tells them from others."""
+    columns = ", ".join(_EARLIER)
+    rows = tx.rows(
+        f"SELECT {columns} FROM payment WHERE institution = :i AND state = '{reversals.EARLIER}' ORDER BY external_id"
+    )
+    told = {"external_id": EARLIER, "payments": [[row[name] for name in _EARLIER] for row in rows]}
+    return [_as_note(told)] if rows else []
 
 
 def unknown(tx: Tx, notes: Iterable[Note]) -> list[Note]:
@@ -95,8 +112,12 @@ def _note(payment: Row, taken_back: Sequence[Row], carries: Sequence[Row], cover
         # A fee made anew stays what it is, whatever becomes of what was taken back.
         "carries": [{name: row[name] for name in _CARRY} for row in carries],
     }
+    return _as_note(told)
+
+
+def _as_note(told: Mapping[str, Any]) -> Note:
     text = json.dumps(told, indent=1, sort_keys=True).encode()
-    return Note(str(payment["external_id"]), text, hashlib.sha256(text).hexdigest())
+    return Note(str(told["external_id"]), text, hashlib.sha256(text).hexdigest())
 
 
 def noted(tx: Tx, external_id: str, sha256: str) -> None:
@@ -115,16 +136,31 @@ def noted(tx: Tx, external_id: str, sha256: str) -> None:
 
 def items_of(notes: Iterable[Note]) -> dict[str, str]:
     """Return by fee made anew, as the notes tell, the fee whose item in PeopleSoft stands for it."""
-    return {carry["to_fee"]: carry["item_fee"] for note in notes for carry in note.told()["carries"]}
+    of_payments = [note.told() for note in notes if note.external_id != EARLIER]
+    return {carry["to_fee"]: carry["item_fee"] for told in of_payments for carry in told["carries"]}
 
 
 def restore(tx: Tx, notes: Sequence[Note]) -> None:
     """Bring what the notes tell into the books."""
+    of_payments = [note.told() for note in notes if note.external_id != EARLIER]
+    for told in of_payments:
+        _restore_payment(tx, told)
+    for told in of_payments:
+        _restore_reversals(tx, told)
     for note in notes:
-        _restore_payment(tx, note.told())
-    for note in notes:
-        _restore_reversals(tx, note.told())
+        if note.external_id == EARLIER:
+            _restore_earlier(tx, note.told()["payments"])
         noted(tx, note.external_id, note.sha256)
+
+
+def _restore_earlier(tx: Tx, told: Sequence[Sequence[Any]]) -> None:
+    for columns in told:
+        values = dict(zip(_EARLIER, columns, strict=True))
+        row = _payment(tx, values["external_id"])
+        if row is None:
+            _add_lost(tx, {**values, "state": reversals.EARLIER, "posted": 0, "posted_to": None})
+        elif row["state"] == "new":
+            payments.set_aside(tx, row)
 
 
 def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
@@ -133,30 +169,39 @@ def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
     for fee_id in sorted(met) if told["account"] else []:
         if tx.one("SELECT user_id FROM fee WHERE institution = :i AND fee_id = :fee", fee=fee_id) is None:
             fees.meet(tx, fee_id, told["account"])
-    if row is None and told["state"] in ("settled", "posted"):
-        tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
-        tx.run(
-            "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-            "file_name, file_sha256, line_no, taken_at, run_id, state, posted, posted_to) "
-            "SELECT :i, :key, i.last_payment, :external_id, :fee_id, :emplid, CAST(:amount AS BIGINT), :paid_on, "
-            "'the archive', '', 0, :now, :run, :state, CAST(:posted AS BIGINT), :posted_to FROM institution i "
-            "WHERE i.institution = :i",
-            key=f"{reversals.LOST}{told['external_id']}",
-            now=tx.now,
-            run=tx.run_id,
-            **{name: told[name] for name in COLUMNS},
-        )
+    if row is None and told["state"] in ("posted", *_SETTLED):
+        _add_lost(tx, told)
     elif row is not None and row["state"] != "posted" and told["state"] == "posted":
         # Alma does not show it any more: its account is gone.
         payments.found_posted(tx, row, int(told["posted"]))
-    elif row is not None and row["state"] in _WAITS and told["state"] == "settled":
+    elif row is not None and row["state"] in _WAITS and told["state"] in _SETTLED:
         # What was unclear when the copy was made was not in Alma: until that is known nobody can settle it.
-        payments.settle_posting(tx, row, "settled")
+        payments.settle_posting(tx, row, told["state"])
         exceptions.close_subject(tx, f"payment {row['payment_no']}", "it was settled, as the archive tells")
-    elif row is not None and told["state"] in _WAITS and _stands_in(tx, row):
-        # It does no more.
+    elif (
+        row is not None
+        and told["state"] in _WAITS
+        and (row["state"] == payments.CREDITED or _stands_in(tx, row))
+    ):
+        # It is settled no more.
         payments.settle_posting(tx, row, "new")
     fees.touch(tx, sorted(met))
+
+
+def _add_lost(tx: Tx, told: Mapping[str, Any]) -> None:
+    """Add a payment that the archive tells of; what identifies it in PeopleSoft is told again by its line."""
+    tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
+    tx.run(
+        "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, posted_to) "
+        "SELECT :i, :key, i.last_payment, :external_id, CAST(:fee_id AS TEXT), :emplid, CAST(:amount AS BIGINT), :paid_on, "
+        "'the archive', '', 0, :now, :run, :state, CAST(:posted AS BIGINT), CAST(:posted_to AS TEXT) FROM institution i "
+        "WHERE i.institution = :i",
+        key=f"{reversals.LOST}{told['external_id']}",
+        now=tx.now,
+        run=tx.run_id,
+        **{name: told[name] for name in COLUMNS},
+    )
 
 
 def _stands_in(tx: Tx, payment: Row) -> bool:
@@ -172,6 +217,10 @@ def _restore_reversals(tx: Tx, told: Mapping[str, Any]) -> None:
     for part in told["reversals"]:
         cover = _payment(tx, part["covered_by"]) if part["covered_by"] else None
         reversals.restore(tx, payment, part, None if cover is None else cover["payment_key"])
+    kept = {carry["to_fee"] for carry in told["carries"]}
+    for carry in tx.rows("SELECT * FROM carry WHERE institution = :i ORDER BY to_fee"):
+        if reversals.number_of(carry) == int(payment["payment_no"]) and carry["to_fee"] not in kept:
+            reversals.drop_carry(tx, carry, int(carry["amount"]))
     for carry in told["carries"]:
         tx.run(
             "INSERT INTO carry VALUES (:i, :to_fee, :from_fee, :item_fee, CAST(:amount AS BIGINT), :reversal, :carried_at, "

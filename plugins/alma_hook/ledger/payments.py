@@ -11,6 +11,8 @@ from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
 from alma_hook.ledger import exceptions, fees, guard, holds, reversals
 from alma_hook.ledger.store import Row, Tx, in_list, instant
 
+#: The state of a payment that a credit delivered later makes up for; it is new again once its fee asks for more.
+CREDITED = "credited"
 #: What a ledger is bound to with its first file of payments.
 IDENTITY = "payments told apart by"
 
@@ -207,16 +209,22 @@ def set_aside_as_earlier(tx: Tx) -> int:
 
     They stay known, so that the next cumulative file brings them in no more.
     """
-    rows = tx.rows("SELECT payment_no FROM payment WHERE institution = :i AND state = 'new'")
-    tx.run(
-        "UPDATE payment SET state = :earlier, posted_to = NULL WHERE institution = :i AND state = 'new'",
-        earlier=reversals.EARLIER,
-    )
+    rows = tx.rows("SELECT payment_key, payment_no FROM payment WHERE institution = :i AND state = 'new'")
     for row in rows:
-        exceptions.close_subject(
-            tx, f"payment {row['payment_no']}", "it was taken in before the books were opened"
-        )
+        set_aside(tx, row)
     return len(rows)
+
+
+def set_aside(tx: Tx, payment: Row) -> None:
+    """Let a payment be one on a charge of before the books were opened."""
+    tx.run(
+        "UPDATE payment SET state = :earlier, posted_to = NULL WHERE institution = :i AND payment_key = :key AND state = 'new'",
+        earlier=reversals.EARLIER,
+        key=payment["payment_key"],
+    )
+    exceptions.close_subject(
+        tx, f"payment {payment['payment_no']}", "it was taken in before the books were opened"
+    )
 
 
 def emplids(tx: Tx, keys: Iterable[str]) -> frozenset[str]:
@@ -261,7 +269,7 @@ def restore(tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at
     """
     known = tx.row("SELECT * FROM payment_now WHERE institution = :i AND external_id = :id", id=external_id)
     if known is not None:
-        return known["state"] in ("new", "posting", "unknown") and found_posted(tx, known, value)
+        return known["state"] != "posted" and found_posted(tx, known, value)
     tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
@@ -287,8 +295,12 @@ def restore(tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at
 
 
 def found_posted(tx: Tx, payment: Row, value: int) -> bool:
-    """Record a waiting payment as posted: it was, before the ledger was lost."""
+    """Record a payment as posted: it was, before the ledger was lost, so it stands in for no other."""
     settle_posting(tx, payment, "posted", posted=value)
+    tx.run(
+        "UPDATE reversal SET covered = 0, covered_by = NULL WHERE institution = :i AND covered_by = :key",
+        key=payment["payment_key"],
+    )
     # PeopleSoft had that much once; what it has taken back since, the next files tell.
     tx.run(
         "UPDATE payment SET amount = :value WHERE institution = :i AND payment_key = :key AND amount < :value",
@@ -425,7 +437,7 @@ def settle_posting(
 ) -> Row:
     """Record how a posting ended and return the payment as it is then.
 
-    ``posted``, ``unknown``, ``new`` when surely nothing happened, ``settled`` when nothing is to be posted.
+    ``posted``, ``unknown``, ``new`` when surely nothing happened, ``settled`` or ``credited`` when nothing is to be posted.
 
     ``payment`` is the row as it was read, or as ``mark_posting`` left it: a worker that stood still
     while another took over changes nothing any more.
@@ -465,6 +477,14 @@ def explained_by_credits(tx: Tx) -> list[Row]:
         "AND e.expected <= 0 AND u.credited_since >= u.unposted AND EXISTS (SELECT 1 FROM exception_item x "
         "WHERE x.institution = p.institution AND x.payment_key = p.payment_key AND x.closed_at IS NULL "
         "AND x.kind IN ('fee already settled in Alma', 'paid more than Alma''s balance'))"
+    )
+
+
+def wanted_after_all(tx: Tx) -> list[Row]:
+    """Return the payments that a credit made up for, and of whose fee PeopleSoft and Alma ask for money again."""
+    return tx.rows(
+        "SELECT p.* FROM payment_now p JOIN fee_expected e ON e.institution = p.institution AND e.fee_id = p.fee_id "
+        f"WHERE p.institution = :i AND p.state = '{CREDITED}' AND p.stands > 0 AND e.expected > 0"
     )
 
 

@@ -322,8 +322,42 @@ def take_up(tx: Tx, listed: Row) -> None:
             now=tx.now,
             id=row["reversal_id"],
         )
+        _uncarry(tx, row, part)
         rest = int(row["amount"]) - part
         _change(tx, row, row["state"] if rest else "withdrawn", rest, f"{text_of(part)} of it was undone")
+
+
+def _uncarry(tx: Tx, row: Row, cents: int) -> None:
+    """Let PeopleSoft's item stand for no fee made anew any more by so much: the payment that was taken back is there."""
+    # One that the archive told of does not name which reversal it came from.
+    ids = {str(row["reversal_id"]), f"{number_of(row)}-00"}
+    carries = tx.rows("SELECT * FROM carry WHERE institution = :i ORDER BY carried_at DESC, to_fee")
+    for carry in [carry for carry in carries if carry["reversal_id"] in ids]:
+        part = min(cents, int(carry["amount"]))
+        cents -= part
+        if part:
+            drop_carry(tx, carry, part)
+
+
+def drop_carry(tx: Tx, carry: Row, cents: int) -> None:
+    """Let a fee made anew stand for so much less of an older one; what waits for it goes back to that one."""
+    of = {"fee": carry["to_fee"]}
+    if cents < int(carry["amount"]):
+        tx.run(
+            "UPDATE carry SET amount = amount - :cents WHERE institution = :i AND to_fee = :fee",
+            cents=cents,
+            **of,
+        )
+    else:
+        tx.run("DELETE FROM carry WHERE institution = :i AND to_fee = :fee", **of)
+        tx.run(
+            "UPDATE payment SET posted_to = fee_id WHERE institution = :i AND posted_to = :fee AND state = 'new'",
+            **of,
+        )
+    touched = [carry["from_fee"], carry["item_fee"], carry["to_fee"]]
+    fees.touch(tx, touched)
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, touched)), "payment is back")
+    tx.event(f"fee {carry['to_fee']}", "stands no more for an older fee", text_of(cents))
 
 
 def _release(tx: Tx, row: Row, why: str) -> None:

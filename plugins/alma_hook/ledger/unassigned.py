@@ -7,7 +7,7 @@ each part is from then on a payment like any other, what is left waits. The part
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 
@@ -81,18 +81,74 @@ def _known_to_alma(tx: Tx) -> dict[str, dict[str, Row]]:
 
 def _found_again(tx: Tx, payment: Payment, lost: dict[str, Row]) -> list[Payment]:
     found, left = [], payment.amount
+    for key, row in _lost_parts(tx, payment.payment_key, lost):
+        cents = min(left, int(row["amount"]))
+        left -= cents
+        # Of nought, too: PeopleSoft has nothing any more of what was posted of that part.
+        found.append(_part(payment, key, row["external_id"], row["fee_id"], cents))
+    return [*found, replace(payment, amount=left)] if left else found
+
+
+def _lost_parts(tx: Tx, whole: str, lost: dict[str, Row]) -> Iterator[tuple[str, Row]]:
+    """Yield what was a part of this payment, with the key that it had."""
     for fee_id in {row["fee_id"]: None for row in lost.values()}:
         # Not all of them need be posted.
-        for key in islice(_keys(payment.payment_key, fee_id), _LOOKED_FOR):
-            external_id = keys.external_id(tx.institution, key)
-            row = lost.get(external_id)
-            if row is None:
-                continue
-            cents = min(left, int(row["amount"]))
-            left -= cents
-            # Of nought, too: PeopleSoft has nothing any more of what was posted of that part.
-            found.append(_part(payment, key, external_id, fee_id, cents))
-    return [*found, replace(payment, amount=left)] if left else found
+        for key in islice(_keys(whole, fee_id), _LOOKED_FOR):
+            row = lost.get(keys.external_id(tx.institution, key))
+            if row is not None:
+                yield key, row
+
+
+def recognise(tx: Tx) -> None:
+    """Let what Alma alone tells of be parts of those payments that this ledger, an older copy, holds as waiting.
+
+    So much less of them waits.
+    """
+    lost = _known_to_alma(tx)
+    sql = "SELECT * FROM payment WHERE institution = :i AND whole IS NOT NULL ORDER BY payment_no"
+    for told in {row["whole"]: row for row in tx.rows(sql)}.values() if lost else ():
+        for key, row in _lost_parts(tx, told["whole"], lost[told["emplid"]]):
+            cents = int(row["amount"])
+            part = Payment(
+                key, row["external_id"], row["fee_id"], told["emplid"], cents, told["paid_on"], int(told["line_no"]),
+                told["whole"],
+            )  # fmt: skip
+            payments.adopt(tx, told["file_name"], told["file_sha256"], [part])
+            _take_off(tx, told["whole"], cents, key)
+
+
+def _take_off(tx: Tx, whole: str, cents: int, key: str) -> None:
+    """Take off what waits of a payment what turned out to be posted under another key, first off what belongs to no fee."""
+    waiting = tx.rows(
+        "SELECT payment_key, payment_no, fee_id, amount FROM payment WHERE institution = :i AND whole = :whole AND state = 'new' "
+        "ORDER BY CASE WHEN fee_id IS NULL THEN 0 ELSE 1 END, payment_no DESC",
+        whole=whole,
+    )
+    for row in waiting:
+        off = min(cents, int(row["amount"]))
+        if not off:
+            break
+        cents -= off
+        values = {"key": row["payment_key"], "cents": off}
+        subject = f"payment {row['payment_no']}"
+        tx.event(subject, "was given to a fee", f"{text_of(off)}, as Alma shows")
+        exceptions.close_subject(tx, subject, "it was given to a fee, as Alma shows")
+        if off < int(row["amount"]):
+            tx.run(
+                "UPDATE payment SET amount = amount - :cents WHERE institution = :i AND payment_key = :key",
+                **values,
+            )
+        else:
+            tx.run(
+                "DELETE FROM payment WHERE institution = :i AND payment_key = :key", key=row["payment_key"]
+            )
+            # What was taken back of it was taken back of that.
+            payments.rename(tx, row["payment_key"], key)
+            there = tx.row("SELECT * FROM payment WHERE institution = :i AND payment_key = :key", key=key)
+            assert there is not None
+            reversals.renumber(tx, there)
+        if row["fee_id"] is not None:
+            fees.touch(tx, [row["fee_id"]])
 
 
 def _keys(whole: str, fee_id: str) -> Iterable[str]:
@@ -193,7 +249,11 @@ def _give(tx: Tx, row: Row, fee_id: str, cents: int) -> Row:
 
     Where that part belongs in Alma is for ``reversals.route`` to say.
     """
-    key = next(key for key in _keys(row["payment_key"], fee_id) if not payments.known(tx, [key]))
+    key = next(
+        key
+        for key in _keys(row["payment_key"], fee_id)
+        if not payments.known_external_ids(tx, [keys.external_id(tx.institution, key)])
+    )
     rest = int(row["amount"]) - cents
     if not rest:
         payments.rename(tx, row["payment_key"], key)

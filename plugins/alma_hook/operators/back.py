@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from alma_hook.errors import BadFile, Fault
-from alma_hook.operators.base import BACK_SHARE, CampusOperator, Run, alma_of, archive_of
+from alma_hook.operators.base import BACK_SHARE, CampusOperator, Run, alma_of, archive_of, marks_now
 from alma_hook.operators.links import SummaryOfRun
 
 
@@ -38,8 +38,10 @@ class TakeInPayments(CampusOperator):
         """Take every file that can be taken; say what is wrong with the others: `archive_files` fails for refused ones."""
         from alma_hook.payment_intake import take_in
 
-        with run.lease("back") as lease:
-            counts = take_in(run.ledger, lease, run.campus)
+        with ExitStack() as stack:
+            marks = marks_now(run, stack)
+            lease = stack.enter_context(run.lease("back"))
+            counts = take_in(run.ledger, lease, run.campus, marks)
         self.say(
             "%d files, %d lines: %d new, %d known, %d refused and listed",
             counts.files, counts.lines, counts.new, counts.known, counts.refused,

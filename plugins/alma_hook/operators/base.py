@@ -236,6 +236,15 @@ def archive_of(run: Run, folder: RemoteFolder, stack: ExitStack) -> RemoteFolder
     return folder if archive is None else stack.enter_context(sftp.connect(archive))
 
 
+def marks_now(run: Run, stack: ExitStack) -> list[MarkPlace]:
+    """Return where the ledger's mark stands; nowhere while the campus is not live, when nothing has ever left."""
+    from alma_hook import sftp
+
+    if not run.campus.live:
+        return []
+    return run.marks(archive_of(run, stack.enter_context(sftp.connect(run.campus.connections.sfs)), stack))
+
+
 def warn_of_held(task: CampusOperator, run: Run) -> int:
     """Say of each batch that is set aside what it is and what to do, and return how many: no task is red for it."""
     from alma_hook.ledger import holds

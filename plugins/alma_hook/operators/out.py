@@ -26,6 +26,7 @@ from alma_hook.operators.base import (
     failing_for_good,
     interval_of,
     kind_of,
+    marks_now,
 )
 from alma_hook.operators.links import SummaryOfRun
 
@@ -247,11 +248,14 @@ class ReadFees(CampusOperator):
         from alma_hook.fees import read_accounts
 
         hook, api = alma_of(run)
-        with run.lease("out") as lease:
+        with ExitStack() as stack:
+            marks = marks_now(run, stack)
+            lease = stack.enter_context(run.lease("out"))
             counts = read_accounts(
                 api,
                 run.ledger,
                 lease,
+                marks,
                 live=run.live,
                 campus=run.campus,
                 workers=run.campus.alma_to_sis.workers,
