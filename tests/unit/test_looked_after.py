@@ -106,11 +106,9 @@ def test_an_older_backup_stops_and_is_repaired(lived: Bridge, tmp_path: Path) ->
 # -- upgrades -------------------------------------------------------------------------------------------------
 
 #: What takes the newest migration away again: a ledger as the version before it left it.
-BEFORE_THE_NEWEST = (
-    "DROP INDEX payment_whole",
-    "ALTER TABLE payment DROP COLUMN whole",
-)
-NEWEST = 12
+# It makes two views anew, whatever they were.
+BEFORE_THE_NEWEST: tuple[str, ...] = ()
+NEWEST = 13
 
 
 def set_back(bridge: Bridge) -> None:

@@ -53,6 +53,37 @@ def test_a_payment_settled_by_a_credit_is_there_again_when_its_fee_asks_for_more
     assert bridge.balances()["unexplained"] == 0
 
 
+def test_a_rest_that_a_person_has_settled_and_a_fee_raised_later(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
+    (fee,) = charged(bridge, 1000)
+    pay(bridge, fee, 1500)
+    night(bridge)
+    ((exception_id, _, _),) = listed(bridge, "paid more than Alma's balance")
+    resolve(bridge, exception_id)  # given back
+    test_applied.raised(bridge, fee, 500)
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+
+    assert bridge.balances()["unexplained"] == 0, (kinds(bridge), bridge.balances())
+
+
+def test_a_payment_that_a_person_has_settled_leaves_nothing_unexplained(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
+    (fee,) = charged(bridge, 1000)
+    pay(bridge, fee)
+    bridge.far.alma.dispute(fee.id)
+    night(bridge)
+    ((exception_id, _, _),) = listed(bridge, "fee is INDISPUTE in Alma")
+    resolve(bridge, exception_id)
+    bridge.far.alma.restore(fee.id)
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+
+    assert bridge.balances()["unexplained"] == 0, (kinds(bridge), bridge.balances())
+
+
 def test_a_part_taken_back_after_what_was_taken_back_of_its_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
