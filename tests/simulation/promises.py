@@ -301,7 +301,9 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
         if not late and not _lost_with_its_account(world, said, fee):
             return "not what was posted, and not listed"
     rest = row["stands"] + _back_after_settling(said)[row["payment_no"]] - posted
-    if rest > 0 and row["state"] != "settled":
+    if row["state"] == "credited" and _asks_for_money(said, row["fee_id"]):
+        return "made up for by a credit, though the fee asks for more"
+    if rest > 0 and row["state"] not in ("settled", "credited"):
         last = entries[-1] if entries else None
         if last is None or last["resolution"] == "PeopleSoft took it back":
             return f"{rest} never listed"
@@ -310,6 +312,11 @@ def _wrong_with(world: World, said: Said, row: Row, there: list[tuple[str, int]]
         if row["state"] == "new" and not open_cents:
             return "no longer listed"
     return _wrong_with_what_was_taken_back(world, said, row, max(0, posted - row["stands"]))
+
+
+def _asks_for_money(said: Said, fee_id: str) -> bool:
+    books = said.positions[fee_id]
+    return bool(books["charged"] + books["carried"] - books["credited"] - books["posted"] > 0)
 
 
 def _can_not_tell(said: Said, fee: Fee) -> bool:
