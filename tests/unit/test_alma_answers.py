@@ -444,20 +444,6 @@ def test_a_user_has_identifiers_by_their_type(model: AlmaModel) -> None:
     assert user.identifiers["SISID"] == "912345678"
 
 
-def test_quota_and_reply_are_told_of_every_call(model: AlmaModel) -> None:
-    told: list[int] = []
-    lock = threading.Lock()
-
-    def on_quota(remaining: int) -> None:
-        with lock:
-            told.append(remaining)
-
-    api = AlmaApi(lambda _request: reply(200, '{"total_record_count": 0}', **{"x-exl-api-remaining": "90"}),
-                  on_quota=on_quota)  # fmt: skip
-    api.fees(USER)
-    assert told == [90]
-
-
 @pytest.mark.parametrize(
     "body",
     ['{"user": [{"first_name": "Student"}], "total_record_count": 1}', '{"user": ["x"], "total_record_count": 1}',
