@@ -65,7 +65,7 @@ def _measure(count: int) -> list[Row]:
 
     def loop() -> bytes:
         out = [f"H{count:010d}{total // 100:013d}.{total % 100:02d}LIB01USD11222026".ljust(124)]
-        for _, r in frame.iterrows() if count <= 50_000 else enumerate(frame.itertuples(index=False)):
+        for r in frame.itertuples(index=False):
             out.append(
                 f"D{r.emplid:<11}{r.item_type:<12}{r.amount // 100:013d}.{r.amount % 100:02d}{r.reversal}{r.term:<4}"
                 f"11222026        {r.account_type:<3}{r.reference:<30}{r.description:<30}"
