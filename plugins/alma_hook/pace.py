@@ -47,8 +47,8 @@ class Pace:
         """Return when the next call may leave. One waits for the moment, the others for their turn."""
         with self._turn:
             now = self._clock()
-            planned = max(self._next, now - _CATCH_UP)
-            mine = max(now, planned, self._left[0] + self._window, self._refused_at + 1.0)
+            planned = max(self._next, now - _CATCH_UP, self._refused_at + 1.0)
+            mine = max(now, planned, self._left[0] + self._window)
             if mine > now:
                 self._pause(mine - now)
             self._left.popleft()
