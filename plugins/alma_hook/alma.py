@@ -105,21 +105,16 @@ def _look_once(
 
 
 class AlmaApi:
-    """The calls this package makes.
-
-    ``on_quota`` is told ``X-Exl-Api-Remaining`` of each answer; ``pause`` waits a number of seconds.
-    """
+    """The calls this package makes. ``pause`` waits a number of seconds."""
 
     def __init__(
         self,
         send: Send,
         *,
         pause: Callable[[float], None] = time.sleep,
-        on_quota: Callable[[int], None] | None = None,
     ) -> None:
         self._send = send
         self._pause = pause
-        self._on_quota = on_quota
 
     # -- fees -----------------------------------------------------------------------------------
 
@@ -295,9 +290,6 @@ class AlmaApi:
 
     def _once(self, request: Request) -> Reply:
         reply = self._send(request)
-        remaining = reply.headers.get("x-exl-api-remaining", "")
-        if self._on_quota is not None and remaining.isdecimal():
-            self._on_quota(int(remaining))
         if reply.status >= 300 or b"errorsExist" in reply.body[:400]:
             raise error_of(reply, request.method != "GET")
         return reply

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 
 from lxml import etree
@@ -128,7 +129,7 @@ def pages(
             continue
         if not columns:
             columns = _columns(page, headings, path)
-        yield [tuple(row.get(column, "") for column in columns) for row in page.rows]
+        yield list(page.rows(columns))
         if page.finished:
             return
         if not token:
@@ -161,11 +162,14 @@ class _Page:
             for element in root.iter(f"{_XSD}element")
             if element.get(_HEADING)
         }
-        cut = len(_ROWSET)
-        self.rows = [
-            {cell.tag[cut:]: cell.text or "" for cell in row.iterchildren(tag=etree.Element)}
-            for row in root.iter(f"{_ROWSET}Row")
-        ]
+        self._root = root
+
+    def rows(self, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        """Yield the texts of these columns, row by row. They are looked up by their tags: most cells are not ours."""
+        tags = [f"{_ROWSET}{column}" for column in columns]
+        for row in self._root.iter(f"{_ROWSET}Row"):
+            cells = {cell.tag: cell.text for cell in row}
+            yield tuple([cells.get(tag) or "" for tag in tags])
 
 
 def _parse(body: bytes) -> _Page:
@@ -198,9 +202,8 @@ def fee_rows(
     """
     faults: list[Fault] = []
     fees: list[dict[str, str | int]] = []
-    newest = ""
-    for number, (fee_id, user_id, remaining, updated) in enumerate(rows, first_row):
-        newest = max(newest, updated)
+    newest = max((updated for *_, updated in rows), default="")
+    for number, (fee_id, user_id, remaining, _) in enumerate(rows, first_row):
         if not (fee_id.isascii() and fee_id.isdigit()):
             faults.append(Fault(report, "is not a fee id", line=number, field=FEE_ID))
         elif not user_id:
@@ -215,8 +218,9 @@ def fee_rows(
     return fees, newest
 
 
+@lru_cache(maxsize=4096)
 def _remaining(text: str) -> int:
-    """A report only nominates, so an empty amount may stand for nought."""
+    """Amounts repeat. A report only nominates, so an empty amount may stand for nought."""
     return cents(text) if text else 0
 
 

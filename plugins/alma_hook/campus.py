@@ -230,7 +230,7 @@ class AlmaToSis(_Section):
     sweep_weekday: Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun", "never"] = "sun"
     reserve_calls: int = Field(default=2_000, ge=0)
     credits: Literal["list", "ignore"] = "list"
-    workers: int = Field(default=8, ge=1, le=64)
+    workers: int = Field(default=128, ge=1, le=256)
 
     @field_validator("report_path")
     @classmethod

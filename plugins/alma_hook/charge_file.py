@@ -7,7 +7,10 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from alma_hook.errors import BadFile, Fault
@@ -35,51 +38,96 @@ class Control:
     file_date: date
 
 
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A field's texts in each line. ``of``: which of the ``texts`` stands in each; ``None``: they stand line by line.
+
+    Most columns of a file have few different texts, and each is made only once.
+    """
+
+    texts: list[str]
+    of: npt.NDArray[np.intp] | None = None
+
+    def by_line(self) -> list[str]:
+        """Return the text of each line."""
+        return self.texts if self.of is None else [self.texts[place] for place in self.of.tolist()]
+
+
 def write(layout: Layout, control: Control, lines: pd.DataFrame) -> bytes:
     """Return the file's bytes.
 
     ``lines`` has the columns of ``COLUMNS``. Raises ``BadFile`` naming fee, field and width of every
     value that is too long, missing, or not in the layout's character set; nothing is ever cut.
     """
-    texts = [_texts_of(f, lines, control) for f in layout.detail.fields]
-    faults = [Fault(f"fee {fee_id}", said) for fee_id, said in _misfits(layout, lines, texts).items()]
+    columns = [_column(f, lines, control) for f in layout.detail.fields]
+    faults = [Fault(f"fee {fee_id}", said) for fee_id, said in _misfits(layout, lines, columns).items()]
     header = _record(layout, "header", layout.header, control, faults)
     trailer = _record(layout, "trailer", layout.trailer, control, faults)
     if faults:
         raise BadFile("The lines don't fit the layout; nothing was written.", faults)
-    details = _lines(layout, layout.detail, texts)
-    return "".join(line + layout.newline for line in (*header, *details, *trailer)).encode(layout.encoding)
+    return b"".join((header, _records(layout, layout.detail, columns, len(lines)), trailer))
 
 
-def _lines(layout: Layout, record: RecordLayout, texts: Sequence[list[str]]) -> Iterator[str]:
-    """Yield the lines of which ``texts`` are the columns, field by field."""
-    columns = [_padded(f, values) for f, values in zip(record.fields, texts, strict=True)]
-    if not layout.fixed:
-        quoted = [_quoted(layout, f, values) for f, values in zip(record.fields, columns, strict=True)]
-        return (layout.delimiter.join(values) for values in zip(*quoted, strict=True))
+def _records(layout: Layout, record: RecordLayout, columns: Sequence[_Column], count: int) -> bytes:
+    """Return that many records, each with its line end, of which ``columns`` are the fields."""
+    padded = [_Column(_padded(f, c.texts), c.of) for f, c in zip(record.fields, columns, strict=True)]
+    if layout.fixed and all(f.width for f in record.fields):
+        return _fixed(layout, record, padded, count)
+    if layout.fixed:
+        lines = _ragged(record, padded)
+    else:
+        quoted = [
+            _Column(_quoted(layout, f, c.texts), c.of).by_line()
+            for f, c in zip(record.fields, padded, strict=True)
+        ]
+        lines = (layout.delimiter.join(values) for values in zip(*quoted, strict=True))
+    return "".join(line + layout.newline for line in lines).encode(layout.encoding)
+
+
+def _ragged(record: RecordLayout, columns: Sequence[_Column]) -> Iterator[str]:
+    """Yield records that end where their last value does."""
+    texts = [column.by_line() for column in columns]
     place = 1
     for number, f in enumerate(record.fields):
         gap = " " * ((f.at or 1) - place)
         if gap:
-            columns[number] = [gap + value for value in columns[number]]
+            texts[number] = [gap + value for value in texts[number]]
         place = f.end + 1
-    return ("".join(values).ljust(record.width or 0) for values in zip(*columns, strict=True))
+    return ("".join(values).ljust(record.width or 0) for values in zip(*texts, strict=True))
+
+
+def _fixed(layout: Layout, record: RecordLayout, columns: Sequence[_Column], count: int) -> bytes:
+    """Return records of fixed width: the rows of a matrix of characters, filled field by field."""
+    one_size, kind = ("utf-32-le", "<u4") if layout.encoding == "utf-8" else (layout.encoding, "u1")
+
+    def characters(text: str) -> npt.NDArray[Any]:
+        return np.frombuffer(text.encode(one_size), dtype=kind)
+
+    width = max([record.width or 0, *(f.end for f in record.fields)])
+    rows = np.full((count, width + len(layout.newline)), ord(" "), dtype=kind)
+    rows[:, width:] = characters(layout.newline)
+    for f, column in zip(record.fields, columns, strict=True):
+        texts = characters("".join(column.texts)).reshape(len(column.texts), f.end - (f.at or 1) + 1)
+        rows[:, (f.at or 1) - 1 : f.end] = texts if column.of is None else texts[column.of]
+    content = rows.tobytes()
+    return content if one_size == layout.encoding else content.decode(one_size).encode(layout.encoding)
 
 
 def _padded(f: FieldLayout, values: list[str]) -> list[str]:
-    if f.width is None:
+    width, filling = f.width, f.filling
+    if width is None:
         return values
     if f.side == "left":
-        return [value.ljust(f.width, f.filling) for value in values]
-    if f.filling == "0" and f.negative == "credits" and f.sign == "front":
+        return [value.ljust(width, filling) for value in values]
+    if filling == "0" and f.negative == "credits" and f.sign == "front":
         # The minus stands first, before the zeros.
         return [
-            f"-{value[1:].rjust(f.width - 1, '0')}" if value[:1] == "-" else value.rjust(f.width, "0")
+            f"-{value[1:].rjust(width - 1, '0')}" if value[:1] == "-" else value.rjust(width, "0")
             for value in values
         ]
-    if f.filling == "0" and f.may_be_blank:
-        return [value.rjust(f.width, "0" if value else " ") for value in values]
-    return [value.rjust(f.width, f.filling) for value in values]
+    if filling == "0" and f.may_be_blank:
+        return [value.rjust(width, "0" if value else " ") for value in values]
+    return [value.rjust(width, filling) for value in values]
 
 
 def _quoted(layout: Layout, f: FieldLayout, values: list[str]) -> list[str]:
@@ -103,17 +151,18 @@ def under_ruler(lines: Sequence[str]) -> Iterator[str]:
 
 def misfits(layout: Layout, lines: pd.DataFrame) -> dict[str, str]:
     """Return, by fee id, what of its line does not fit the layout; empty when everything does."""
-    return _misfits(layout, lines, [_texts_of(f, lines, None) for f in layout.detail.fields])
+    return _misfits(layout, lines, [_column(f, lines, None) for f in layout.detail.fields])
 
 
-def _misfits(layout: Layout, lines: pd.DataFrame, texts: Sequence[list[str]]) -> dict[str, str]:
+def _misfits(layout: Layout, lines: pd.DataFrame, columns: Sequence[_Column]) -> dict[str, str]:
     wrong: dict[str, list[str]] = {}
     fee_ids = lines["fee_id"].tolist()
-    for f, values in zip(layout.detail.fields, texts, strict=True):
+    for f, column in zip(layout.detail.fields, columns, strict=True):
         # What is the same in every line is the settings' affair, which are checked by themselves.
         if f.source in CONSTANT_SOURCES or f.source in ("literal", "blank", "reversal"):
             continue
         # Nearly always the whole column fits, which is quickly seen.
+        values = column.texts
         shortest, longest = min(map(len, values), default=0), max(map(len, values), default=0)
         fits = (
             longest <= f.limit
@@ -122,7 +171,7 @@ def _misfits(layout: Layout, lines: pd.DataFrame, texts: Sequence[list[str]]) ->
         )
         if fits and not _doubtful(layout, f, values):
             continue
-        for fee_id, text in zip(fee_ids, values, strict=True):
+        for fee_id, text in zip(fee_ids, column.by_line(), strict=True):
             for said in _misfits_of(layout, f, text):
                 wrong.setdefault(str(fee_id), []).append(f"{f.label} {said}")
     return {fee_id: "; ".join(said) for fee_id, said in wrong.items()}
@@ -162,8 +211,26 @@ def _misfits_of(layout: Layout, f: FieldLayout, text: str) -> Iterator[str]:
         yield "holds the delimiter or a quote, and values are never quoted"
 
 
-def _texts_of(f: FieldLayout, lines: pd.DataFrame, control: Control | None) -> list[str]:
+def _column(f: FieldLayout, lines: pd.DataFrame, control: Control | None) -> _Column:
     """Return a field's text in each line, not padded yet."""
+    if f.only is not None or (f.source in AMOUNTS and f.negative == "credits"):
+        # What stands there depends on another column too.
+        return _Column(_texts_of(f, lines, control))
+    if f.source in ("literal", "blank", *CONSTANT_SOURCES):
+        return _Column(_texts_of(f, lines[:1], control), np.zeros(len(lines), dtype=np.intp))
+    values = lines[f.source]
+    if f.source not in AMOUNTS and values[:_LOOKED_AT].nunique() > _LOOKED_AT // 2:
+        return _Column(_texts_of(f, lines, control))
+    of, different = pd.factorize(values)
+    return _Column(_texts_of(f, pd.DataFrame({f.source: different}), control), of)
+
+
+#: A column whose first lines have more than half as many different values is taken to have one a line.
+_LOOKED_AT = 1000
+
+
+def _texts_of(f: FieldLayout, lines: pd.DataFrame, control: Control | None) -> list[str]:
+    """Return a field's text in each of these lines."""
     if f.source in ("literal", "blank"):
         texts = [f.value] * len(lines)
     elif f.source in CONSTANT_SOURCES:
@@ -182,7 +249,7 @@ def _texts_of(f: FieldLayout, lines: pd.DataFrame, control: Control | None) -> l
         days = {iso: f.date_text(date.fromisoformat(iso)) if iso else "" for iso in set(values)}
         texts = [days[iso] for iso in values]
     else:
-        texts = [str(value) for value in lines[f.source].tolist()]
+        texts = list(map(str, lines[f.source].tolist()))
     if f.only is None:
         return texts
     return [text if kind == f.only else "" for text, kind in zip(texts, lines["kind"].tolist(), strict=True)]
@@ -211,18 +278,18 @@ def _printable(text: str, encoding: str) -> bool:
 
 def _record(
     layout: Layout, name: str, record: RecordLayout | None, control: Control, faults: list[Fault]
-) -> list[str]:
-    """Return the one line of a header or trailer; none where the layout has no such record."""
+) -> bytes:
+    """Return the one line of a header or trailer; nothing where the layout has no such record."""
     if record is None:
-        return []
-    texts = []
+        return b""
+    columns = []
     for f in record.fields:
         text = f.value if f.source in ("literal", "blank") else _constant(f, control)
         long = len(text) > f.limit and f.source != "literal"
         if long or not _printable(text, layout.encoding):
             faults.append(Fault(name, f"does not fit its {f.limit} columns", field=f.label))
-        texts.append([text])
-    return [] if faults else list(_lines(layout, record, texts))
+        columns.append(_Column([text]))
+    return b"" if faults else _records(layout, record, columns, 1)
 
 
 def _constant(f: FieldLayout, control: Control) -> str:

@@ -397,8 +397,11 @@ def plan(
                 counts.busy += 1
                 again.add(row["user_id"])
                 continue
-            position = replace(
-                position_of(row, own, posted.get(row["fee_id"], {}), carried.get(row["fee_id"])),
+            position = position_of(
+                row,
+                own,
+                posted.get(row["fee_id"], {}),
+                carried.get(row["fee_id"]),
                 waits=row["fee_id"] in waiting,
                 above=row["fee_id"] in above,
                 taken_back=row["emplid"] in emplids or row["user_id"] in accounts,
@@ -411,7 +414,8 @@ def plan(
         left_out: list[dict[str, Any]] = []
         owed = of_students(considered, campus, day)
         for position in considered:
-            position = replace(position, of_student=owed.get(position.emplid))
+            if owed:
+                position = replace(position, of_student=owed.get(position.emplid))
             decision = decide(position, campus, day)
             if isinstance(decision, Listed):
                 held.append(decision)
@@ -489,11 +493,12 @@ def position_of(
     own: Mapping[str, list[tuple[str, int]]],
     posted: Mapping[str, int],
     carried: Row | None = None,
+    **marks: bool,
 ) -> Position:
     """Return a fee's position from the ledger's row of it.
 
     ``carried``: the charge of an older fee whose item in PeopleSoft stands for this one; what is carried
-    counts as charged.
+    counts as charged. ``marks``: what else is known of the fee, by the position's fields.
     """
     sent = None
     if row["line_reference"] is not None:
@@ -518,6 +523,7 @@ def position_of(
         sent=sent,
         made_at=row["made_at"],
         user_group=row["user_group"],
+        **marks,
     )
 
 

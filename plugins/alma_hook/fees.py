@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -138,25 +139,49 @@ def read_accounts(
         todo = entries.accounts_left(tx, live)
         if live and not todo:
             _list_unread(tx, [])
+    chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
     with ThreadPoolExecutor(workers, "alma") as pool:
-        for start in range(0, len(todo), _CHUNK):
-            chunk = todo[start : start + _CHUNK]
-            with ledger.read() as tx:
-                wanted, before = entries.wanted(tx, chunk), entries.versions(tx, chunk)
-            attempt = partial(_attempt, source, wanted, of_user)
-            answers = list(pool.map(attempt, chunk))
-            with ledger.write(lease) as tx:
-                for answer in answers:
-                    if isinstance(answer, AccountReading):
-                        _store(tx, live, answer, before)
-                        counts.add(answer)
-                if live and start + _CHUNK >= len(todo):
-                    _list_unread(tx, entries.accounts_left(tx, live))
-            failed = [answer for answer in answers if isinstance(answer, Retriable)]
-            counts.unread += len(failed)
-            _raise_if_alma_is_down(failed, len(chunk))
-            progress(counts.accounts, len(todo))
+        asked: deque[_Asked] = deque()
+        try:
+            for place, chunk in enumerate(chunks):
+                # The calls go on while the answers before them are stored.
+                while len(asked) < _ahead(workers) and place + len(asked) < len(chunks):
+                    asked.append(_ask(pool, source, ledger, chunks[place + len(asked)], of_user))
+                before, coming = asked.popleft()
+                answers = [each.result() for each in coming]
+                with ledger.write(lease) as tx:
+                    for answer in answers:
+                        if isinstance(answer, AccountReading):
+                            _store(tx, live, answer, before)
+                            counts.add(answer)
+                    if live and chunk is chunks[-1]:
+                        _list_unread(tx, entries.accounts_left(tx, live))
+                failed = [answer for answer in answers if isinstance(answer, Retriable)]
+                counts.unread += len(failed)
+                _raise_if_alma_is_down(failed, len(chunk))
+                progress(counts.accounts, len(todo))
+        finally:
+            pool.shutdown(cancel_futures=True)
     return counts
+
+
+#: The versions of a chunk's fees from before Alma was asked, and what Alma will have said of each account.
+_Asked = tuple[dict[str, int], list[Future[AccountReading | Retriable]]]
+
+
+def _ahead(workers: int) -> int:
+    """How many chunks are asked for at once. With one worker nothing goes on beside anything else."""
+    return 1 if workers == 1 else 2 + workers // _CHUNK
+
+
+def _ask(
+    pool: ThreadPoolExecutor, source: FeesSource, ledger: Ledger, chunk: Sequence[str], of_user: OfUser
+) -> _Asked:
+    """Begin to read a chunk of accounts. What their fees' readings are based on is looked up before that."""
+    with ledger.read() as tx:
+        wanted, before = entries.wanted(tx, chunk), entries.versions(tx, chunk)
+    attempt = partial(_attempt, source, wanted, of_user)
+    return before, [pool.submit(attempt, user_id) for user_id in chunk]
 
 
 def _list_unread(tx: books.Tx, accounts: Sequence[str]) -> None:

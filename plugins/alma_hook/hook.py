@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -38,14 +41,18 @@ _CONNECT_SECONDS = 10
 #: With the deadline of a posting well below the shortest quiet period of two minutes.
 _MOST_SECONDS = 25
 _MOST_CALLS = 1000
+_MOST_CALLS_A_MINUTE = 60_000
+#: Alma takes up to a second or two for a call. With more under way than leave in this time, they would only wait in line.
+_SECONDS_UNDER_WAY = 2.5
 
 
 class AlmaHook(BaseHook):
     """A connection of type ``alma``: host is the API gateway's address, password the API key.
 
-    Extra: ``requests_per_second`` (default 10), ``timeout`` in seconds (default 20), ``write``
-    (default true), and the http provider's ``proxies``, ``verify``, ``cert``, ``trust_env``.
+    Extra: ``requests_per_second`` (default 10), ``requests_per_minute`` (default none), ``timeout`` in seconds
+    (default 20), ``write`` (default true), and the http provider's ``proxies``, ``verify``, ``cert``, ``trust_env``.
     ``reserve`` daily calls are left to the campus's other integrations; ``share`` of the rate is this hook's.
+    ``workers``: calls under way at once, at most; from ``get_conn`` on, as many as the rate can use.
     """
 
     conn_name_attr = "alma_conn_id"
@@ -62,6 +69,8 @@ class AlmaHook(BaseHook):
         self.workers = workers
         self.share = share
         self.remaining: int | None = None
+        self._under_way = 0
+        self._counting = threading.Lock()
         self._api: AlmaApi | None = None
         self._may_write = True
         self._close: Callable[[], None] = lambda: None
@@ -74,16 +83,25 @@ class AlmaHook(BaseHook):
 
             session, base, extra = self._session()
             self._close = session.close
-            pace = Pace(self.share * self._number(extra, "requests_per_second", 10, _MOST_CALLS))
+            rate = self.share * self._number(extra, "requests_per_second", 10, _MOST_CALLS)
+            per_minute = None
+            if extra.get("requests_per_minute"):
+                per_minute = self.share * self._number(extra, "requests_per_minute", 0, _MOST_CALLS_A_MINUTE)
+            pace = Pace(rate, per_minute)
+            self.workers = min(self.workers, math.ceil(_SECONDS_UNDER_WAY * rate))
             timeout = (_CONNECT_SECONDS, self._number(extra, "timeout", 20, _MOST_SECONDS))
 
             def send(request: Request) -> Reply:
-                self._keep_reserve()
-                pace.wait()
-                return _send(session, base, request, timeout)
+                with self._within_reserve():
+                    pace.wait()
+                    reply = _send(session, base, request, timeout)
+                    self._note_quota(reply)
+                if reply.status == 429:
+                    pace.refused()
+                return reply
 
             self._may_write = bool(extra.get("write", True))
-            self._api = AlmaApi(send, on_quota=self._note_quota)
+            self._api = AlmaApi(send)
         return self._api
 
     def close(self) -> None:
@@ -128,15 +146,31 @@ class AlmaHook(BaseHook):
             raise SettingsError("The connection to Alma can't be used.", [fault])
         return value
 
-    def _note_quota(self, remaining: int) -> None:
-        self.remaining = remaining
+    def _note_quota(self, reply: Reply) -> None:
+        left = reply.headers.get("x-exl-api-remaining", "")
+        if not left.isdecimal():
+            return
+        with self._counting:
+            # Answers overtake each other, so the least that was told holds; much more than that is a new day's.
+            if self.remaining is None or int(left) > self.remaining + 2 * self.workers:
+                self.remaining = int(left)
+            self.remaining = min(self.remaining, int(left))
 
-    def _keep_reserve(self) -> None:
-        if self.remaining is not None and self.remaining <= self.reserve:
-            raise QuotaSpent(
-                f"{self.remaining} of today's API calls are left, and {self.reserve} are kept for the campus's other "
-                "integrations. What was read or posted stays; the next run goes on from there."
-            )
+    @contextmanager
+    def _within_reserve(self) -> Iterator[None]:
+        """Make a call only if the reserve is left whole, should Alma not have counted any of those under way."""
+        with self._counting:
+            if self.remaining is not None and self.remaining - self._under_way <= self.reserve:
+                raise QuotaSpent(
+                    f"{self.remaining} of today's API calls are left, and {self.reserve} are kept for the campus's other "
+                    "integrations. What was read or posted stays; the next run goes on from there."
+                )
+            self._under_way += 1
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._under_way -= 1
 
     def _session(self) -> tuple[Session, str, dict[str, Any]]:
         from airflow.providers.http.hooks.http import HttpHook

@@ -9,10 +9,13 @@ key means that it may be tried again, the fee not found means that nothing is kn
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import groupby
+from itertools import groupby, islice
+from threading import Lock
 from typing import Protocol
 
 from alma_hook import guard, notes
@@ -30,13 +33,14 @@ from alma_hook.errors import (
     UserNotFound,
 )
 from alma_hook.guard import MarkPlace
-from alma_hook.ledger import Lease, Ledger, Row, applied, exceptions, fees, moment, reversals, unassigned
+from alma_hook.ledger import Lease, Ledger, Row, Tx, applied, exceptions, fees, moment, reversals, unassigned
 from alma_hook.ledger import payments as entries
 from alma_hook.remote import RemoteFolder
 
 #: A call must leave within this many seconds of its mark, or not at all: a worker that stood still
 #: must not send late, when another may have taken over.
 DEADLINE_SECONDS = 30.0
+_FAILED_IN_A_ROW = 3
 
 
 class FeesTarget(FeeLists, Protocol):
@@ -78,10 +82,12 @@ def post(
     *,
     monotonic: Callable[[], float] = time.monotonic,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    workers: int = 1,
 ) -> PostCounts:
-    """Post every waiting payment to Alma, account by account.
+    """Post every waiting payment to Alma, account by account, as many accounts at once as there are ``workers``.
 
-    One account that can't be read leaves its payments to the next run; Alma being down for several in
+    What belongs to one account is posted in its order, and all one after the other until a first payment ever was read
+    back. One account that can't be read leaves its payments to the next run; Alma being down for several in
     a row ends the task (``Retriable``). What people have said of payments is noted in the ``archive`` first.
     Raises ``SendingStopped`` when the ledger's ``marks`` are not its own, or when the first payment ever can't be read back.
     """
@@ -95,25 +101,63 @@ def post(
     if waiting:
         guard.advance(ledger, marks)
     poster = _Poster(ledger, lease, campus, alma, monotonic)
+    accounts = [(account, list(group)) for account, group in groupby(waiting, key=lambda row: row["account"])]
     done = failed_in_a_row = 0
-    for account, group in groupby(waiting, key=lambda row: row["account"]):
-        payments = list(group)
-        try:
-            poster.account(account, payments)
+    for payments, error in _each(poster, accounts, workers):
+        if error is None:
             failed_in_a_row = 0
-        except QuotaSpent:
-            raise
-        except Inconsistent as error:
-            poster.list_unread(account, error)
-        except Retriable as error:
-            poster.list_unread(account, error)
+        elif not isinstance(error, Inconsistent):
             failed_in_a_row += 1
-            if failed_in_a_row == 3:
-                raise
+            if failed_in_a_row == _FAILED_IN_A_ROW:
+                raise error
         done += len(payments)
         progress(done, len(waiting))
     settle_by_credits(ledger, lease)
     return poster.counts
+
+
+#: The rows of one account's payments, and the account.
+_Account = tuple[str | None, list[Row]]
+_Outcome = tuple[list[Row], AlmaHookError | None]
+
+
+def _each(poster: _Poster, accounts: Sequence[_Account], workers: int) -> Iterator[_Outcome]:
+    """Post each account's payments; yield them and why they could not be read, as they are done.
+
+    Whoever stops, by an error or by asking for no more, waits until the outcome of every call under way is recorded.
+    """
+    left = iter(accounts)
+    while workers == 1 or not poster.canary_passed:
+        account = next(left, None)
+        if account is None:
+            return
+        yield _post_account(poster, account)
+    with ThreadPoolExecutor(workers, "alma") as pool:
+        under_way: set[Future[_Outcome]] = set()
+        try:
+            while True:
+                for account in islice(left, workers - len(under_way)):
+                    under_way.add(pool.submit(_post_account, poster, account))
+                if not under_way:
+                    return
+                ended, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                for each in ended:
+                    yield each.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _post_account(poster: _Poster, account: _Account) -> _Outcome:
+    """Post one account's payments; what can't be read is listed, and left to the next run."""
+    user_id, payments = account
+    try:
+        poster.account(user_id, payments)
+    except QuotaSpent:
+        raise
+    except (Inconsistent, Retriable) as error:
+        poster.list_unread(user_id, error)
+        return payments, error
+    return payments, None
 
 
 def settle_by_credits(ledger: Ledger, lease: Lease) -> int:
@@ -153,9 +197,21 @@ class _Poster:
         self.ledger, self.lease, self.campus, self.alma = ledger, lease, campus, alma
         self.monotonic = monotonic
         self.counts = PostCounts()
+        self._books = Lock()
         self.by_level = campus.sis_to_alma.shape == applied.SHAPE
         with ledger.read() as tx:
             self.canary_passed = entries.canary_passed(tx)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Tx]:
+        """Open a transaction of this task, one at a time: SQLite lets those that wait for each other starve."""
+        with self._books, self.ledger.write(self.lease) as tx:
+            yield tx
+
+    def _count(self, **more: int) -> None:
+        with self._books:
+            for name, value in more.items():
+                setattr(self.counts, name, getattr(self.counts, name) + value)
 
     def account(self, account: str | None, payments: Sequence[Row]) -> None:
         """Post one account's payments, from one reading of its fees."""
@@ -193,7 +249,7 @@ class _Poster:
             self._list(row, exceptions.OTHER_EMPLID)
         elif row["state"] in ("posting", "unknown") and self._quiet_until(row):
             self._list(row, "outcome of the posting unclear")
-            self.counts.waiting += 1
+            self._count(waiting=1)
         else:
             return False
         return True
@@ -213,12 +269,12 @@ class _Poster:
         if row["state"] != "new" and not self.canary_passed and _alike(fee, int(row["trying"])):
             # Whether Alma gives our keys back is not known yet: this may be ours without its key.
             self._list(row, "outcome of the posting unclear")
-            self.counts.waiting += 1
+            self._count(waiting=1)
             return None
         self._prove()
         if row["state"] != "new":
             # The quiet period is over and the fee is seen without our key: it was not applied.
-            with self.ledger.write(self.lease) as tx:
+            with self._writing() as tx:
                 row = entries.settle_posting(tx, row, "new")
             if int(row["payable"]) <= 0:
                 return None  # PeopleSoft took it back meanwhile
@@ -230,9 +286,9 @@ class _Poster:
             return None
         value = min(int(row["payable"]), fee.balance)
         deadline = self.monotonic() + DEADLINE_SECONDS
-        with self.ledger.write(self.lease) as tx:
+        with self._writing() as tx:
             row = entries.mark_posting(tx, row, value)
-        self.counts.tried += 1
+        self._count(tried=1)
         settings = self.campus.sis_to_alma
         try:
             after = self.alma.pay(
@@ -275,7 +331,7 @@ class _Poster:
         """Record a payment as posted. ``found``: what Alma shows under its key, where it was looked for."""
         rest = int(row["stands"]) - value
         listed = [exceptions.of_payment(row, exceptions.OVERPAID, rest)] if rest > 0 else []
-        with self.ledger.write(self.lease) as tx:
+        with self._writing() as tx:
             entries.settle_posting(tx, row, "posted", posted=value)
             if self.by_level:
                 listed = [
@@ -285,12 +341,8 @@ class _Poster:
             exceptions.list_only(tx, [f"payment {row['payment_no']}"], listed)
             # So that the balances count the payment on both sides; the next plan reads for itself.
             fees.store_balance(tx, fee, row["external_id"], found or [value])
-        self.counts.posted += 1
-        self.counts.listed += len(listed)
-        if found:
-            self.counts.found_posted += 1
-        else:
-            self.counts.cents += value
+        found_or_cents = {"found_posted": 1} if found else {"cents": value}
+        self._count(posted=1, listed=len(listed), **found_or_cents)
 
     def _prove(self) -> None:
         """Read the institution's first payment back before another one is made, in this run or a later one.
@@ -320,19 +372,19 @@ class _Poster:
                 "there with our external_transaction_id and amount. Without that no payment can be told from another "
                 "after a failure, so posting stops here. Look at the fee in Alma."
             )
-        with self.ledger.write(self.lease) as tx:
+        with self._writing() as tx:
             entries.pass_canary(tx)
         self.canary_passed = True
 
     def _settle(self, row: Row, state: str, error: AlmaHookError) -> None:
-        with self.ledger.write(self.lease) as tx:
+        with self._writing() as tx:
             entries.settle_posting(tx, row, state, code=error.code, tracking_id=error.tracking_id)
 
-    def list_unread(self, account: str, error: AlmaHookError) -> None:
+    def list_unread(self, account: str | None, error: AlmaHookError) -> None:
         """List what is still to be posted of an account that could not be read; the next run tries again."""
         with self.ledger.read() as tx:
             rows = [row for row in entries.to_post(tx) if row["account"] == account]
-        self.counts.waiting += len(rows)
+        self._count(waiting=len(rows))
         self.list_all([row for row in rows if row["state"] == "new"], "account could not be read", error)
 
     def list_all(self, rows: Sequence[Row], kind: str, error: AlmaHookError | None = None) -> None:
@@ -343,9 +395,9 @@ class _Poster:
     def _list(self, row: Row, kind: str, error: AlmaHookError | None = None) -> None:
         more = f"; {error}" if error is not None else ""
         listed = exceptions.of_payment(row, kind, max(int(row["stands"]), 0) or int(row["amount"]), more)
-        with self.ledger.write(self.lease) as tx:
+        with self._writing() as tx:
             exceptions.list_only(tx, [listed.subject], [listed])
-        self.counts.listed += 1
+        self._count(listed=1)
 
 
 def _alike(fee: Fee, value: int) -> bool:

@@ -8,7 +8,9 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -481,3 +483,54 @@ def test_a_key_for_users_alone_does_the_money_and_no_more(
     assert pay(api, campus, fee.id).balance == 600
     with pytest.raises(NotPermitted, match="Configuration"):
         api.code_table("FineFeeTransactionReason")
+
+
+def test_the_reserve_is_left_whole_with_many_calls_under_way(alma: AlmaServer, campus: Campus) -> None:
+    campus.limits.remaining = 61
+    hook = open_hook(reserve=40, workers=16)
+    api = hook.get_conn()
+    api.fees(user(campus))  # tells how many are left, as the first call of a task does
+    together = Barrier(16)
+
+    def read(number: int) -> None:
+        if number < 16:
+            together.wait(5)
+        with suppress(QuotaSpent):
+            api.fees(user(campus, number % 6))
+
+    campus.faults.add_http("delay_before", times=None, seconds=0.2)
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(read, range(200)))
+    assert campus.limits.remaining >= 40
+    # And what is not kept is used, but for what was under way at the end.
+    assert campus.limits.remaining <= 40 + 16
+
+
+def test_a_rate_needs_no_more_calls_under_way_than_leave_in_some_seconds(
+    alma: AlmaServer, connect: Connect
+) -> None:
+    connect(
+        "alma_default",
+        conn_type="alma",
+        host=alma.url,
+        password=FULL_KEY.value,
+        extra={"requests_per_second": 10},
+    )
+    hook = open_hook(workers=128)
+    hook.get_conn()
+    assert hook.workers == 25
+
+
+def test_a_refusal_holds_the_next_calls_back(alma: AlmaServer, campus: Campus, at_once: None) -> None:
+    campus.faults.add_http("rate_limited", times=1)
+    api = open_hook().get_conn()
+    began = time.monotonic()
+    api.fees(user(campus))
+    assert time.monotonic() - began >= 1.0
+
+
+def test_a_limit_of_a_minute_is_a_number_too(alma: AlmaServer, connect: Connect) -> None:
+    for told, works in ((600, True), ("many", False), (-1, False)):
+        connect("alma_default", conn_type="alma", host=alma.url, password=FULL_KEY.value,
+                extra={"requests_per_minute": told})  # fmt: skip
+        assert open_hook().test_connection()[0] is works

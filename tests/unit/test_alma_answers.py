@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
@@ -442,20 +441,6 @@ def test_a_user_has_identifiers_by_their_type(model: AlmaModel) -> None:
     user = talking_to(model).user("20000000000001")
     assert user.primary_id == USER
     assert user.identifiers["SISID"] == "912345678"
-
-
-def test_quota_and_reply_are_told_of_every_call(model: AlmaModel) -> None:
-    told: list[int] = []
-    lock = threading.Lock()
-
-    def on_quota(remaining: int) -> None:
-        with lock:
-            told.append(remaining)
-
-    api = AlmaApi(lambda _request: reply(200, '{"total_record_count": 0}', **{"x-exl-api-remaining": "90"}),
-                  on_quota=on_quota)  # fmt: skip
-    api.fees(USER)
-    assert told == [90]
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,8 @@ _INSERT_LINE = (
     ":fee_id, :kind, :amount, :emplid, :item_type, :term, :reference, :description, :account_type, :effective_date, "
     ":due_date, :reason, :credit_item, :state, "
     # The first fee of that reference: a line about a fee made anew copies the older one's.
-    "COALESCE((SELECT MIN(m.item_fee) FROM line m WHERE m.institution = :i AND m.reference = :reference), :fee_id))"
+    # (Of the bare column SQLite would look for the least one, going through all lines in its order.)
+    "COALESCE((SELECT MIN(m.item_fee || '') FROM line m WHERE m.institution = :i AND m.reference = :reference), :fee_id))"
 )
 
 

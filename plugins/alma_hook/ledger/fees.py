@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from alma_hook.alma_answers import Fee
-from alma_hook.ledger.store import Row, Tx, in_list, instant, moment
+from alma_hook.ledger.store import Row, Tx, in_list, instant, moment, run_in_list
 
 #: So long what the settings leave out is not looked at when nothing says that it changed.
 LEFT_OUT_LOOKED_AT = timedelta(days=7)
@@ -71,11 +72,22 @@ def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
 
     A fee may stand in several rows, one a transaction; they are the same fee, so the last counts.
     """
-    tx.many(
-        "INSERT INTO reported_fee VALUES (:i, :run, :fee, :user, :balance) "
-        "ON CONFLICT (institution, run_id, fee_id) DO UPDATE SET user_id = excluded.user_id, balance = excluded.balance",
-        [{"run": tx.run_id, **row} for row in rows],
-    )
+    newest = {row["fee"]: row for row in rows}
+    keep = "ON CONFLICT (institution, run_id, fee_id) DO UPDATE SET user_id = excluded.user_id, balance = excluded.balance"
+    columns = "INSERT INTO reported_fee (institution, run_id, fee_id, user_id, balance)"
+    if tx.dialect == "postgresql":
+        # A page in one value: as a row each, most of the time would go into sending them.
+        tx.run(
+            f'{columns} SELECT :i, CAST(:run AS TEXT), fee, "user", balance FROM json_to_recordset(CAST(:rows AS JSON)) '
+            f'AS j(fee TEXT, "user" TEXT, balance BIGINT) {keep}',
+            run=tx.run_id,
+            rows=json.dumps(list(newest.values())),
+        )
+    else:
+        tx.many(
+            f"{columns} VALUES (:i, :run, :fee, :user, :balance) {keep}",
+            [{"run": tx.run_id, **row} for row in newest.values()],
+        )
 
 
 def nominate(tx: Tx, live: bool) -> tuple[int, int]:
@@ -88,32 +100,35 @@ def nominate(tx: Tx, live: bool) -> tuple[int, int]:
     reported = int(
         tx.one("SELECT COUNT(*) FROM reported_fee WHERE institution = :i AND run_id = :run", run=tx.run_id)
     )
-    differing = (
-        "FROM reported_fee r LEFT JOIN fee_expected e ON e.institution = r.institution AND e.fee_id = r.fee_id "
-        "WHERE r.institution = :i AND r.run_id = :run AND (e.fee_id IS NULL OR e.expected <> r.balance "
-        "OR e.user_id <> r.user_id) "
-        "AND NOT EXISTS (SELECT 1 FROM left_out o WHERE o.institution = r.institution AND o.fee_id = r.fee_id "
-        "AND o.balance = r.balance AND o.user_id = r.user_id AND COALESCE(e.expected, 0) = 0)"
-    )
-    columns = (
-        "CAST(:live AS INTEGER), user_id, CAST('report' AS TEXT), CAST(:now AS TEXT), CAST(:run AS TEXT)"
+    add = _ADD.format(
+        source="SELECT DISTINCT :i, CAST(:live AS INTEGER), user_id, CAST('report' AS TEXT), CAST(:now AS TEXT), "
+        "CAST(:run AS TEXT) {}"
     )
     tx.run(
-        _ADD.format(source=f"SELECT DISTINCT :i, {columns.replace('user_id', 'r.user_id')} {differing}"),
-        **values,
+        "UPDATE reported_fee SET differs = 1 WHERE institution = :i AND run_id = :run AND fee_id IN (SELECT r.fee_id "
+        "FROM reported_fee r LEFT JOIN fee f ON f.institution = r.institution AND f.fee_id = r.fee_id "
+        "LEFT JOIN fee_sums s ON s.institution = r.institution AND s.fee_id = r.fee_id "
+        "WHERE r.institution = :i AND r.run_id = :run AND (f.fee_id IS NULL OR f.user_id <> r.user_id "
+        "OR COALESCE(s.charged - s.credited - s.posted, 0) <> r.balance) "
+        "AND NOT EXISTS (SELECT 1 FROM left_out o WHERE o.institution = r.institution AND o.fee_id = r.fee_id "
+        "AND o.balance = r.balance AND o.user_id = r.user_id AND COALESCE(s.charged - s.credited - s.posted, 0) = 0))",
+        run=tx.run_id,
     )
+    differing = "FROM reported_fee WHERE institution = :i AND run_id = :run AND differs = 1"
+    tx.run(add.format(differing), **values)
     tx.run(
         "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) "
-        f"SELECT :i, r.fee_id, r.user_id, CAST(:now AS TEXT) {differing} "
+        f"SELECT :i, fee_id, user_id, CAST(:now AS TEXT) {differing} "
         "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id",
         now=tx.now,
         run=tx.run_id,
     )
     tx.run(
-        _ADD.format(
-            source=f"SELECT DISTINCT :i, {columns} FROM fee_wanted w WHERE w.institution = :i "
-            "AND NOT EXISTS (SELECT 1 FROM reported_fee r WHERE r.institution = w.institution "
-            "AND r.run_id = :run AND r.fee_id = w.fee_id)"
+        add.format(
+            # Which the report lacks is seen much faster than which are wanted.
+            "FROM fee_wanted w WHERE institution = :i AND fee_id IN (SELECT f.fee_id FROM fee f "
+            "WHERE f.institution = :i AND NOT EXISTS (SELECT 1 FROM reported_fee r WHERE r.institution = f.institution "
+            "AND r.run_id = :run AND r.fee_id = f.fee_id))"
         ),
         **values,
     )
@@ -309,53 +324,64 @@ def add_left_out(tx: Tx, live: bool, day: str, rules: str) -> int:
 
 def leave_out(tx: Tx, considered: Sequence[str], rows: Sequence[Mapping[str, Any]], rules: str) -> None:
     """Keep which of the fees just considered are left out (``fee``, ``user``, ``balance``, ``until``), and no longer which."""
-    tx.many(
-        "DELETE FROM left_out WHERE institution = :i AND fee_id = :fee",
-        [{"fee": fee_id} for fee_id in considered],
-    )
+    run_in_list(tx, "DELETE FROM left_out WHERE institution = :i AND fee_id", considered)
     tx.many(
         "INSERT INTO left_out VALUES (:i, :fee, :user, :balance, :until, :rules)",
         [{**row, "rules": rules} for row in rows],
     )
 
 
+_COPIED = ("emplid", "item_type", "term", "reference", "description", "account_type")
+
+
+# In what follows a CROSS JOIN lets SQLite begin with this run's readings, which are few, where it would begin with all that
+# the other table has of the institution; sorted by it, it would do the same.
+
+
 def readings_of_run(tx: Tx) -> list[Row]:
-    """Return this run's readings with the fee's position and the line that a credit would copy."""
-    return tx.rows(
+    """Return this run's readings with the fee's position and the line that a credit would copy (``line_...``)."""
+    charges = _last_charges(tx)
+    rows = tx.rows(
         "SELECT r.*, p.user_id, p.version, p.charged, p.carried, p.credited, p.pending, p.received, p.posted, "
-        "p.in_flight, "
-        "c.emplid AS line_emplid, c.item_type AS line_item_type, c.term AS line_term, "
-        "c.reference AS line_reference, c.description AS line_description, c.account_type AS line_account_type "
-        "FROM reading r JOIN fee_position p ON p.institution = r.institution AND p.fee_id = r.fee_id "
-        "LEFT JOIN line c ON c.institution = r.institution AND c.fee_id = r.fee_id AND c.state = 'sent' "
-        "AND c.kind = 'charge' AND NOT EXISTS (SELECT 1 FROM line d WHERE d.institution = c.institution "
-        "AND d.fee_id = c.fee_id AND d.state = 'sent' AND d.kind = 'charge' "
-        "AND (d.batch_id > c.batch_id OR (d.batch_id = c.batch_id AND d.line_no > c.line_no))) "
-        "WHERE r.institution = :i AND r.run_id = :run ORDER BY r.fee_id",
+        "p.in_flight FROM reading r JOIN fee_position p ON p.institution = r.institution AND p.fee_id = r.fee_id "
+        "WHERE r.institution = :i AND r.run_id = :run",
         run=tx.run_id,
     )
+    nothing = dict.fromkeys(_COPIED)
+    found = [
+        {**row, **{f"line_{name}": charges.get(row["fee_id"], nothing)[name] for name in _COPIED}}
+        for row in rows
+    ]
+    return sorted(found, key=lambda row: str(row["fee_id"]))
+
+
+def _last_charges(tx: Tx) -> dict[str, Row]:
+    """Return the last charge sent of each fee that this run has read."""
+    rows = tx.rows(
+        f"SELECT l.fee_id, l.batch_id, l.line_no, {', '.join(f'l.{name}' for name in _COPIED)} "
+        "FROM reading r CROSS JOIN line l WHERE l.institution = r.institution AND l.fee_id = r.fee_id "
+        "AND l.state = 'sent' AND l.kind = 'charge' AND r.institution = :i AND r.run_id = :run",
+        run=tx.run_id,
+    )
+    return {row["fee_id"]: row for row in sorted(rows, key=lambda row: (row["batch_id"], row["line_no"]))}
 
 
 def own_payments_of_run(tx: Tx) -> dict[str, list[tuple[str, int]]]:
     """Return, by fee, the payments with our key that this run's readings showed."""
     rows = tx.rows(
-        "SELECT q.fee_id, q.external_id, q.amount FROM reading_payment q "
-        "JOIN reading r ON r.institution = q.institution AND r.fee_id = q.fee_id "
-        "WHERE q.institution = :i AND r.run_id = :run ORDER BY q.fee_id, q.place",
+        "SELECT q.fee_id, q.place, q.external_id, q.amount FROM reading r CROSS JOIN reading_payment q "
+        "WHERE q.institution = r.institution AND q.fee_id = r.fee_id AND r.institution = :i AND r.run_id = :run",
         run=tx.run_id,
     )
     found: dict[str, list[tuple[str, int]]] = {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row["fee_id"], row["place"])):
         found.setdefault(row["fee_id"], []).append((row["external_id"], int(row["amount"])))
     return found
 
 
 def touch(tx: Tx, fee_ids: Iterable[str]) -> None:
     """Make every reading of these fees stale: their lines or payments have changed."""
-    tx.many(
-        "UPDATE fee SET version = version + 1 WHERE institution = :i AND fee_id = :fee",
-        [{"fee": fee_id} for fee_id in fee_ids],
-    )
+    run_in_list(tx, "UPDATE fee SET version = version + 1 WHERE institution = :i AND fee_id", list(fee_ids))
 
 
 def balances(tx: Tx) -> Row:

@@ -204,11 +204,11 @@ def above(tx: Tx) -> frozenset[str]:
 def unseen_charges(tx: Tx) -> dict[str, str]:
     """Return, of the fees this run has read, those with charges not seen in PeopleSoft: when the last was delivered."""
     rows = tx.rows(
-        "SELECT l.fee_id, MAX(b.delivered_at) AS at FROM line l "
-        "JOIN reading r ON r.institution = l.institution AND r.fee_id = l.fee_id "
+        # See `fees.readings_of_run` for the CROSS JOIN.
+        "SELECT r.fee_id, MAX(b.delivered_at) AS at FROM reading r CROSS JOIN line l "
         "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
-        "WHERE l.institution = :i AND r.run_id = :run AND l.state = 'sent' AND l.kind = 'charge' "
-        "AND l.confirmed_at IS NULL GROUP BY l.fee_id",
+        "WHERE l.institution = r.institution AND l.fee_id = r.fee_id AND r.institution = :i AND r.run_id = :run "
+        "AND l.state = 'sent' AND l.kind = 'charge' AND l.confirmed_at IS NULL GROUP BY r.fee_id",
         run=tx.run_id,
     )
     return {row["fee_id"]: row["at"] for row in rows}
@@ -274,9 +274,11 @@ def given_up_and_paid(tx: Tx) -> frozenset[str]:
     So much was paid on the item as its other charges and that one come to.
     """
     rows = tx.rows(
-        "SELECT DISTINCT l.fee_id FROM line l JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
-        "JOIN reading r ON r.institution = l.institution AND r.fee_id = l.fee_id "
-        f"WHERE l.institution = :i AND r.run_id = :run AND {_MAY_BE_LOADED_ALL_THE_SAME} AND l.kind = 'charge' "
+        # See `fees.readings_of_run` for the CROSS JOIN.
+        "SELECT DISTINCT l.fee_id FROM reading r CROSS JOIN line l "
+        "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
+        "WHERE l.institution = r.institution AND l.fee_id = r.fee_id AND r.institution = :i AND r.run_id = :run "
+        f"AND {_MAY_BE_LOADED_ALL_THE_SAME} AND l.kind = 'charge' "
         "AND l.amount + (SELECT COALESCE(SUM(c.amount), 0) FROM line c "
         "WHERE c.institution = l.institution AND c.item_fee = l.item_fee AND c.state = 'sent' AND c.kind = 'charge') "
         "<= (SELECT COALESCE(SUM(p.stands), 0) FROM payment_now p WHERE p.institution = l.institution "

@@ -548,9 +548,10 @@ def posted_by_fee(tx: Tx) -> dict[str, dict[str, int]]:
     """Return what this run's readings should show: per fee, our key and cents of each posted payment."""
     found: dict[str, dict[str, int]] = {}
     for row in tx.rows(
-        "SELECT p.fee_id, p.external_id, p.posted FROM payment_now p "
-        "JOIN reading r ON r.institution = p.institution AND r.fee_id = p.fee_id "
-        "WHERE p.institution = :i AND r.run_id = :run AND p.state = 'posted'",
+        # See `fees.readings_of_run` for the CROSS JOIN.
+        "SELECT p.fee_id, p.external_id, p.posted FROM reading r CROSS JOIN payment_now p "
+        "WHERE p.institution = r.institution AND p.fee_id = r.fee_id "
+        "AND r.institution = :i AND r.run_id = :run AND p.state = 'posted'",
         run=tx.run_id,
     ):
         found.setdefault(row["fee_id"], {})[row["external_id"]] = int(row["posted"])

@@ -511,11 +511,12 @@ def waiting_students(tx: Tx) -> tuple[frozenset[str], frozenset[str]]:
     a new fee may be the older one made anew.
     """
     rows = tx.rows(
-        "SELECT p.emplid, f.user_id FROM payment p LEFT JOIN fee f ON f.institution = p.institution "
-        "AND f.fee_id = p.posted_to WHERE p.institution = :i AND p.payment_key IN ("
+        # See `fees.readings_of_run` for the CROSS JOIN.
+        "SELECT p.emplid, f.user_id FROM ("
         "SELECT x.payment_key FROM exception_item x WHERE x.institution = :i AND x.kind = :kind AND x.closed_at IS NULL "
-        "UNION SELECT v.payment_key FROM reversal v WHERE v.institution = :i AND v.state = 'seen_once') "
-        "AND p.state IN ('posted', 'posting', 'unknown')",
+        "UNION SELECT v.payment_key FROM reversal v WHERE v.institution = :i AND v.state = 'seen_once') k "
+        "CROSS JOIN payment p LEFT JOIN fee f ON f.institution = p.institution AND f.fee_id = p.posted_to "
+        "WHERE p.institution = :i AND p.payment_key = k.payment_key AND p.state IN ('posted', 'posting', 'unknown')",
         kind=TAKEN_BACK,
     )
     return frozenset(row["emplid"] for row in rows), frozenset(row["user_id"] for row in rows)
@@ -664,11 +665,12 @@ def route(tx: Tx) -> None:
 def carried_lines(tx: Tx) -> dict[str, Row]:
     """Return, by fee made anew, the newest charge of the item that stands for it: lines about the fee copy it."""
     rows = tx.rows(
-        "SELECT c.to_fee, l.* FROM carry c JOIN line l ON l.institution = c.institution AND l.fee_id = c.item_fee "
-        "WHERE c.institution = :i AND l.state = 'sent' AND l.kind = 'charge' ORDER BY l.batch_id, l.line_no"
+        # See `fees.readings_of_run` for the CROSS JOIN.
+        "SELECT c.to_fee, l.* FROM carry c CROSS JOIN line l WHERE l.institution = c.institution AND l.fee_id = c.item_fee "
+        "AND c.institution = :i AND l.state = 'sent' AND l.kind = 'charge'"
     )
     # The last of a fee's is the newest.
-    return {row["to_fee"]: row for row in rows}
+    return {row["to_fee"]: row for row in sorted(rows, key=lambda row: (row["batch_id"], row["line_no"]))}
 
 
 def carries_of_fee(tx: Tx, fee_id: str) -> list[Row]:

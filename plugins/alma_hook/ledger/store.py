@@ -65,12 +65,16 @@ class Tx:
         self.now = now
         self._events = 0
 
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+        return str(self._connection.dialect.name)
+
     def rows(self, sql: str, **values: Any) -> list[Row]:
         """Return all rows of a query. ``:i`` is always the institution."""
-        return [
-            dict(row)
-            for row in self._connection.execute(_text(sql), {"i": self.institution, **values}).mappings()
-        ]
+        found = self._connection.execute(_text(sql), {"i": self.institution, **values})
+        names = tuple(found.keys())
+        return [dict(zip(names, row, strict=True)) for row in found.all()]
 
     def row(self, sql: str, **values: Any) -> Row | None:
         """Return the first row of a query, or ``None``."""
@@ -123,6 +127,14 @@ def in_list(tx: Tx, sql: str, values: Sequence[str]) -> list[Row]:
         names = ", ".join(f":v{n}" for n in range(len(chunk)))
         rows += tx.rows(f"{sql} IN ({names})", **{f"v{n}": value for n, value in enumerate(chunk)})
     return rows
+
+
+def run_in_list(tx: Tx, sql: str, values: Sequence[str]) -> None:
+    """Run a statement ``sql IN (...)`` for any number of values."""
+    for start in range(0, len(values), _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        names = ", ".join(f":v{n}" for n in range(len(chunk)))
+        tx.run(f"{sql} IN ({names})", **{f"v{n}": value for n, value in enumerate(chunk)})
 
 
 class Ledger:

@@ -78,8 +78,9 @@ class PostPayments(CampusOperator):
             archive = archive_of(run, folder, stack)
             lease = stack.enter_context(run.lease("back"))
             counts = payments.post(
-                run.ledger, lease, run.campus, api, archive, run.marks(archive), progress=self.progress()
-            )
+                run.ledger, lease, run.campus, api, archive, run.marks(archive), progress=self.progress(hook),
+                workers=hook.workers,
+            )  # fmt: skip
         self.say(
             "%d payments posted (%s; %d found posted), %d listed, %d waiting; %s calls left today",
             counts.posted, amount(counts.cents), counts.found_posted, counts.listed, counts.waiting, hook.remaining,

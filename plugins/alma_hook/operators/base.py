@@ -154,7 +154,7 @@ class CampusOperator(BaseOperator):
         """Log a line for the operator."""
         self.log.info(text, *values)
 
-    def progress(self) -> Callable[[int, int], None]:
+    def progress(self, hook: AlmaHook) -> Callable[[int, int], None]:
         """Return a function that logs how far a long task has come, every few seconds at most."""
         started = last = time.monotonic()
 
@@ -164,7 +164,10 @@ class CampusOperator(BaseOperator):
             if now - last >= _PROGRESS_SECONDS and done:
                 last = now
                 rate = done / (now - started)
-                self.say("%d of %d, %.1f a second, %.0f s to go", done, of, rate, (of - done) / rate)
+                self.say(
+                    "%d of %d, %.1f a second, %.0f s to go, %s calls left today",
+                    done, of, rate, (of - done) / rate, hook.remaining,
+                )  # fmt: skip
 
         return tell
 

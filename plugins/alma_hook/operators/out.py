@@ -258,8 +258,8 @@ class ReadFees(CampusOperator):
                 marks,
                 live=run.live,
                 campus=run.campus,
-                workers=run.campus.alma_to_sis.workers,
-                progress=self.progress(),
+                workers=hook.workers,
+                progress=self.progress(hook),
             )
         self.say(
             "%d accounts read, %d fees, %d accounts with a problem, %d left to the next run; %s calls left today",
