@@ -241,12 +241,20 @@ class PeopleSoftModel:
                     return item
             raise KeyError(reference)
 
-    def pay(self, target: str, cents: int | None = None, *, one_payment: bool = False) -> list[Payment]:
+    def pay(
+        self,
+        target: str,
+        cents: int | None = None,
+        *,
+        one_payment: bool = False,
+        item_type: str | None = None,
+    ) -> list[Payment]:
         """A student pays. ``target``: item number, reference, or EMPLID; ``cents`` None: all that is open.
 
         On an item, what is too much stays unapplied on the account. On an EMPLID the oldest items come
         first, a payment each (or, ``one_payment``, all under one id, a record and a row of output an item),
-        and what is left stays on the last. Raises KeyError for an unknown target, ValueError for nothing to
+        and what is left stays on the last. ``item_type``: that of the credit item, such as a waiver's; None: the
+        item's own. Raises KeyError for an unknown target, ValueError for nothing to
         pay with.
         """
         with self.lock:
@@ -265,7 +273,9 @@ class PeopleSoftModel:
                 part = left if place == len(payable) - 1 else min(left, each.balance_cents)
                 if part > 0:
                     of = made[0].payment_id if one_payment and made else None
-                    made.append(self._new_payment(each.emplid, part, each.reference, each.item_type, of))
+                    made.append(
+                        self._new_payment(each.emplid, part, each.reference, item_type or each.item_type, of)
+                    )
                     self._apply(made[-1], [each])
                 left -= part
             return made

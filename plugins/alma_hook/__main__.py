@@ -88,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         ("refuse", _refuse, "give a held batch up"),
         ("unconfirmed", _unconfirmed, "list the lines that PeopleSoft has not shown yet"),
         ("assign", _assign, "say which fee a payment is for that PeopleSoft tells without one"),
+        ("mark-waived", _mark_waived, "say that Alma has a waiver of unclear outcome"),
+        ("mark-not-waived", _mark_not_waived, "say that Alma does not have a waiver of unclear outcome"),
         ("void", _void, "make delivered lines void that PeopleSoft never loaded"),
         (
             "mark-delivered",
@@ -113,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "rebind":
             sub.add_argument("what", help="as the message names it; `marks` for the marks outside the ledger")
             sub.add_argument("--reason", required=True, help="what was changed, for whoever reads it later")
-        if name.startswith("mark") or name in ("release", "refuse", "void"):
+        if name in ("mark-waived", "mark-not-waived"):
+            sub.add_argument("payment", type=int, help="its number, as `exceptions` names it")
+        elif name.startswith("mark") or name in ("release", "refuse", "void"):
             sub.add_argument("batch")
         if name == "release":
             sub.add_argument("--digest", required=True, help="the digest that `held` showed")
@@ -546,6 +550,21 @@ def _assign(options: argparse.Namespace) -> None:
     with ledger.lease("back", "command line") as lease, ledger.write(lease) as tx:
         given = unassigned.assign(tx, options.payment, options.fee, options.amount)
     print(f"{amount(given)} of payment {options.payment} is for fee {options.fee}; the next run posts it.")
+
+
+def _mark_waived(options: argparse.Namespace) -> None:
+    print(f"{_settle_doubt(options, waived=True)} of payment {options.payment} counts as waived in Alma.")
+
+
+def _mark_not_waived(options: argparse.Namespace) -> None:
+    print(f"{_settle_doubt(options, waived=False)} of payment {options.payment} is waived by the next run.")
+
+
+def _settle_doubt(options: argparse.Namespace, *, waived: bool) -> str:
+    quiet = _settings(options).sis_to_alma.quiet_minutes
+    ledger = _ledger_to_tell(options)
+    with ledger.lease("back", "command line") as lease, ledger.write(lease) as tx:
+        return amount(payments.settle_doubt(tx, options.payment, quiet, waived=waived))
 
 
 def _mark_delivered(options: argparse.Namespace) -> None:

@@ -154,10 +154,18 @@ class AlmaApi:
         query = {"amount": amount(value), "method": method, "external_transaction_id": external_id}
         return self._change_fee(user_id, fee_id, "pay", {**query, "comment": comment}, send_before)
 
-    def waive(self, user_id: str, fee_id: str, value: int, reason: str, comment: str) -> Fee:
-        """Waive ``value`` cents; ``reason`` is a code of Alma's table FineFeeTransactionReason."""
+    def waive(
+        self,
+        user_id: str,
+        fee_id: str,
+        value: int,
+        reason: str,
+        comment: str,
+        send_before: float | None = None,
+    ) -> Fee:
+        """Waive ``value`` cents, as `pay` pays them; ``reason`` is a code of Alma's table FineFeeTransactionReason."""
         query = {"amount": amount(value), "reason": reason, "comment": comment}
-        return self._change_fee(user_id, fee_id, "waive", query)
+        return self._change_fee(user_id, fee_id, "waive", query, send_before)
 
     def dispute(self, user_id: str, fee_id: str, comment: str) -> Fee:
         """Put a fee in dispute."""

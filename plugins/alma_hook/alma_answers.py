@@ -50,7 +50,10 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A payment, waiver or other movement on a fee; ``cents`` as Alma gives it."""
+    """A payment, waiver or other movement on a fee; ``cents`` as Alma gives it.
+
+    ``external_id``: our key stands there, that of a waiver, which has no such field, in its comment.
+    """
 
     type: str
     cents: int
@@ -254,11 +257,14 @@ def _balance(entry: Mapping[str, Any]) -> int:
 
 
 def _transaction(entry: Mapping[str, Any]) -> Transaction:
-    external = entry.get("external_transaction_id")
+    external, kind = entry.get("external_transaction_id"), _code(entry.get("type"))
+    key = str(external) if external not in (None, "") else None
+    if kind != "PAYMENT" and not keys.is_ours(key) and isinstance(entry.get("comment"), str):
+        key = keys.in_text(entry["comment"]) or key
     return Transaction(
-        type=_code(entry.get("type")),
+        type=kind,
         cents=cents(entry["amount"]),
-        external_id=str(external) if external not in (None, "") else None,
+        external_id=key,
         at=_instant(entry.get("transaction_time")),
     )
 

@@ -405,6 +405,11 @@ class Items(_Section):
         return columns
 
 
+#: What a line is in ``sis_to_alma.kinds`` that is waived in Alma; behind it Alma's code of the reason.
+WAIVE = "waive:"
+_KINDS = "payment, list, ignore, or waive: and Alma's code of the reason, such as waive:OTHER"
+
+
 class SisToAlma(_Section):
     """PeopleSoft's query output: where it lies and which column is what."""
 
@@ -418,7 +423,10 @@ class SisToAlma(_Section):
     number_format: NumberFormat = PLAIN
     complete_days: TrueOrFalse = False
     columns: Mapping[str, Text]
-    kinds: Mapping[Text, Literal["payment", "list", "ignore"]] = Field(default={}, validate_default=True)
+    kinds: Mapping[
+        Text, Annotated[Text, AfterValidator(Shape(r"payment|list|ignore|waive:[A-Z0-9_]{1,40}", _KINDS))]
+    ] = Field(default={}, validate_default=True)
+    waivers_shown_by: Literal["comment", "ledger"] | None = Field(default=None, validate_default=True)
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
     comment: Text = "Paid in PeopleSoft Student Financials"
     quiet_minutes: int = Field(default=10, ge=2)
@@ -483,6 +491,26 @@ class SisToAlma(_Section):
         if kinds and not told and "columns" in info.data:
             raise ValueError("needs columns.kind: the heading whose values these are")
         return kinds
+
+    @field_validator("waivers_shown_by")
+    @classmethod
+    def _waivers_found(cls, way: str | None, info: ValidationInfo) -> str | None:
+        kinds, columns = info.data.get("kinds"), info.data.get("columns", {})
+        if kinds is None:
+            return way
+        waives = [kind for kind in kinds.values() if kind.startswith(WAIVE)]
+        if waives and way is None:
+            raise ValueError(
+                'is needed, as kinds has a waiver: "comment" where Alma gives a waiver\'s comment back with the fee, so that our '
+                'key is found there, else "ledger"; waive a cent of a fee by hand with a comment, and look at the fee by API'
+            )
+        if waives and "reference" not in columns:
+            raise ValueError(
+                "can't do for lines without columns.reference: which fee is waived has to be told"
+            )
+        if way is not None and not waives:
+            raise ValueError("is of no use while kinds has no waiver")
+        return way
 
     @field_validator("cumulative")
     @classmethod
@@ -656,7 +684,9 @@ class Campus(_Section):
             faults.append(
                 f"gives credits the item type of charges ({', '.join(both)}): they would be loaded as charges"
             )
-        paid = sorted(kind for kind in set(credits.values()) if back.kinds.get(kind) == "payment")
+        paid = sorted(
+            kind for kind in set(credits.values()) if back.kinds.get(kind, "").startswith(("payment", WAIVE))
+        )
         if paid:
             faults.append(
                 f"are payments by sis_to_alma.kinds ({', '.join(paid)}): our own credits would be posted to Alma"

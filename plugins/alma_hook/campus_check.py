@@ -15,7 +15,7 @@ from typing import Protocol
 
 from alma_hook import analytics, applied_file, charge_file, charges, item_file, payment_file
 from alma_hook.analytics import ReportSource
-from alma_hook.campus import Campus
+from alma_hook.campus import WAIVE, Campus
 from alma_hook.errors import AlmaHookError, NotPermitted, Refused, Retriable
 from alma_hook.layouts import Layout
 from alma_hook.ledger import Ledger, Row, Tx, batches
@@ -24,6 +24,7 @@ from alma_hook.query_output import RefusedLine
 from alma_hook.remote import RemoteFile, RemoteFolder
 
 #: The code table of Alma's fee types.
+WAIVE_REASONS = "FineFeeTransactionReason"
 FEE_TYPES = "HFrUserFinesFees.fineFeeType"
 #: So long a far side has to take a file before it counts as left alone.
 _SECONDS = 15
@@ -102,6 +103,13 @@ def of_alma(alma: Alma, campus: Campus) -> Iterator[Finding]:
         yield Finding("item_types", "can't be compared: the key may not read Alma's code tables")
         return
     yield from _fee_types(sorted(known), campus)
+    reasons = {
+        kind.removeprefix(WAIVE) for kind in campus.sis_to_alma.kinds.values() if kind.startswith(WAIVE)
+    }
+    strange = sorted(reasons - set(alma.code_table(WAIVE_REASONS))) if reasons else []
+    if strange:
+        said = f"has reasons of waivers that this Alma does not know: {', '.join(strange)}"
+        yield Finding("sis_to_alma.kinds", said, wrong=True)
 
 
 def _fee_types(known: Sequence[str], campus: Campus) -> Iterator[Finding]:

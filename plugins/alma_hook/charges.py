@@ -371,6 +371,9 @@ def plan(
         day = campus.today(moment(tx.now))
         oldest = instant(moment(tx.now) - READING_AGE)
         own = fees.own_payments_of_run(tx)
+        if campus.sis_to_alma.waivers_shown_by == "ledger":
+            for fee_id, waivers in payments.unshown(tx).items():
+                own.setdefault(fee_id, []).extend(waivers)
         posted = payments.posted_by_fee(tx)
         above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)
         emplids, accounts = reversals.waiting_students(tx)

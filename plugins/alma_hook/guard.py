@@ -116,7 +116,7 @@ def _recognise(ledger: Ledger, alma: Alma) -> None:
         latest = payments.latest_posted(tx, _WITNESSES)
     for row in latest:
         try:
-            fee = look_up(alma, row["account"], frozenset({row["fee_id"]})).get(row["fee_id"])
+            fee = look_up(alma, row["account"], frozenset({row["posted_to"]})).get(row["posted_to"])
         except Refused:
             continue  # A user may be gone; all of them are not.
         if fee is not None and any(t.external_id == row["external_id"] for t in fee.own_payments()):

@@ -35,6 +35,11 @@ def external_id(institution: str, payment_key: str) -> str:
     return PREFIX + body + _check_character(PREFIX + body)
 
 
+def in_text(text: str | None) -> str | None:
+    """Return the first key of ours among a text's words, as it stands in a waiver's comment; ``None``: none."""
+    return next((word for word in (text or "").split() if is_ours(word)), None)
+
+
 def is_ours(text: str | None) -> bool:
     """Whether an ``external_transaction_id`` has the form of ours."""
     return text is not None and _FORM.fullmatch(text) is not None and _check_character(text[:-1]) == text[-1]

@@ -92,9 +92,8 @@ def read_payments(
         text = archive.read(f"{directory}/{file.name}")
         try:
             told = json.loads(text)
-            complete = isinstance(told, dict) and set(told) in (
-                set(entries.FIELDS),
-                set(entries.EARLIER_FIELDS),
+            complete = isinstance(told, dict) and (
+                {*entries.SINCE, *told} == set(entries.FIELDS) or set(told) == set(entries.EARLIER_FIELDS)
             )
         except (ValueError, RecursionError):
             complete = False

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from alma_hook import charge_file, charges, layouts
-from alma_hook.campus import Campus
+from alma_hook.campus import WAIVE, Campus
 from alma_hook.ledger.batches import Line
 from alma_hook.money import amount
 from alma_hook.resources import include
@@ -142,6 +142,7 @@ def page(campus: Campus, layout: layouts.Layout, day: date) -> str:
         item_types=list(_item_types(campus)),
         columns=_columns(campus.sis_to_alma.columns),
         item_columns=_columns(campus.sis_to_alma.items.columns) if campus.sis_to_alma.items else [],
+        waived=[code for code, kind in campus.sis_to_alma.kinds.items() if kind.startswith(WAIVE)],
         open_questions=list(_open_questions(campus)),
         day=day,
     )

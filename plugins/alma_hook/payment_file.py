@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from alma_hook import keys, query_output
-from alma_hook.campus import Campus
+from alma_hook.campus import WAIVE, Campus
 from alma_hook.ledger.payments import Payment
 from alma_hook.query_output import LineError, RefusedLine
 
@@ -50,7 +50,8 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
             continue
         try:
             _require_payment(values, campus)
-            payments.append(_payment(values, line_no, seen, campus))
+            payment = _payment(values, line_no, seen, campus)
+            payments.append(replace(payment, waive=_reason(values, campus)))
         except LineError as error:
             refused.append(query_output.refused(line_no, values, columns, error))
             if not _tells_enough(values, campus):
@@ -60,8 +61,14 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
 
 
 def _kind(values: Mapping[str, str], campus: Campus) -> str | None:
-    """What the settings say that a line is: ``payment``, ``list`` or ``ignore``; ``None``: nothing."""
+    """What the settings say that a line is: ``payment``, ``waive:...``, ``list`` or ``ignore``; ``None``: nothing."""
     return campus.sis_to_alma.kinds.get(values["kind"]) if "kind" in values else "payment"
+
+
+def _reason(values: Mapping[str, str], campus: Campus) -> str | None:
+    """Return Alma's code of the reason where a line is waived; ``None``: it is paid."""
+    kind = _kind(values, campus) or ""
+    return kind.removeprefix(WAIVE) if kind.startswith(WAIVE) else None
 
 
 def _require_payment(values: Mapping[str, str], campus: Campus) -> None:

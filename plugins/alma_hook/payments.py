@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import groupby, islice
 from threading import Lock
 from typing import Protocol
@@ -41,10 +42,12 @@ from alma_hook.remote import RemoteFolder
 #: must not send late, when another may have taken over.
 DEADLINE_SECONDS = 30.0
 _FAILED_IN_A_ROW = 3
+#: Stands behind our key in a waiver's comment.
+WAIVED = "Waived in PeopleSoft Student Financials"
 
 
 class FeesTarget(FeeLists, Protocol):
-    """The two calls that posting needs."""
+    """The calls that posting needs."""
 
     def pay(
         self,
@@ -57,6 +60,12 @@ class FeesTarget(FeeLists, Protocol):
         send_before: float,
     ) -> Fee:
         """Pay cents on a fee; not sent once the monotonic clock is past ``send_before``."""
+        ...
+
+    def waive(
+        self, user_id: str, fee_id: str, value: int, reason: str, comment: str, send_before: float
+    ) -> Fee:
+        """Waive cents of a fee, in the same way."""
         ...
 
 
@@ -100,7 +109,15 @@ def post(
     notes.note_payments(ledger, lease, archive, campus.sfs.archive_directory, marks)
     if waiting:
         guard.advance(ledger, marks)
-    poster = _Poster(ledger, lease, campus, alma, monotonic)
+    poster = _Poster(
+        ledger,
+        lease,
+        campus,
+        alma,
+        monotonic,
+        waiting,
+        partial(notes.note_payments, ledger, lease, archive, campus.sfs.archive_directory, marks),
+    )
     accounts = [(account, list(group)) for account, group in groupby(waiting, key=lambda row: row["account"])]
     done = failed_in_a_row = 0
     for payments, error in _each(poster, accounts, workers):
@@ -127,7 +144,7 @@ def _each(poster: _Poster, accounts: Sequence[_Account], workers: int) -> Iterat
     Whoever stops, by an error or by asking for no more, waits until the outcome of every call under way is recorded.
     """
     left = iter(accounts)
-    while workers == 1 or not poster.canary_passed:
+    while workers == 1 or not poster.proved:
         account = next(left, None)
         if account is None:
             return
@@ -192,15 +209,32 @@ def settle_by_credits(ledger: Ledger, lease: Lease) -> int:
 
 class _Poster:
     def __init__(
-        self, ledger: Ledger, lease: Lease, campus: Campus, alma: FeesTarget, monotonic: Callable[[], float]
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        campus: Campus,
+        alma: FeesTarget,
+        monotonic: Callable[[], float],
+        waiting: Sequence[Row],
+        note: Callable[[], None],
     ) -> None:
         self.ledger, self.lease, self.campus, self.alma = ledger, lease, campus, alma
-        self.monotonic = monotonic
+        self.monotonic, self.note = monotonic, note
+        self.waivers_shown = campus.sis_to_alma.waivers_shown_by != "ledger"
         self.counts = PostCounts()
         self._books = Lock()
         self.by_level = campus.sis_to_alma.shape == applied.SHAPE
+        self._wanted = {row["waive"] is not None for row in waiting}
         with ledger.read() as tx:
-            self.canary_passed = entries.canary_passed(tx)
+            self.canary_passed = {
+                waiver: entries.canary_passed(tx, waiver=waiver) for waiver in (False, True)
+            }
+        self.canary_passed[True] |= not self.waivers_shown
+
+    @property
+    def proved(self) -> bool:
+        """Whether Alma was ever seen to give our key back, in what waits."""
+        return all(self.canary_passed[waiver] for waiver in self._wanted)
 
     @contextmanager
     def _writing(self) -> Iterator[Tx]:
@@ -266,12 +300,21 @@ class _Poster:
         if ours:
             self._posted(row, fee, ours[0].cents, found=[t.cents for t in ours])
             return None
-        if row["state"] != "new" and not self.canary_passed and _alike(fee, int(row["trying"])):
+        waiver = row["waive"] is not None
+        if row["state"] != "new" and waiver and not self.waivers_shown:
+            self._list(row, exceptions.WAIVER_UNCLEAR)
+            self._count(waiting=1)
+            return None
+        if (
+            row["state"] != "new"
+            and not self.canary_passed[waiver]
+            and _alike(fee, int(row["trying"]), waiver=waiver)
+        ):
             # Whether Alma gives our keys back is not known yet: this may be ours without its key.
             self._list(row, "outcome of the posting unclear")
             self._count(waiting=1)
             return None
-        self._prove()
+        self._prove(waiver=waiver)
         if row["state"] != "new":
             # The quiet period is over and the fee is seen without our key: it was not applied.
             with self._writing() as tx:
@@ -289,17 +332,12 @@ class _Poster:
         with self._writing() as tx:
             row = entries.mark_posting(tx, row, value)
         self._count(tried=1)
-        settings = self.campus.sis_to_alma
         try:
-            after = self.alma.pay(
-                account,
-                fee.fee_id,
-                value,
-                row["external_id"],
-                settings.comment,
-                settings.method,
-                send_before=deadline,
-            )
+            if waiver and not self.waivers_shown:
+                # Nothing else tells of it once the ledger is lost.
+                with self._books:
+                    self.note()
+            after = self._call(account, fee, value, row, deadline)
             if after.fee_id != fee.fee_id or fee.balance - after.balance != value:
                 raise OutcomeUnknown("Alma's answer does not show the payment.")
         except OutcomeUnknown as error:
@@ -315,8 +353,17 @@ class _Poster:
             self._settle(row, "new", error)
             raise
         self._posted(row, after, value)
-        self._prove()
+        self._prove(waiver=waiver)
         return after
+
+    def _call(self, account: str, fee: Fee, value: int, row: Row, deadline: float) -> Fee:
+        settings, key = self.campus.sis_to_alma, row["external_id"]
+        if row["waive"] is not None:
+            comment = f"{key} {WAIVED}"
+            return self.alma.waive(account, fee.fee_id, value, row["waive"], comment, send_before=deadline)
+        return self.alma.pay(
+            account, fee.fee_id, value, key, settings.comment, settings.method, send_before=deadline
+        )
 
     def _all_known(self, fee: Fee) -> bool:
         """Whether Alma shows on a fee the payments that the ledger posted there, and no others of ours.
@@ -344,18 +391,19 @@ class _Poster:
         found_or_cents = {"found_posted": 1} if found else {"cents": value}
         self._count(posted=1, listed=len(listed), **found_or_cents)
 
-    def _prove(self) -> None:
-        """Read the institution's first payment back before another one is made, in this run or a later one.
+    def _prove(self, *, waiver: bool) -> None:
+        """Read the institution's first payment, or waiver, back before another one is made, in this run or a later one.
 
         One whose account is gone since can't be read back ever: then the next one is the first.
         """
-        if self.canary_passed:
+        if self.canary_passed[waiver]:
             return
         with self.ledger.read() as tx:
-            rows = entries.all_posted(tx)
+            rows = entries.all_posted(tx, waiver=waiver)
         for row in rows:
+            fee_id = str(row["posted_to"])
             try:
-                seen = look_up(self.alma, row["account"], frozenset({str(row["fee_id"])})).get(row["fee_id"])
+                seen = look_up(self.alma, row["account"], frozenset({fee_id})).get(fee_id)
             except UserNotFound:
                 continue
             except Refused:
@@ -366,6 +414,13 @@ class _Poster:
     def _require_shown(self, row: Row, seen: Fee | None) -> None:
         ours = [t for t in seen.own_payments() if t.external_id == row["external_id"]] if seen else []
         # There twice, it shows as well that keys come back; its fee is listed by the other DAG.
+        waiver = row["waive"] is not None
+        if row["posted"] not in [t.cents for t in ours] and waiver:
+            raise SendingStopped(
+                f"Payment {row['payment_no']}, the first waiver of this institution, was accepted by Alma, but its comment with "
+                "our key does not come back with the fee. Look at the fee in Alma: if it is waived, set sis_to_alma."
+                'waivers_shown_by = "ledger". Posting stops here.'
+            )
         if row["posted"] not in [t.cents for t in ours]:
             raise SendingStopped(
                 f"Payment {row['payment_no']}, the first of this institution, was accepted by Alma but does not show "
@@ -373,8 +428,8 @@ class _Poster:
                 "after a failure, so posting stops here. Look at the fee in Alma."
             )
         with self._writing() as tx:
-            entries.pass_canary(tx)
-        self.canary_passed = True
+            entries.pass_canary(tx, waiver=waiver)
+        self.canary_passed[waiver] = True
 
     def _settle(self, row: Row, state: str, error: AlmaHookError) -> None:
         with self._writing() as tx:
@@ -400,6 +455,6 @@ class _Poster:
         self._count(listed=1)
 
 
-def _alike(fee: Fee, value: int) -> bool:
-    """Whether a fee bears a payment of that amount without a key of ours."""
-    return any(t.type == "PAYMENT" and t.cents == value for t in fee.of_others())
+def _alike(fee: Fee, value: int, *, waiver: bool) -> bool:
+    """Whether a fee bears a payment, or something else, of that amount without a key of ours."""
+    return any((t.type != "PAYMENT") == waiver and t.cents == value for t in fee.of_others())

@@ -76,6 +76,14 @@ def test_fee_types_that_this_alma_does_not_know(small: Bridge) -> None:
     ]
 
 
+def test_reasons_of_waivers_that_this_alma_does_not_know(small: Bridge) -> None:
+    kinds = {"1": "payment", "2": "waive:OTHER", "3": "waive:NONSENSE"}
+    change(small, "sis_to_alma", kinds=kinds)
+    assert wrong(alma(small)) == ["has reasons of waivers that this Alma does not know: NONSENSE"]
+    change(small, "sis_to_alma", kinds={"1": "payment", "2": "waive:OTHER"})
+    assert wrong(alma(small)) == []
+
+
 def test_what_is_left_out_by_the_settings_is_not_asked_for(small: Bridge) -> None:
     change(small, "first_charges", other_item_type="300000000002")
     assert fine(alma(small))[-1].endswith("fee types have one, or are left out")

@@ -129,8 +129,10 @@ def test_a_campus_of_its_own_kind_in_each_way_has_a_page(tmp_path: Path) -> None
             "[sfs]\n", '[sfs]\nmode = "direct"\nfixed_name = "fees_{kind}.dat"\ndone_file = "{file}.done"\n'
         )
         text = text.replace('paid_on = "Date Paid"\n', 'paid_on = "Date Paid"\nkind = "Type"\n')
+        text = text.replace("[sis_to_alma]\n", '[sis_to_alma]\nwaivers_shown_by = "comment"\n')
         return text + (
-            "[sis_to_alma.kinds]\n'P' = 'payment'\n'W' = 'list'\n[item_types_of.LAW]\nOVERDUEFINE = '300000000009'\n"
+            "[sis_to_alma.kinds]\n'P' = 'payment'\n'A' = 'list'\n'W' = 'waive:OTHER'\n"
+            "[item_types_of.LAW]\nOVERDUEFINE = '300000000009'\n"
             "[first_charges]\nother_item_type = '300000000008'\ndue_in_days = 30\n"
         )
 
@@ -143,6 +145,7 @@ def test_a_campus_of_its_own_kind_in_each_way_has_a_page(tmp_path: Path) -> None
         "300000000009",
         "LAW",
         "lists it for a person",
+        "It is waived in Alma too",
         "charged as 300000000008",
     ):
         assert said in told, said

@@ -12,7 +12,20 @@ from alma_hook.ledger import exceptions, fees, payments, reversals
 from alma_hook.ledger.store import Row, Tx, in_list
 
 #: What stands in a note of the payment itself, ``account`` beside it: that of its fees.
-COLUMNS = ("external_id", "fee_id", "posted_to", "emplid", "amount", "paid_on", "state", "posted")
+COLUMNS = (
+    "external_id",
+    "fee_id",
+    "posted_to",
+    "emplid",
+    "amount",
+    "paid_on",
+    "state",
+    "posted",
+    "trying",
+    "waive",
+)
+#: What an older note does not tell.
+SINCE = {"trying": 0, "waive": None}
 FIELDS = (*COLUMNS, "account", "reversals", "carries")
 _REVERSAL = ("amount", "covered", "settled", "state", "first_file", "first_written_at", "second_file")
 _CARRY = ("to_fee", "from_fee", "item_fee", "amount", "carried_at", "carried_by", "reason")
@@ -36,18 +49,20 @@ class Note:
 
     def told(self) -> dict[str, Any]:
         """Return what it says."""
-        return dict(json.loads(self.text))
+        return {**SINCE, **json.loads(self.text)}
 
 
 def unnoted(tx: Tx) -> list[Note]:
     """Return the notes that the archive lacks or has otherwise, each payment's whole.
 
-    Of payments that are settled, or of which something taken back was; and of those that were when they were noted.
+    Of waivers that may be in Alma, of payments that are settled, or of which something taken back was; and of those that
+    were when they were noted.
     Of those of before the books were opened one for all.
     """
     rows = tx.rows(
         "SELECT p.*, f.user_id AS account FROM payment p LEFT JOIN fee f ON f.institution = p.institution "
         "AND f.fee_id = p.posted_to WHERE p.institution = :i AND (p.state IN ('settled', 'credited') "
+        "OR (p.waive IS NOT NULL AND p.state <> 'new') "
         "OR EXISTS (SELECT 1 FROM reversal v WHERE v.institution = p.institution AND v.payment_key = p.payment_key "
         "AND (v.settled > 0 OR v.covered > 0)) "
         "OR EXISTS (SELECT 1 FROM payment_note n WHERE n.institution = p.institution "
@@ -158,7 +173,7 @@ def _restore_earlier(tx: Tx, told: Sequence[Sequence[Any]]) -> None:
         values = dict(zip(_EARLIER, columns, strict=True))
         row = _payment(tx, values["external_id"])
         if row is None:
-            _add_lost(tx, {**values, "state": reversals.EARLIER, "posted": 0, "posted_to": None})
+            _add_lost(tx, {**SINCE, **values, "state": reversals.EARLIER, "posted": 0, "posted_to": None})
         elif row["state"] == "new":
             payments.set_aside(tx, row)
 
@@ -171,6 +186,17 @@ def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
             fees.meet(tx, fee_id, told["account"])
     if row is None and told["state"] in ("posted", *_SETTLED):
         _add_lost(tx, told)
+    elif row is None and told["waive"] and told["state"] in ("posting", "unknown"):
+        # Alma may not show whose waiver it is, so it can't be looked for.
+        _add_lost(tx, {**told, "state": "unknown"})
+    elif (
+        row is not None
+        and row["state"] == "new"
+        and told["waive"]
+        and told["state"] in ("posting", "unknown")
+    ):
+        row = payments.mark_posting(tx, {**row, "fee_id": row["fee_id"]}, int(told["trying"]))
+        payments.settle_posting(tx, row, "unknown")
     elif row is not None and row["state"] != "posted" and told["state"] == "posted":
         # Alma does not show it any more: its account is gone.
         payments.found_posted(tx, row, int(told["posted"]))
@@ -193,10 +219,11 @@ def _add_lost(tx: Tx, told: Mapping[str, Any]) -> None:
     tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, posted_to) "
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, posted_to, trying, waive, marked_at) "
         "SELECT :i, :key, i.last_payment, :external_id, CAST(:fee_id AS TEXT), :emplid, CAST(:amount AS BIGINT), :paid_on, "
-        "'the archive', '', 0, :now, :run, :state, CAST(:posted AS BIGINT), CAST(:posted_to AS TEXT) FROM institution i "
-        "WHERE i.institution = :i",
+        "'the archive', '', 0, :now, :run, :state, CAST(:posted AS BIGINT), CAST(:posted_to AS TEXT), "
+        "CAST(:trying AS BIGINT), CAST(:waive AS TEXT), CASE WHEN :state = 'unknown' THEN CAST(:now AS TEXT) END "
+        "FROM institution i WHERE i.institution = :i",
         key=f"{reversals.LOST}{told['external_id']}",
         now=tx.now,
         run=tx.run_id,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
 from alma_hook.ledger import exceptions, fees, guard, holds, reversals
-from alma_hook.ledger.store import Row, Tx, in_list, instant
+from alma_hook.ledger.store import Row, Tx, in_list, instant, moment
 
 #: The state of a payment that a credit delivered later makes up for; it is new again once its fee asks for more.
 CREDITED = "credited"
@@ -22,7 +22,7 @@ class Payment:
     """One payment as PeopleSoft reported it; ``amount`` in cents, more than nought.
 
     ``whole``: the key of the payment that this is a part of, where its line names no fee, see ``unassigned``; then
-    ``fee_id`` is ``None`` for what belongs to none yet.
+    ``fee_id`` is ``None`` for what belongs to none yet. ``waive``: Alma's code of the reason, where PeopleSoft has waived it.
     """
 
     payment_key: str
@@ -33,6 +33,7 @@ class Payment:
     paid_on: str
     line_no: int
     whole: str | None = None
+    waive: str | None = None
 
 
 def keep_file(
@@ -239,8 +240,8 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     tx.run("UPDATE institution SET last_payment = last_payment + :n WHERE institution = :i", n=len(found))
     tx.many(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole) VALUES (:i, :payment_key, :no, "
-        ":external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id, :whole)",
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole, waive) VALUES (:i, :payment_key, :no, "
+        ":external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id, :whole, :waive)",
         [
             {
                 "no": number,
@@ -353,7 +354,7 @@ def adopt(
         if payment.external_id in lost:
             tx.run(
                 "UPDATE payment SET emplid = :emplid, paid_on = :paid_on, file_name = :file, "
-                "file_sha256 = :sha, line_no = :line, whole = :whole, "
+                "file_sha256 = :sha, line_no = :line, whole = :whole, waive = :waive, "
                 # Nothing is told of a part that was taken back as a whole: it keeps the amount that it had.
                 "amount = CASE WHEN posted > :amount THEN posted "
                 "WHEN :amount > 0 THEN CAST(:amount AS BIGINT) ELSE amount END "
@@ -365,6 +366,7 @@ def adopt(
                 sha=file_sha256,
                 line=payment.line_no,
                 whole=payment.whole,
+                waive=payment.waive,
                 external=payment.external_id,
             )
             rename(tx, f"{reversals.LOST}{payment.external_id}", payment.payment_key)
@@ -385,7 +387,8 @@ def to_post(tx: Tx) -> list[Row]:
     )
     return tx.rows(
         f"SELECT p.*, f.user_id AS account, COALESCE({emplid.format('p.fee_id')}, {emplid.format('c.item_fee')}) "
-        "AS charged_emplid FROM (SELECT n.*, n.stands - CASE WHEN i.payment_shape = 'applied' THEN "
+        "AS charged_emplid FROM (SELECT n.*, (SELECT w.waive FROM payment w WHERE w.institution = n.institution "
+        "AND w.payment_key = n.payment_key) AS waive, n.stands - CASE WHEN i.payment_shape = 'applied' THEN "
         "(SELECT COALESCE(SUM(v.amount), 0) FROM reversal v WHERE v.institution = n.institution "
         "AND v.payment_key = n.payment_key AND v.state = 'seen_once') ELSE 0 END AS payable "
         "FROM payment_now n JOIN institution i ON i.institution = n.institution) p "
@@ -570,36 +573,74 @@ def known_external_ids(tx: Tx, ids: Sequence[str]) -> frozenset[str]:
     return frozenset(row["external_id"] for row in in_list(tx, sql, ids))
 
 
-def canary_passed(tx: Tx) -> bool:
-    """Whether a payment of this institution was ever read back from Alma."""
-    return tx.one("SELECT canary_at FROM institution WHERE institution = :i") is not None
+#: When Alma was first seen to give our key back, in payments and in waivers.
+_CANARY = {False: "canary_at", True: "waiver_seen_at"}
+_POSTED = (
+    "SELECT p.*, f.user_id AS account FROM payment p "
+    "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.posted_to "
+    "WHERE p.institution = :i AND p.state = 'posted'"
+)
 
 
-def all_posted(tx: Tx) -> list[Row]:
-    """Return every payment that was posted, the first one first, with its fee's account."""
-    return tx.rows(
-        "SELECT p.*, f.user_id AS account FROM payment_now p "
-        "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
-        "WHERE p.institution = :i AND p.state = 'posted' ORDER BY p.marked_at, p.payment_no"
-    )
+def canary_passed(tx: Tx, *, waiver: bool) -> bool:
+    """Whether a payment, or a waiver, of this institution was ever read back from Alma."""
+    return tx.one(f"SELECT {_CANARY[waiver]} FROM institution WHERE institution = :i") is not None
+
+
+def all_posted(tx: Tx, *, waiver: bool) -> list[Row]:
+    """Return every payment, or waiver, that was posted, the first one first, with its fee's account."""
+    which = "IS NOT NULL" if waiver else "IS NULL"
+    return tx.rows(f"{_POSTED} AND p.waive {which} ORDER BY p.marked_at, p.payment_no")
 
 
 def latest_posted(tx: Tx, count: int) -> list[Row]:
-    """Return the payments posted last, with their fees' accounts."""
+    """Return the payments posted last, with their fees' accounts; no waivers, which Alma may not tell from others'."""
     return tx.rows(
-        "SELECT p.*, f.user_id AS account FROM payment_now p "
-        "JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
         # One that a note alone tells of has no mark: Alma did not show it.
-        "WHERE p.institution = :i AND p.state = 'posted' AND p.marked_at IS NOT NULL "
-        "ORDER BY p.marked_at DESC, p.payment_no DESC LIMIT :n",
+        f"{_POSTED} AND p.waive IS NULL AND p.marked_at IS NOT NULL ORDER BY p.marked_at DESC, p.payment_no DESC LIMIT :n",
         n=count,
     )
 
 
-def pass_canary(tx: Tx) -> None:
-    """Record that the first live payment was read back."""
-    tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i", now=tx.now)
-    tx.event("institution", "first payment read back from Alma")
+def pass_canary(tx: Tx, *, waiver: bool) -> None:
+    """Record that the first live payment, or waiver, was read back."""
+    tx.run(f"UPDATE institution SET {_CANARY[waiver]} = :now WHERE institution = :i", now=tx.now)
+    tx.event("institution", f"first {'waiver' if waiver else 'payment'} read back from Alma")
+
+
+def unshown(tx: Tx) -> dict[str, list[tuple[str, int]]]:
+    """Return, by fee of this run's readings, key and cents of each waiver of ours: where Alma does not show which are."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for row in tx.rows(
+        # See `fees.readings_of_run` for the CROSS JOIN.
+        "SELECT r.fee_id, p.external_id, p.posted FROM reading r CROSS JOIN payment p WHERE p.institution = r.institution "
+        "AND p.posted_to = r.fee_id AND r.institution = :i AND r.run_id = :run AND p.state = 'posted' AND p.waive IS NOT NULL",
+        run=tx.run_id,
+    ):
+        found.setdefault(row["fee_id"], []).append((row["external_id"], int(row["posted"])))
+    return found
+
+
+def settle_doubt(tx: Tx, payment_no: int, quiet_minutes: int, *, waived: bool) -> int:
+    """Record what a person has seen in Alma of a waiver whose outcome is unclear; return its cents.
+
+    Raises ``Fatal`` where that is not so, or where the call may still be on its way.
+    """
+    row = tx.row("SELECT * FROM payment WHERE institution = :i AND payment_no = :no", no=payment_no)
+    if row is None or row["waive"] is None or row["state"] not in ("posting", "unknown"):
+        raise Fatal(f"Payment {payment_no} is no waiver of unclear outcome; `exceptions` names those.")
+    until = moment(row["marked_at"]) + timedelta(minutes=quiet_minutes)
+    if moment(tx.now) < until:
+        raise Fatal(
+            f"The call for payment {payment_no} may still be on its way; look again after {instant(until)}."
+        )
+    state, cents = ("posted", int(row["trying"])) if waived else ("new", 0)
+    settle_posting(tx, {**row, "fee_id": row["posted_to"]}, state, posted=cents)
+    exceptions.close_subject(
+        tx, f"payment {payment_no}", f"a person says it is {'' if waived else 'not '}in Alma"
+    )
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, [row["posted_to"]])), "waiver settled")
+    return int(row["trying"])
 
 
 def payments_of_fee(tx: Tx, fee_id: str) -> list[dict[str, Any]]:

@@ -1,0 +1,337 @@
+"""What PeopleSoft waives or writes off is waived in Alma, once. The simulated campus is the witness."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from alma_hook import __main__ as command_line
+from alma_hook import campus
+from alma_hook.errors import AlmaHookError, SendingStopped, SettingsError
+from simulator.alma_records import Fee
+from tests.bridge import SETTINGS, Bridge
+from tests.unit.test_guard import copied, lose, put_back, repaired
+from tests.unit.test_reversals import charged, cumulative, equalise, kinds, night, pay
+
+WAIVER = "900000000007"
+CHARGES = ("300000000001", "300000000002", "300000000003")
+PAID = "".join(f'{code} = "payment"\n' for code in CHARGES)
+WAYS = ("comment", "ledger")
+
+
+def waiving(way: str):  # type: ignore[no-untyped-def]
+    """Settings by which the item type of a credit says what it is."""
+
+    def settings(text: str) -> str:
+        text = cumulative(text).replace("[sis_to_alma]\n", f'[sis_to_alma]\nwaivers_shown_by = "{way}"\n')
+        return (
+            f'{text.rstrip()}\nkind = "Item Type"\n[sis_to_alma.kinds]\n{PAID}{WAIVER} = "waive:GOODWILL"\n'
+        )
+
+    return settings
+
+
+def made(tmp_path: Path, way: str, url: str | None = None) -> Bridge:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=waiving(way), url=url)
+    bridge.far.alma.behaviour.waive_comment_returned = way == "comment"
+    return bridge
+
+
+@pytest.fixture(params=WAYS)
+def bridge(request: pytest.FixtureRequest, tmp_path: Path) -> Bridge:
+    return made(tmp_path, request.param)
+
+
+@pytest.fixture(params=WAYS)
+def both(request: pytest.FixtureRequest, tmp_path: Path, ledger_url: str) -> Bridge:
+    return made(tmp_path, request.param, ledger_url)
+
+
+def waive(bridge: Bridge, fee: Fee, cents: int | None = None) -> str:
+    """PeopleSoft's office waives an item, or a part of it."""
+    (payment,) = bridge.far.peoplesoft.pay(f"ALMA{fee.id}", cents, item_type=WAIVER)
+    return payment.payment_id
+
+
+def in_alma(fee: Fee) -> list[tuple[str, int, str | None]]:
+    return [(t.kind, t.amount_cents, t.reason) for t in fee.transactions]
+
+
+def person(bridge: Bridge, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    monkeypatch.setattr(command_line, "_settings", lambda _: bridge.campus)
+    monkeypatch.setattr(command_line, "_check_marks", lambda _, __: None)
+    return command_line.main(list(words))
+
+
+def number(bridge: Bridge, kind: str) -> str:
+    (subject,) = [subject for subject, found in bridge.exceptions().items() if found == kind]
+    return subject.split()[1]
+
+
+def even(bridge: Bridge) -> None:
+    """Two more rounds change nothing, and both sides agree."""
+    told = len(bridge.far.peoplesoft.postings)
+    before = [in_alma(fee) for fee in bridge.far.alma.fees.values()]
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+    assert len(bridge.far.peoplesoft.postings) == told
+    assert [in_alma(fee) for fee in bridge.far.alma.fees.values()] == before
+    assert bridge.unexplained() == {}
+    assert bridge.balances()["unexplained"] == 0
+
+
+def test_what_peoplesoft_waives_is_waived_in_alma_and_credited_by_nobody(both: Bridge) -> None:
+    first, second = charged(both, 1000, 700)
+    waive(both, first)
+    waive(both, second, 300)
+    night(both)
+
+    assert in_alma(first) == [("WAIVE", 1000, "GOODWILL")]
+    assert in_alma(second) == [("WAIVE", 300, "GOODWILL")]
+    even(both)
+    assert both.books().unequal == {}
+    assert kinds(both) == []
+
+
+def test_a_waiver_and_a_payment_of_one_fee(bridge: Bridge) -> None:
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    pay(bridge, fee, 600)
+    night(bridge)
+
+    assert sorted(in_alma(fee)) == [("PAYMENT", 600, None), ("WAIVE", 400, "GOODWILL")]
+    even(bridge)
+
+
+def test_whatever_else_happens_on_the_fee_is_told_as_ever(bridge: Bridge) -> None:
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    bridge.far.alma.waive_at_desk(fee.id, 100)
+    equalise(bridge)
+    bridge.far.alma.raise_fee(fee.id, 250)
+    equalise(bridge)
+
+    assert sorted(posting.cents for posting in bridge.far.peoplesoft.postings) == [-100, 250, 1000]
+    assert bridge.books().unequal == {}
+    even(bridge)
+
+
+def test_more_waived_than_is_open_is_listed(bridge: Bridge) -> None:
+    (fee,) = charged(bridge, 1000)
+    bridge.far.alma.pay_at_desk(fee.id, 800)
+    waive(bridge, fee, 1000)
+    night(bridge)
+
+    assert in_alma(fee) == [("PAYMENT", 800, None), ("WAIVE", 200, "GOODWILL")]
+    assert kinds(bridge) == ["paid more than Alma's balance"]
+    # The desk's payment becomes a credit, which explains it.
+    equalise(bridge)
+    assert kinds(bridge) == []
+    even(bridge)
+
+
+def test_the_same_file_again_waives_nothing_again(bridge: Bridge) -> None:
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    for _ in range(3):
+        night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+
+
+@pytest.mark.parametrize("fault", ["drop_before", "drop_after", "broken_body", "fail_after", "fail_before"])
+def test_an_unclear_answer_is_looked_for_or_left_to_a_person(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    first, fee = charged(bridge, 100, 1000)
+    waive(bridge, first)
+    night(bridge)
+    waive(bridge, fee, 400)
+    bridge.far.faults.add_http(fault, method="POST", path="/fees")
+    night(bridge)
+    bridge.far.faults.clear()
+    there = in_alma(fee)
+    night(bridge)
+    night(bridge)
+    if bridge.campus.sis_to_alma.waivers_shown_by == "ledger":
+        assert in_alma(fee) == there
+        assert kinds(bridge) == ["waiver of unclear outcome"]
+        word = "mark-waived" if there else "mark-not-waived"
+        assert person(bridge, monkeypatch, word, number(bridge, "waiver of unclear outcome")) == 0
+        night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    assert kinds(bridge) == []
+    even(bridge)
+
+
+def test_a_person_says_nothing_of_what_is_clear_or_on_its_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.faults.add_http("drop_after", method="POST", path="/fees")
+    night(bridge)
+    assert person(bridge, monkeypatch, "mark-not-waived", "1") == 1
+    assert "may still be on its way" in capsys.readouterr().err
+    bridge.far.clock.advance(seconds=3600)
+    assert person(bridge, monkeypatch, "mark-waived", "1") == 0
+    assert person(bridge, monkeypatch, "mark-waived", "1") == 1
+    assert "is no waiver of unclear outcome" in capsys.readouterr().err
+    assert person(bridge, monkeypatch, "mark-waived", "17") == 1
+    even(bridge)
+
+
+def test_a_comment_that_does_not_come_back_stops_the_second_waiver(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    bridge.far.alma.behaviour.waive_comment_returned = False
+    first, second = charged(bridge, 1000, 700)
+    waive(bridge, first)
+    waive(bridge, second)
+    with pytest.raises(SendingStopped, match="does not come back with the fee"):
+        night(bridge)
+    assert sorted(len(in_alma(fee)) for fee in (first, second)) == [0, 1]
+
+    # The campus says so, and all goes on.
+    text = bridge.file.read_text().replace('waivers_shown_by = "comment"', 'waivers_shown_by = "ledger"')
+    bridge.file.write_text(text)
+    bridge.campus = campus.load(bridge.file)
+    night(bridge)
+    assert [in_alma(fee) for fee in (first, second)] == [
+        [("WAIVE", 1000, "GOODWILL")],
+        [("WAIVE", 700, "GOODWILL")],
+    ]
+    even(bridge)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("older", [False, True])
+def test_a_waiver_is_not_made_again_after_a_repair(tmp_path: Path, way: str, older: bool) -> None:
+    bridge = made(tmp_path, way)
+    fee, other = charged(bridge, 1000, 700)
+    copy = copied(bridge)
+    waive(bridge, fee, 400)
+    pay(bridge, other, 100)
+    night(bridge)
+    if older:
+        put_back(bridge, copy)
+    else:
+        lose(bridge, opened=False)
+    bridge.far.clock.advance(seconds=3600)
+    with suppress(SendingStopped):
+        night(bridge)
+    repaired(bridge)
+    night(bridge)
+    # Of what Alma does not show the last that is known is that it was on its way.
+    doubt = ["waiver of unclear outcome"] if way == "ledger" else []
+    assert kinds(bridge) == doubt
+    night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    assert in_alma(other) == [("PAYMENT", 100, None)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_killed_at_each_step_it_is_waived_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    class Died(BaseException):
+        pass
+
+    for step in range(1, 60):
+        bridge = made(tmp_path / str(step), way)
+        (fee,) = charged(bridge, 1000)
+        waive(bridge, fee, 400)
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output()
+        left = [step]
+
+        def dies(left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Died
+
+        plain = bridge.api._send
+        bridge.api._send = lambda request, plain=plain, dies=dies: (dies(), plain(request), dies())[1]
+        bridge.folder.before = lambda _action, _path, dies=dies: dies()
+        finished = False
+        with suppress(Died):
+            bridge.sis_to_alma()
+            finished = True
+        bridge.api._send, bridge.folder.before = plain, lambda _action, _path: None
+        bridge.far.clock.advance(seconds=3600)
+        for _ in range(2):
+            night(bridge)
+        if "waiver of unclear outcome" in kinds(bridge):
+            word = "mark-waived" if in_alma(fee) else "mark-not-waived"
+            assert person(bridge, monkeypatch, word, number(bridge, "waiver of unclear outcome")) == 0
+            night(bridge)
+        assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")], step
+        even(bridge)
+        if finished:
+            break
+    else:
+        raise AssertionError("never finished")
+
+
+def test_a_line_of_a_kind_that_is_not_mapped_is_taken_in_once_it_is(bridge: Bridge) -> None:
+    mapped = bridge.file.read_text()
+    bridge.file.write_text(mapped.replace(f'{WAIVER} = "waive:GOODWILL"\n', '999 = "waive:GOODWILL"\n'))
+    bridge.campus = campus.load(bridge.file)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([], ["payment line refused"])
+
+    bridge.file.write_text(mapped)
+    bridge.campus = campus.load(bridge.file)
+    night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    even(bridge)
+
+
+def test_a_reason_that_alma_does_not_know_is_listed_and_waives_nothing(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    bridge.file.write_text(bridge.file.read_text().replace("waive:GOODWILL", "waive:NONSENSE"))
+    bridge.campus = campus.load(bridge.file)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    with suppress(AlmaHookError):
+        night(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([], ["refused by Alma"])
+
+
+KINDS = f'kind = "Item Type"\n[sis_to_alma.kinds]\n{PAID}7 = "waive:OTHER"\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text + KINDS, "sis_to_alma.waivers_shown_by: is needed"),
+        (lambda text: text + KINDS.replace("waive:OTHER", "waive:"), "sis_to_alma.kinds"),
+        (
+            lambda text: text.replace("[sis_to_alma]\n", '[sis_to_alma]\nwaivers_shown_by = "comment"\n'),
+            "is of no use",
+        ),
+        (
+            lambda text: (
+                (text + KINDS)
+                .replace(
+                    "[sis_to_alma]\n",
+                    '[sis_to_alma]\nwaivers_shown_by = "ledger"\nwithout_reference = "hold"\n',
+                )
+                .replace('reference = "Reference Number"\n', "")
+            ),
+            "which fee is waived has to be told",
+        ),
+    ],
+)
+def test_settings_that_can_not_be_meant(tmp_path: Path, change, said: str) -> None:  # type: ignore[no-untyped-def]
+    file = tmp_path / "campus.toml"
+    file.write_text(change(SETTINGS.format(report_path="/shared/x", layout="default")))
+    with pytest.raises(SettingsError) as caught:
+        campus.load(file)
+    assert said in str(caught.value)
