@@ -17,7 +17,7 @@ from bench.common import Row, seconds
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
 
-_BARE = '''
+_BARE = """
 from airflow.sdk import DAG, BaseOperator
 
 
@@ -35,7 +35,7 @@ for name, count in {counts!r}.items():
                 before >> task
             before = task
     globals()[f"bare_{{name}}"] = dag
-'''
+"""
 
 
 def measure() -> Iterator[Row]:
@@ -54,7 +54,13 @@ def parsing() -> Iterator[Row]:
     took = {file.stem: statistics.median(seconds(lambda file=file: runpy.run_path(str(file))) for _ in range(5))
             for file in files}  # fmt: skip
     slowest = max(took, key=lambda name: took[name])
-    yield Row(f"the slowest DAG file parsed in a warm parser ({slowest})", 150, 1000 * took[slowest], "ms", most=True)
+    yield Row(
+        f"the slowest DAG file parsed in a warm parser ({slowest})",
+        150,
+        1000 * took[slowest],
+        "ms",
+        most=True,
+    )
     del os.environ["ALMA_HOOK_CAMPUS"]
 
 
@@ -100,7 +106,6 @@ def ran(airflow: Any, dag_id: str) -> tuple[float, int]:
     state = airflow.wait(dag_id, run_id, timeout=120)
     if state != "success":
         raise SystemExit(f"{dag_id}: {state}, {airflow.task_states(dag_id, run_id)}")
-    from datetime import datetime
 
     told = airflow.api("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
     first, last = (datetime.fromisoformat(told[name]) for name in ("start_date", "end_date"))

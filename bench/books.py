@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,7 +101,10 @@ def growth(fresh: Callable[[str], str], folder: Path) -> Iterator[Row]:
     for size, took in planned.items():
         yield Row(f"PostgreSQL, {size:,} fees: {CHANGED:,} changed fees planned", None, took, "s")
     yield Row(
-        f"PostgreSQL's time for them at {FEES:,} fees, by that at 10,000", 1.5, planned[FEES] / planned[10_000], most=True
+        f"PostgreSQL's time for them at {FEES:,} fees, by that at 10,000",
+        1.5,
+        planned[FEES] / planned[10_000],
+        most=True,
     )
 
 
@@ -115,7 +117,8 @@ def run(url: str, folder: Path, count: int, changed: int, *, report: bool = True
 
     file = folder / "campus.toml"
     file.write_text(
-        SETTINGS.format(report_path="/shared/x", layout="default") + "[brake]\nmax_lines = 1000000\nmax_total = \"9000000.00\"\n"
+        SETTINGS.format(report_path="/shared/x", layout="default")
+        + '[brake]\nmax_lines = 1000000\nmax_total = "9000000.00"\n'
     )
     settings = campus.load(file)
     layout = layouts.load("default")
@@ -137,7 +140,11 @@ def run(url: str, folder: Path, count: int, changed: int, *, report: bool = True
             ids = set(waived)
             pages = [
                 [
-                    {"fee": str(10**15 + x), "user": str(10**8 + x // 2), "balance": 1100 if x in ids else 1600}
+                    {
+                        "fee": str(10**15 + x),
+                        "user": str(10**8 + x // 2),
+                        "balance": 1100 if x in ids else 1600,
+                    }
                     for x in range(start, start + _PAGE)
                 ]
                 for start in range(0, count, _PAGE)
@@ -182,4 +189,3 @@ def run(url: str, folder: Path, count: int, changed: int, *, report: bool = True
         took.balances = seconds(balances)
     ledger.close()
     return took
-

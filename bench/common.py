@@ -30,7 +30,9 @@ class Row:
         """The row as a line of a Markdown table."""
         sign = "<=" if self.most else ">="
         target = "" if self.target is None else f"{sign} {self.target:g} {self.unit}".rstrip()
-        return f"| {self.what} | {target} | {_text(self.result)} {self.unit}".rstrip() + f" | {self.verdict} |"
+        return (
+            f"| {self.what} | {target} | {_text(self.result)} {self.unit}".rstrip() + f" | {self.verdict} |"
+        )
 
 
 def _text(value: float) -> str:

@@ -79,6 +79,8 @@ def _measure(count: int) -> list[Row]:
     del content
     ratio = side_by_side(ours, loop, rounds=3)
     return [
-        Row(f"{count:,} lines to bytes: how many times as fast as a loop with an f-string a line", 3.0, ratio),
+        Row(
+            f"{count:,} lines to bytes: how many times as fast as a loop with an f-string a line", 3.0, ratio
+        ),
         Row("its peak of memory, the table itself included", 1000, peak, "MB", most=True),
     ]

@@ -16,6 +16,7 @@ from bench.far_alma import INSTITUTION, KEY, FarAlma, Seen, far_alma
 
 RATES, LATENCIES = (10, 25, 50), (0.15, 0.4, 1.0)
 
+
 def hook(url: str, rate: int, per_minute: int | None = None):
     """The hook as a task has it, with the whole rate."""
     from alma_hook.hook import AlmaHook
@@ -127,7 +128,9 @@ def measure(seconds: float = 6.0, posting: float = 10.0) -> Iterator[Row]:
                     else:
                         seen = post(far, rate, latency, int(rate * posting) // 2, folder)
                     refused, calls = refused + seen.refused, calls + len(seen.arrived)
-                    yield Row(f"{what} at {rate}/s, {latency} s a call: share of the rate", 0.97, seen.rate / rate)
+                    yield Row(
+                        f"{what} at {rate}/s, {latency} s a call: share of the rate", 0.97, seen.rate / rate
+                    )
         yield Row(f"refused of {calls} calls of those, per 1,000", 1.0, 1000 * refused / calls, most=True)
         # 10 a second are allowed, but only 300 a minute.
         seen = read(far, 10, 0.15, users[:100], folder, per_minute=300)
@@ -152,7 +155,9 @@ def lowered(far: FarAlma, users: Sequence[str], folder: Path) -> Iterator[Row]:
         counts = fees.read_accounts(api, ledger, lease, live=True, campus=campus, workers=with_hook.workers)
         with_hook.close()
         seen = far.seen()
-        yield Row("set to 25/s where Alma allows 12: accounts read of 150", 150, counts.accounts - counts.problems)
+        yield Row(
+            "set to 25/s where Alma allows 12: accounts read of 150", 150, counts.accounts - counts.problems
+        )
         yield Row("refused of those, of 100 calls", None, 100 * seen.refused / len(seen.arrived))
 
 
@@ -196,7 +201,9 @@ def by_almapy(far: FarAlma, users: Sequence[str], rate: int) -> None:
     async def story() -> None:
         async with niquests.AsyncSession(base_url=f"{far.url}/almaws/v1") as session:
             client = almapy.AlmaClient(KEY, client=session, rate_limit=rate)
-            await asyncio.gather(*(client.users.fines.get_fines(user) for user in users), return_exceptions=True)
+            await asyncio.gather(
+                *(client.users.fines.get_fines(user) for user in users), return_exceptions=True
+            )
 
     asyncio.run(story())
 

@@ -24,7 +24,14 @@ def page(number: int, finished: bool) -> bytes:
     """A page as Alma writes it: nine columns, of which four are ours; fee ids of their own on each page."""
     from alma_hook import analytics
 
-    headings = [*analytics.HEADINGS, "Fine Fee Type", "Fine Fee Status", "Original Amount", "Currency", "Fine Fee Creation Date"]
+    headings = [
+        *analytics.HEADINGS,
+        "Fine Fee Type",
+        "Fine Fee Status",
+        "Original Amount",
+        "Currency",
+        "Fine Fee Creation Date",
+    ]
     schema = "".join(
         f'<xsd:element name="Column{n}" type="xsd:string" saw-sql:columnHeading="{heading}"/>'
         for n, heading in enumerate(headings, 1)
@@ -65,8 +72,9 @@ class Source:
 
 
 def _parsed(rows: int) -> list[Row]:
-    from alma_hook import analytics
     from lxml import etree
+
+    from alma_hook import analytics
 
     source = Source(rows, fresh=False)
 
@@ -77,7 +85,9 @@ def _parsed(rows: int) -> list[Row]:
         )
 
     def parsed() -> int:
-        return sum(len(found) for found in analytics.pages(source, "/shared/x", analytics.HEADINGS, time.sleep))
+        return sum(
+            len(found) for found in analytics.pages(source, "/shared/x", analytics.HEADINGS, time.sleep)
+        )
 
     def plain() -> int:
         found = 0
@@ -89,7 +99,11 @@ def _parsed(rows: int) -> list[Row]:
     if not ours() == plain() == rows:
         raise SystemExit("the two readers disagree")
     return [
-        Row(f"{rows:,} rows of a report parsed: share of a plain lxml loop's speed", 0.7, side_by_side(parsed, plain, 3)),
+        Row(
+            f"{rows:,} rows of a report parsed: share of a plain lxml loop's speed",
+            0.7,
+            side_by_side(parsed, plain, 3),
+        ),
         Row("the same with ids checked and amounts made cents", None, side_by_side(ours, plain, 3)),
     ]
 

@@ -376,7 +376,7 @@ class _Poster:
         with self._writing() as tx:
             entries.settle_posting(tx, row, state, code=error.code, tracking_id=error.tracking_id)
 
-    def list_unread(self, account: str, error: AlmaHookError) -> None:
+    def list_unread(self, account: str | None, error: AlmaHookError) -> None:
         """List what is still to be posted of an account that could not be read; the next run tries again."""
         with self.ledger.read() as tx:
             rows = [row for row in entries.to_post(tx) if row["account"] == account]

@@ -109,7 +109,9 @@ def calls(bridge: Bridge, since: int = 0) -> Counter[str]:
     """Calls of each kind after so many."""
     kinds = {"/analytics/": "pages", "fee-transactions": "transactions", "/fees": "fees"}
     return Counter(
-        "posts" if call.method == "POST" else next(kind for text, kind in kinds.items() if text in call.target)
+        "posts"
+        if call.method == "POST"
+        else next(kind for text, kind in kinds.items() if text in call.target)
         for call in list(bridge.far.api.calls)[since:]
     )
 
@@ -238,7 +240,9 @@ def test_payments_of_many_accounts_at_once_are_posted_once_each(many: tuple[Brid
     at_once = Meter(bridge.send)
     counts = post(bridge, AlmaApi(at_once.send, pause=lambda _: None))
     assert (counts.posted, counts.cents, counts.listed) == (60, 30 * 700, 0)
-    assert [sorted(cents for _, cents in applied(fee)) for fee in made] == [[100, 300, 400]] + [[300, 400]] * 29
+    assert [sorted(cents for _, cents in applied(fee)) for fee in made] == [[100, 300, 400]] + [
+        [300, 400]
+    ] * 29
     assert at_once.most > 1
     assert bridge.exceptions() == {}
     assert post(bridge, bridge.api).posted == 0
@@ -263,7 +267,9 @@ def test_calls_that_end_unclear_among_many_are_each_looked_for_later(many: tuple
         with suppress(Retriable):
             post(bridge, AlmaApi(send, pause=lambda _: None))
         bridge.far.clock.advance(seconds=11 * 60)
-    assert [sorted(cents for _, cents in applied(fee)) for fee in made] == [[100, 300, 400]] + [[300, 400]] * 29
+    assert [sorted(cents for _, cents in applied(fee)) for fee in made] == [[100, 300, 400]] + [
+        [300, 400]
+    ] * 29
     assert bridge.exceptions() == {}
 
 
@@ -282,7 +288,9 @@ def test_an_alma_that_goes_down_leaves_no_call_without_its_outcome(many: tuple[B
     assert 0 < done < 60
     # Nothing waits for a quiet period: whatever was sent has its outcome.
     assert post(bridge, bridge.api).posted == 60 - done
-    assert [sorted(cents for _, cents in applied(fee)) for fee in made] == [[100, 300, 400]] + [[300, 400]] * 29
+    assert [sorted(cents for _, cents in applied(fee)) for fee in made] == [[100, 300, 400]] + [
+        [300, 400]
+    ] * 29
 
 
 def test_the_first_payment_ever_is_read_back_before_there_is_a_second(
@@ -336,7 +344,9 @@ def test_the_sums_of_all_fees_are_those_of_each(many: tuple[Bridge, list[Fee]]) 
     columns = ("charged", "credited", "pending", "received", "posted")
     ledger = bridge.ledger("look")
     with ledger.read() as tx:
-        each = tx.rows("SELECT p.*, p.charged + p.carried AS owed FROM fee_position p WHERE p.institution = :i")
+        each = tx.rows(
+            "SELECT p.*, p.charged + p.carried AS owed FROM fee_position p WHERE p.institution = :i"
+        )
         at_once = {row["fee_id"]: row for row in tx.rows("SELECT * FROM fee_sums WHERE institution = :i")}
     ledger.close()
     assert len(each) == len(made)

@@ -73,9 +73,7 @@ def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     A fee may stand in several rows, one a transaction; they are the same fee, so the last counts.
     """
     newest = {row["fee"]: row for row in rows}
-    keep = (
-        "ON CONFLICT (institution, run_id, fee_id) DO UPDATE SET user_id = excluded.user_id, balance = excluded.balance"
-    )
+    keep = "ON CONFLICT (institution, run_id, fee_id) DO UPDATE SET user_id = excluded.user_id, balance = excluded.balance"
     columns = "INSERT INTO reported_fee (institution, run_id, fee_id, user_id, balance)"
     if tx.dialect == "postgresql":
         # A page in one value: as a row each, most of the time would go into sending them.
