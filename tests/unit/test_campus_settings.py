@@ -191,7 +191,7 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[alma_to_sis]", '[alma_to_sis]\nworkers = "many"', "alma_to_sis.workers", "must be a whole number"),
         ("[alma_to_sis]", "[alma_to_sis]\nworkers = 1.5", "alma_to_sis.workers", "must be a whole number"),
         ("[alma_to_sis]", "[alma_to_sis]\nworkers = []", "alma_to_sis.workers", "must be a whole number"),
-        ("[alma_to_sis]", "[alma_to_sis]\nworkers = 65", "alma_to_sis.workers", "must be 64 or less"),
+        ("[alma_to_sis]", "[alma_to_sis]\nworkers = 257", "alma_to_sis.workers", "must be 256 or less"),
         ("[alma_to_sis]", '[alma_to_sis]\nfee_transactions = "x"', "alma_to_sis.fee_transactions", "must be true or"),
         ("[alma_to_sis]", "[alma_to_sis]\nfee_transactions = []", "alma_to_sis.fee_transactions", "must be true or"),
         ("[sfs]", '[sfs]\nmode = "move"', "sfs.mode", "must be 'rename' or 'direct'"),
