@@ -25,6 +25,8 @@ MEASUREMENTS = {
     "files": ("bench.files", "measure"),
     "report": ("bench.report", "measure"),
     "books": ("bench.books", "measure"),
+    "airflow": ("bench.airflow_cost", "measure"),
+    "scale": ("bench.scale", "measure"),
 }
 
 

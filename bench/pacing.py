@@ -29,18 +29,18 @@ def hook(url: str, rate: int, per_minute: int | None = None):
 
 
 @contextmanager
-def books(folder: Path) -> Iterator[tuple]:
-    """A fresh ledger, opened, and its campus."""
+def books(folder: Path, url: str | None = None, institution: str = INSTITUTION) -> Iterator[tuple]:
+    """A fresh ledger, opened, and its campus; with a ``url``, that institution's part of a ledger that is there."""
     from alma_hook import campus
     from alma_hook.ledger import Ledger, institutions
     from tests.bridge import SETTINGS
 
     file = folder / "campus.toml"
-    file.write_text(SETTINGS.format(report_path="/shared/x", layout="default"))
-    path = folder / "ledger.db"
+    text = SETTINGS.format(report_path="/shared/x", layout="default")
+    file.write_text(text.replace(INSTITUTION, institution))
     for old in folder.glob("ledger.db*"):
         old.unlink()
-    ledger = Ledger(f"sqlite:///{path}", INSTITUTION, run_id="bench")
+    ledger = Ledger(url or f"sqlite:///{folder / 'ledger.db'}", institution, run_id="bench")
     ledger.migrate()
     with ledger.write() as tx:
         institutions.open_clean(tx, "the bench")
@@ -51,13 +51,19 @@ def books(folder: Path) -> Iterator[tuple]:
 
 
 def read(
-    far: FarAlma, rate: int, latency: float, users: Sequence[str], folder: Path, per_minute: int | None = None
+    far: FarAlma,
+    rate: int,
+    latency: float,
+    users: Sequence[str],
+    folder: Path,
+    per_minute: int | None = None,
+    ledger_of: tuple[str | None, str] = (None, INSTITUTION),
 ) -> Seen:
-    """Read these accounts as the task ``read_fees`` does."""
+    """Read these accounts as the task ``read_fees`` does. ``ledger_of``: the ledger's address, and whose part of it."""
     from alma_hook import fees
     from alma_hook.ledger import fees as entries
 
-    with books(folder) as (ledger, campus), ledger.lease("out", "bench") as lease:
+    with books(folder, *ledger_of) as (ledger, campus), ledger.lease("out", "bench") as lease:
         with ledger.write(lease) as tx:
             entries.add_accounts(tx, True, users, "bench")
         with_hook = hook(far.url, rate, per_minute)

@@ -57,8 +57,7 @@ MEANINGS = {
     "institution's daily allowance.",
     "alma_to_sis.credits": "What is done about CREDIT fees: `list` them, or `ignore` them. No line is sent for them either way, "
     "and nothing closes them in Alma.",
-    "alma_to_sis.workers": "API calls in flight at once, at most; no more are than the rate, which is set on the "
-    "connection, can use.",
+    "alma_to_sis.workers": "API calls in flight at once, at most: no more than the connection's rate can use.",
     "emplid.source": "`primary_id`, or `identifier:` and the code of an identifier type, such as `identifier:UNIV_ID` "
     "(one more call an account).",
     "emplid.pattern": "An EMPLID of another shape is listed, not charged. The whole text must match.",
