@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from alma_hook.errors import (
     LeaseTaken,
     NotPermitted,
     QuotaSpent,
+    Retriable,
     SendingStopped,
 )
 from alma_hook.keys import external_id
 from alma_hook.ledger import batches, exceptions, institutions
+from alma_hook.ledger import fees as fee_entries
 from alma_hook.ledger.store import LEASE_MINUTES
 from alma_hook.resources import include
 from simulator.alma_records import Fee
@@ -634,6 +636,55 @@ def test_a_reading_that_the_books_have_overtaken_is_not_planned(one: tuple[Bridg
     assert fee.balance_cents == 800
     assert owed(bridge, fee) == 800
     assert_equal(bridge)
+
+
+def test_what_is_left_to_the_next_run_is_read_by_it_though_nothing_names_it(make_bridge: MakeBridge) -> None:
+    """Their books changed after they were read; Alma names no fee as paid or waived."""
+    bridge = make_bridge(students=4, fees=0, settings=by_transactions)
+    fees = [bridge.far.alma.add_fee(student, 1000) for student in bridge.far.students]
+    run(bridge)
+    for fee in fees:
+        bridge.far.alma.raise_fee(fee.id, 500)
+    stale = sorted(fees, key=lambda fee: fee.id)[:2]
+    with bridge.working("out") as (ledger, lease):
+        for name, work in bridge.tasks_out("all_users"):
+            if name == "plan":
+                with ledger.write(lease) as tx:
+                    fee_entries.touch(tx, [fee.id for fee in stale])
+            counts = work(ledger, lease)
+            if name == "plan":
+                assert (counts.stale, counts.charges) == (2, 2)
+    bridge.far.load_inbound()
+    run(bridge, "open_fees")
+    assert [owed(bridge, fee) for fee in fees] == [1500] * 4
+
+
+def test_what_was_under_way_is_read_by_the_next_run_though_nothing_names_it(make_bridge: MakeBridge) -> None:
+    """Raised while a file of it is in doubt; then a person says that PeopleSoft has the file."""
+    bridge = make_bridge(students=3, fees=0, settings=by_transactions)
+    fees = [bridge.far.alma.add_fee(student, 1000) for student in bridge.far.students]
+    bridge.folder.before = lambda action, path: _lost(bridge, action, path)
+    with suppress(Retriable):
+        run(bridge)
+    bridge.folder.before = lambda _action, _path: None
+    run(bridge, "all_users")
+    assert set(bridge.exceptions().values()) == {"batch unconfirmed"}
+    for fee in fees:
+        bridge.far.alma.raise_fee(fee.id, 500)
+    assert run(bridge, "all_users").busy == 3
+    with bridge.working("out") as (ledger, lease), ledger.write(lease) as tx:
+        batches.deliver(tx, "000001", "unconfirmed")
+    assert run(bridge, "open_fees").charged == 3 * 500
+
+
+def _lost(bridge: Bridge, action: str, path: str) -> None:
+    """The file is gone when the far side has just acknowledged it."""
+    if action == "written" and path.startswith("/sfs/inbound"):
+        bridge.folder.path(path).unlink()
+
+
+def by_transactions(text: str) -> str:
+    return text.replace("[alma_to_sis]", "[alma_to_sis]\nfee_transactions = true")
 
 
 def test_a_payment_posted_while_an_account_is_read_is_not_hidden_by_the_reading(

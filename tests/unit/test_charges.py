@@ -419,3 +419,22 @@ def test_the_day_on_which_a_fee_was_made_is_the_campus_s(
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_students_sum_is_of_what_is_charged_and_of_what_may_be() -> None:
+    settings = ruled(minimum_of_student="10.00", minimum_age_days=3, maximum_age_days=400)
+    new = replace(NEW, made_at="2026-11-01T10:00:00Z")
+    left_out = replace(NEW, made_at="2026-11-21T10:00:00Z")  # one day old
+    grown_old = replace(CHARGED, made_at="2025-01-01T10:00:00Z")
+    unread = replace(new, problem=USER_GONE)
+    credit = replace(new, type="CREDIT", balance=-700)
+    other = replace(new, emplid="087654321", balance=30)
+
+    assert of_students([unread, credit, new, left_out, other], settings, DAY) == {
+        "012345678": 1000,
+        "087654321": 30,
+    }
+    # What was charged counts while it is open, however old it is by now.
+    assert of_students([grown_old, new], settings, DAY) == {"012345678": 2000}
+    assert of_students([replace(grown_old, status="INDISPUTE"), new], settings, DAY) == {"012345678": 2000}
+    assert of_students([replace(grown_old, status="EXPORTED"), new], settings, DAY) == {"012345678": 1000}
