@@ -124,6 +124,8 @@ MEANINGS = {
     "first_charges.minimum_of_student": "Not charged either while all that a student has open comes to less.",
     "first_charges.minimum_age_days": "A fee is charged so many days after Alma made it.",
     "first_charges.maximum_age_days": "And no more after so many.",
+    "first_charges.made_from": "Fees that Alma made before this day are never charged: where a campus begins clean, and what was "
+    "owed by then is settled in the library.",
     "first_charges.owners": "Only fees that are owed to these libraries, by their codes; none named: to any.",
     "first_charges.owners_left_out": "Not those owed to these.",
     "first_charges.user_groups": "Only users of these groups, by their codes; none named: of any. "
@@ -261,6 +263,8 @@ def type_of(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
         high = [m.le for m in metadata if isinstance(m, annotated_types.Le)]
         bounds = [f"from {n}" for n in low] + [f"to {n}" for n in high]
         return " ".join(["whole number", *bounds])
+    if annotation is date:
+        return "day, such as 2026-11-22"
     assert annotation is str, annotation
     checks = [m.func for m in metadata if isinstance(m, AfterValidator)]
     shapes = [check.words for check in checks if isinstance(check, campus.Shape)]

@@ -346,6 +346,7 @@ class FirstCharges(_Section):
     minimum_of_student: Cents = 0
     minimum_age_days: int = Field(default=0, ge=0)
     maximum_age_days: int | None = Field(default=None, ge=1)
+    made_from: date | None = None
     owners: tuple[Text, ...] = ()
     owners_left_out: tuple[Text, ...] = ()
     user_groups: tuple[Text, ...] = ()

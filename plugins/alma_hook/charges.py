@@ -64,6 +64,7 @@ NOT_IN_PEOPLESOFT = "left out: not in PeopleSoft"
 TOO_LITTLE = "left out: below the minimum"
 STUDENT_OWES_LITTLE = "left out: student below the minimum"
 TOO_YOUNG = "left out: too young"
+MADE_BEFORE = "left out: made before the day"
 TOO_OLD = "left out: too old"
 
 
@@ -218,11 +219,13 @@ def left_out_by(position: Position, campus: Campus, day: date) -> str | None:
             return GROUP_LEFT_OUT
     if p.due() < rules.minimum:
         return TOO_LITTLE
-    if not rules.minimum_age_days and rules.maximum_age_days is None:
+    if not rules.minimum_age_days and rules.maximum_age_days is None and rules.made_from is None:
         return None
     made_on = made_on_day(p, campus)
     if made_on is None:
         return "Alma does not tell when it was made"
+    if rules.made_from is not None and made_on < rules.made_from:
+        return MADE_BEFORE
     age = (day - made_on).days
     if age < rules.minimum_age_days:
         return TOO_YOUNG
