@@ -349,7 +349,7 @@ class PeopleSoftModel:
 
         ``cumulative`` False: only payments that no such output has shown. ``since``: only payments of that
         day and later. ``bounced``: a payment taken back is left out (``omit``), shown as 0.00 (``zero``) or as
-        a second, negative row (``negative``).
+        a second, negative row (``negative``), or by a row of an item type of its own (``reversal``).
         """
         with self.lock:
             paid = [

@@ -27,6 +27,8 @@ EXTENSIONS: dict[str, str] = {
 }
 SERVICE = "http://xmlns.oracle.com/Enterprise/Tools/schemas/QAS_QUERYRESULTS_XMLP_RESP.VERSION_1"
 
+#: That of rows by which payments are taken back.
+REVERSAL_ITEM_TYPE = "900000000009"
 PAYMENT_HEADINGS = {
     "Emplid": "EMPLID",
     "Payment ID": "PAYMENT_ID_NBR",
@@ -84,23 +86,29 @@ class Table:
 def payment_rows(payments: Iterable[Payment], region: Region, bounced: str) -> Table:
     """One row a payment: ids with their leading noughts, days in UTC.
 
-    ``bounced`` says how a payment taken back looks: omit, zero, or negative (a second row).
+    ``bounced`` says how a payment taken back looks: omit, zero, negative (a second row), or reversal (a second row, of an
+    item type of its own).
     """
     rows: list[tuple[str, ...]] = []
     for payment in payments:
 
-        def row(cents: int, payment: Payment = payment) -> tuple[str, ...]:
+        def row(cents: int, payment: Payment = payment, item_type: str | None = None) -> tuple[str, ...]:
             return (
                 payment.emplid,
                 payment.payment_id,
                 payment.at.strftime(region.days),
                 payment.reference,
                 region.amount(cents),
-                payment.item_type,
+                item_type or payment.item_type,
             )
 
-        if bounced == "negative" and payment.bounced_cents:
-            rows += [row(payment.amount_cents + payment.bounced_cents), row(-payment.bounced_cents)]
+        if bounced in ("negative", "reversal") and payment.bounced_cents:
+            rows.append(row(payment.amount_cents + payment.bounced_cents))
+            rows.append(
+                row(-payment.bounced_cents)
+                if bounced == "negative"
+                else row(payment.bounced_cents, item_type=REVERSAL_ITEM_TYPE)
+            )
         elif payment.amount_cents or bounced == "zero":
             rows.append(row(payment.amount_cents))
     return Table(PAYMENT_HEADINGS, rows)

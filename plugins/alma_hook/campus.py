@@ -408,7 +408,9 @@ class Items(_Section):
 
 #: What a line is in ``sis_to_alma.kinds`` that is waived in Alma; behind it Alma's code of the reason.
 WAIVE = "waive:"
-_KINDS = "payment, list, ignore, or waive: and Alma's code of the reason, such as waive:OTHER"
+#: And one that takes back the payment of its id, or a part of it.
+REVERSAL = "reversal"
+_KINDS = "payment, reversal, list, ignore, or waive: and Alma's code of the reason, such as waive:OTHER"
 
 
 class SisToAlma(_Section):
@@ -425,7 +427,10 @@ class SisToAlma(_Section):
     complete_days: TrueOrFalse = False
     columns: Mapping[str, Text]
     kinds: Mapping[
-        Text, Annotated[Text, AfterValidator(Shape(r"payment|list|ignore|waive:[A-Z0-9_]{1,40}", _KINDS))]
+        Text,
+        Annotated[
+            Text, AfterValidator(Shape(rf"payment|{REVERSAL}|list|ignore|{WAIVE}[A-Z0-9_]{{1,40}}", _KINDS))
+        ],
     ] = Field(default={}, validate_default=True)
     waivers_shown_by: Literal["comment", "ledger"] | None = Field(default=None, validate_default=True)
     method: Literal["ONLINE", "CASH", "CREDIT_CARD"] = "ONLINE"
@@ -488,6 +493,14 @@ class SisToAlma(_Section):
         if told and "payment" not in kinds.values():
             raise ValueError(
                 'columns has kind: say here of each of its values what it is, at least which is "payment"'
+            )
+        if (
+            REVERSAL in kinds.values()
+            and told
+            and not {"payment_id", "reference"} <= set(info.data["columns"])
+        ):
+            raise ValueError(
+                "has a reversal, which names by columns.payment_id and columns.reference what it takes back: without them list it"
             )
         if kinds and not told and "columns" in info.data:
             raise ValueError("needs columns.kind: the heading whose values these are")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from alma_hook import keys, query_output
-from alma_hook.campus import WAIVE, Campus
+from alma_hook.campus import REVERSAL, WAIVE, Campus
 from alma_hook.ledger.payments import Payment
 from alma_hook.query_output import LineError, RefusedLine
 
@@ -23,18 +23,21 @@ class PaymentFile:
     """A file as read: every line is in one of the two, but for those that the settings leave out as no payments.
 
     ``unclear``: keys of payments that a refused line may be about, so that nothing follows from their absence.
-    ``blind``: a refused line may be about any payment.
+    ``blind``: a refused line may be about any payment. ``taken_back``: what lines of their own take back of payments that are
+    not in the file; of one that is, that is off its amount, which may be nought then. ``reversals``: how many such lines.
     """
 
     payments: tuple[Payment, ...]
     refused: tuple[RefusedLine, ...]
     unclear: frozenset[str] = frozenset()
     blind: bool = False
+    taken_back: tuple[Payment, ...] = ()
+    reversals: int = 0
 
     @property
     def lines(self) -> int:
         """How many lines of payments the file holds."""
-        return len(self.payments) + len(self.refused)
+        return len(self.payments) + len(self.refused) + self.reversals
 
 
 def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
@@ -45,19 +48,39 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     payments: list[Payment] = []
     refused: list[RefusedLine] = []
     hidden: list[str | None] = []
+    reversals: list[Payment] = []
     for line_no, values in query_output.rows(name, content, settings.delimiter, columns):
         if _kind(values, campus) == "ignore":
             continue
         try:
             _require_payment(values, campus)
             payment = _payment(values, line_no, seen, campus)
-            payments.append(replace(payment, waive=_reason(values, campus)))
+            if _kind(values, campus) == REVERSAL:
+                reversals.append(payment)
+            else:
+                payments.append(replace(payment, waive=_reason(values, campus)))
         except LineError as error:
             refused.append(query_output.refused(line_no, values, columns, error))
             if not _tells_enough(values, campus):
                 hidden.append(_key_of_refused(values, campus))
     unclear = frozenset(key for key in hidden if key is not None)
-    return PaymentFile(tuple(payments), tuple(refused), unclear, blind=None in hidden)
+    left, missing = _less(payments, reversals)
+    return PaymentFile(left, tuple(refused), unclear, None in hidden, missing, len(reversals))
+
+
+def _less(
+    payments: Sequence[Payment], reversals: Sequence[Payment]
+) -> tuple[tuple[Payment, ...], tuple[Payment, ...]]:
+    """Take off the payments what lines of their own take back; return them, and what is taken back of others, one each."""
+    back: dict[str, int] = {}
+    for each in reversals:
+        back[each.payment_key] = back.get(each.payment_key, 0) + each.amount
+    left = tuple(
+        replace(each, amount=max(0, each.amount - back.get(each.payment_key, 0))) for each in payments
+    )
+    there = {each.payment_key for each in payments}
+    others = {each.payment_key: each for each in reversals if each.payment_key not in there}
+    return left, tuple(replace(each, amount=back[key]) for key, each in others.items())
 
 
 def _kind(values: Mapping[str, str], campus: Campus) -> str | None:
@@ -104,6 +127,8 @@ def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus
     value = query_output.cents_of(values, "amount", campus.sis_to_alma.number_format)
     if value == 0:
         raise LineError("amount", "is nought, so nothing was paid")
+    if _kind(values, campus) == REVERSAL:
+        value = abs(value)
     if value < 0:
         raise LineError("amount", "is negative: PeopleSoft took a payment back, which a person has to settle")
     try:

@@ -321,7 +321,15 @@ def _subject(payment_key: str) -> str:
 def _take_in_file(
     tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus, counts: TakeInCounts, lines: int
 ) -> None:
-    known = entries.known(tx, [p.payment_key for p in file.payments])
+    known = entries.known(tx, [p.payment_key for p in (*file.payments, *file.taken_back)])
+    strange = [each for each in file.taken_back if each.payment_key not in known]
+    told = [each for each in file.payments if each.amount or each.payment_key in known]
+    told += [
+        replace(each, amount=max(0, known[each.payment_key] - each.amount))
+        for each in file.taken_back
+        if each.payment_key in known
+    ]
+    file = replace(file, payments=tuple(told))
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in file.payments:
         by_key.setdefault(payment.payment_key, []).append(payment)
@@ -365,6 +373,16 @@ def _take_in_file(
         or (payment.amount < before and not campus.sis_to_alma.cumulative and reversals.seen_once(tx, key))
     ]
     listed += [_refused(row, line) for line in file.refused]
+    listed += [
+        Listed(
+            "payment line refused",
+            _subject(each.payment_key),
+            each.amount,
+            f"line {each.line_no} of {row['name']} takes back a payment that was never told of",
+            fee_id=each.fee_id,
+        )
+        for each in strange
+    ]
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
     heard = by_key if reversals.newest(tx, row) else {}

@@ -476,6 +476,12 @@ def test_a_line_that_is_surely_no_payment_hides_none_and_one_of_unknown_kind_may
         (SETTINGS + 'kind = "Item Type"\n[sis_to_alma.kinds]\nW = "list"\n', 'which is "payment"'),
         (SETTINGS + '[sis_to_alma.kinds]\nP = "payment"\n', "needs columns.kind"),
         (KINDS.replace('"list"', '"waiver"'), "sis_to_alma.kinds"),
+        (
+            KINDS.replace('"list"', '"reversal"')
+            .replace('payment_id = "Payment ID"\n', "")
+            .replace("[sis_to_alma.columns]", "complete_days = true\n[sis_to_alma.columns]"),
+            "names by columns.payment_id",
+        ),
     ],
 )
 def test_kinds_that_can_not_be_meant_are_faults(make: Make, text: str, said: str) -> None:

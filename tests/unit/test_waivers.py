@@ -10,7 +10,9 @@ import pytest
 from alma_hook import __main__ as command_line
 from alma_hook import campus
 from alma_hook.errors import AlmaHookError, SendingStopped, SettingsError
+from alma_hook.ledger import exceptions
 from simulator.alma_records import Fee
+from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.bridge import SETTINGS, Bridge
 from tests.unit.test_guard import copied, lose, put_back, repaired
 from tests.unit.test_reversals import charged, cumulative, equalise, kinds, night, pay
@@ -335,3 +337,73 @@ def test_settings_that_can_not_be_meant(tmp_path: Path, change, said: str) -> No
     with pytest.raises(SettingsError) as caught:
         campus.load(file)
     assert said in str(caught.value)
+
+
+# -- lines that take a payment back --------------------------------------------------------------------------------------
+
+
+def reversing(text: str) -> str:
+    told = f'kind = "Item Type"\n[sis_to_alma.kinds]\n{PAID}{REVERSAL_ITEM_TYPE} = "reversal"\n'
+    return f"{text.rstrip()}\n{told}"
+
+
+def night_of_reversals(bridge: Bridge, **how: object) -> None:
+    bridge.far.clock.advance(hours=24)
+    bridge.far.write_query_output(bounced="reversal", **how)  # type: ignore[arg-type]
+    bridge.sis_to_alma()
+
+
+def posted(fee: Fee) -> list[int]:
+    return [t.amount_cents for t in fee.transactions if t.kind == "PAYMENT"]
+
+
+@pytest.mark.parametrize("part", [1000, 400])
+def test_a_line_takes_a_payment_back_and_a_second_file_says_so(tmp_path: Path, part: int) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=lambda text: reversing(cumulative(text)))
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    night_of_reversals(bridge)
+    assert posted(fee) == [1000]
+    bridge.far.peoplesoft.bounce(payment.payment_id, part)
+    night_of_reversals(bridge)
+    assert kinds(bridge) == []
+    night_of_reversals(bridge)
+    assert [(kind, cents) for kind, cents in amounts(bridge)] == [("payment taken back in PeopleSoft", part)]
+    assert bridge.balances()["unexplained"] == 0
+
+
+def test_a_payment_that_was_taken_back_before_it_was_heard_of_is_not_posted(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=lambda text: reversing(cumulative(text)))
+    first, second = charged(bridge, 1000, 700)
+    gone, part = pay(bridge, first), pay(bridge, second)
+    bridge.far.peoplesoft.bounce(gone.payment_id)
+    bridge.far.peoplesoft.bounce(part.payment_id, 300)
+    for _ in range(3):
+        night_of_reversals(bridge)
+    assert (posted(first), posted(second), kinds(bridge)) == ([], [400], [])
+
+
+def test_a_file_of_new_lines_only_tells_of_an_older_payment(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=reversing)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    night_of_reversals(bridge, cumulative=False)
+    assert posted(fee) == [1000]
+    row = (
+        f"{payment.emplid},{payment.payment_id},11/30/2026,{payment.reference},10.00,{REVERSAL_ITEM_TYPE}\r\n"
+    )
+    strange = row.replace(payment.payment_id, "000000099999")
+    bridge.far.clock.advance(hours=24)
+    heading = "Emplid,Payment ID,Date Paid,Reference Number,Paid Amount,Item Type\r\n"
+    bridge.folder.put("/sfs/outbound/LIBRARY_1.csv", (heading + row + strange).encode())
+    bridge.sis_to_alma()
+    assert posted(fee) == [1000]
+    assert sorted(amounts(bridge)) == [("payment line refused", 1000), ("payment with another amount", -1000)]
+
+
+def amounts(bridge: Bridge) -> list[tuple[str, int]]:
+    ledger = bridge.ledger("look")
+    with ledger.read() as tx:
+        found = [(row["kind"], int(row["amount"])) for row in exceptions.open_items(tx)]
+    ledger.close()
+    return found
