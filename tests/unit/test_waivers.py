@@ -272,7 +272,8 @@ def test_killed_at_each_step_it_is_waived_once(
             assert person(bridge, monkeypatch, word, number(bridge, "waiver of unclear outcome")) == 0
             night(bridge)
         assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")], step
-        even(bridge)
+        equalise(bridge)
+        assert bridge.books().unequal == {}, step
         if finished:
             break
     else:
