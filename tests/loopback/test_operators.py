@@ -495,10 +495,26 @@ def test_an_unopened_ledger(dag_id: str, last: str, unmigrated: Worker, recorder
 
 @pytest.mark.parametrize("dag_id", ["alma_to_sis", "sis_to_alma"])
 def test_the_key_of_another_institution(dag_id: str, worker: Worker, recorder: Recorder) -> None:
+    if dag_id == "sis_to_alma":
+        # With nothing to post Alma is not asked.
+        worker.run("alma_to_sis")
+        worker.far.load_inbound()
+        worker.far.students_pay(1.0)
+        worker.far.write_query_output()
+    before = len(recorder.requests)
     worker.far.alma.institution = "01ELSEWHERE_INST"
     with failing_for_good("SendingStopped", "01ELSEWHERE_INST", "01CAMPUS_INST"):
         worker.run(dag_id)
-    assert {request.path for request in recorder.requests} == {"/almaws/v1/users/operation/test"}
+    asked = {request.path for request in recorder.requests[before:]}
+    assert asked == {"/almaws/v1/users/operation/test"}
+
+
+def test_a_run_with_nothing_to_post_asks_neither_alma_nor_the_archive(worker: Worker, recorder: Recorder) -> None:
+    worker.run("alma_to_sis")
+    before = len(recorder.requests)
+    returned = worker.run("sis_to_alma")
+    assert recorder.requests[before:] == []
+    assert (returned["take_in_payments"]["files"], returned["post_payments"]["posted"]) == (0, 0)
 
 
 def test_a_wrong_key(worker: Worker, alma: AlmaServer, connect: Connect) -> None:

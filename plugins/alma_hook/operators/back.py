@@ -36,12 +36,17 @@ class TakeInPayments(CampusOperator):
 
     def work(self, run: Run) -> dict[str, Any]:
         """Take every file that can be taken; say what is wrong with the others: `archive_files` fails for refused ones."""
-        from alma_hook.payment_intake import take_in
+        from alma_hook.ledger import payments as entries
+        from alma_hook.payment_intake import TakeInCounts, take_in
 
+        with run.ledger.read() as tx:
+            waiting = entries.files(tx, "found", "refused")
+        counts = TakeInCounts()
         with ExitStack() as stack:
-            marks = marks_now(run, stack)
-            lease = stack.enter_context(run.lease("back"))
-            counts = take_in(run.ledger, lease, run.campus, marks)
+            if waiting:
+                marks = marks_now(run, stack)
+                lease = stack.enter_context(run.lease("back"))
+                counts = take_in(run.ledger, lease, run.campus, marks)
         self.say(
             "%d files, %d lines: %d new, %d known, %d refused and listed",
             counts.files, counts.lines, counts.new, counts.known, counts.refused,
@@ -64,7 +69,8 @@ class PostPayments(CampusOperator):
     def work(self, run: Run) -> dict[str, Any]:
         """Post account by account; a campus that is not live posts nothing."""
         from alma_hook import payments, sftp
-        from alma_hook.ledger import institutions
+        from alma_hook.ledger import institutions, notes
+        from alma_hook.ledger import payments as entries
         from alma_hook.money import amount
 
         if not run.live:
@@ -72,6 +78,13 @@ class PostPayments(CampusOperator):
             return {}
         with run.ledger.read() as tx:
             institutions.require_opened(tx)
+            idle = not entries.to_post(tx) and not notes.unnoted(tx)
+        if idle:
+            # Nobody has to be asked, neither Alma nor the archive.
+            with run.lease("back") as lease:
+                payments.settle_by_credits(run.ledger, lease)
+            self.say("Nothing to post.")
+            return asdict(payments.PostCounts())
         hook, api = alma_of(run, BACK_SHARE)
         with ExitStack() as stack:
             folder = stack.enter_context(sftp.connect(run.campus.connections.sfs))
@@ -99,14 +112,16 @@ class ArchiveFiles(CampusOperator):
         if not run.live:
             self.say("Rehearsal: files stay where they are.")
             return {}
-        with ExitStack() as stack:
-            lease = stack.enter_context(run.lease("back"))
-            folder = stack.enter_context(sftp.connect(run.campus.connections.sfs))
-            marks = run.marks(archive_of(run, folder, stack))
-            moved = payment_intake.archive_files(folder, run.ledger, lease, run.campus, marks)
-        self.say("%d files archived", moved)
+        moved = 0
         with run.ledger.read() as tx:
-            refused = entries.files(tx, "refused")
+            taken, refused = entries.files(tx, "taken"), entries.files(tx, "refused")
+        if taken:
+            with ExitStack() as stack:
+                lease = stack.enter_context(run.lease("back"))
+                folder = stack.enter_context(sftp.connect(run.campus.connections.sfs))
+                marks = run.marks(archive_of(run, folder, stack))
+                moved = payment_intake.archive_files(folder, run.ledger, lease, run.campus, marks)
+        self.say("%d files archived", moved)
         if refused:
             raise BadFile(
                 "Payment files were refused; they stay where they lie, the others are done.",
