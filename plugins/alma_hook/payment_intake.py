@@ -323,19 +323,20 @@ def _take_in_file(
 ) -> None:
     known = entries.known(tx, [p.payment_key for p in (*file.payments, *file.taken_back)])
     strange = [each for each in file.taken_back if each.payment_key not in known]
-    told = [each for each in file.payments if each.amount or each.payment_key in known]
-    told += [
+    lowered = [
         replace(each, amount=max(0, known[each.payment_key] - each.amount))
         for each in file.taken_back
         if each.payment_key in known
     ]
-    file = replace(file, payments=tuple(told))
+    file = replace(file, payments=(*file.payments, *lowered))
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in file.payments:
         by_key.setdefault(payment.payment_key, []).append(payment)
     new, overpaid = entries.adopt(
         tx, row["name"], row["sha256"], [found[0] for key, found in by_key.items() if key not in known]
     )
+    # Paid and taken back before it was heard of.
+    new = [payment for payment in new if payment.amount]
     reversals.observe(tx, row, _shown(tx, row, file, campus), campus.sis_to_alma.reversal_limit)
     unheard: list[int] = []
     if campus.sis_to_alma.cumulative and not reversals.newest(tx, row):

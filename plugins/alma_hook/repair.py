@@ -81,7 +81,7 @@ def repair(
     """
     told, said = read_archive(archive, campus)
     files = _payment_files(folder, campus)
-    counts = RepairCounts(batches=len(told), files=len(files))
+    counts = RepairCounts(batches=len(told))
     account_of = {str(line["fee_id"]): str(line["user_id"]) for one in told for line in one.lines}
     with ledger.read() as tx:
         # Where the ledger has met a fee since, it knows better: users are re-keyed.
@@ -111,9 +111,17 @@ def repair(
         words.restore(tx, news)
         unassigned.recognise(tx)
         counts.notes = len(news)
+        # What this ledger has taken in already tells it nothing, but of payments that Alma alone tells of.
+        taken = (
+            set()
+            if entries.any_lost(tx)
+            else {(row["name"], row["sha256"]) for row in entries.files(tx, "taken", "archived")}
+        )
         for kind, file, content in files:
             digest = hashlib.sha256(content).hexdigest()
-            entries.keep_file(tx, file.name, digest, content, kind=kind, modified=file.modified)
+            if (file.name, digest) not in taken:
+                entries.keep_file(tx, file.name, digest, content, kind=kind, modified=file.modified)
+                counts.files += 1
     take_in(ledger, back, campus, [])
     return counts
 

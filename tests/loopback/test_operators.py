@@ -509,7 +509,9 @@ def test_the_key_of_another_institution(dag_id: str, worker: Worker, recorder: R
     assert asked == {"/almaws/v1/users/operation/test"}
 
 
-def test_a_run_with_nothing_to_post_asks_neither_alma_nor_the_archive(worker: Worker, recorder: Recorder) -> None:
+def test_a_run_with_nothing_to_post_asks_neither_alma_nor_the_archive(
+    worker: Worker, recorder: Recorder
+) -> None:
     worker.run("alma_to_sis")
     before = len(recorder.requests)
     returned = worker.run("sis_to_alma")

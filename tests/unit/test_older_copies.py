@@ -386,6 +386,22 @@ def test_the_same_file_under_its_archived_name_is_no_second_witness(tmp_path: Pa
     assert test_reversals.states(bridge) == ["seen_once"]
 
 
+def test_a_repair_of_a_ledger_that_lacks_nothing_changes_nothing(tmp_path: Path) -> None:
+    """While a payment is lower in one file: what was taken in before says nothing against it."""
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee, 400)
+    night(bridge)
+    night(bridge)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    night(bridge)
+    assert test_reversals.states(bridge) == ["seen_once"]
+    assert repaired(bridge).files == 0
+    assert test_reversals.states(bridge) == ["seen_once"]
+    night(bridge)
+    assert kinds(bridge) == ["payment taken back in PeopleSoft"]
+
+
 @pytest.mark.parametrize("how", ["repair", "lost"])
 def test_a_rest_that_was_for_something_else_stays_so_after_a_repair(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str

@@ -295,6 +295,12 @@ def restore(tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at
     return True
 
 
+def any_lost(tx: Tx) -> bool:
+    """Whether there are payments that no file of PeopleSoft's has told of since the ledger was rebuilt."""
+    sql = f"SELECT 1 FROM payment WHERE institution = :i AND payment_key LIKE '{reversals.LOST}%' LIMIT 1"
+    return tx.one(sql) is not None
+
+
 def found_posted(tx: Tx, payment: Row, value: int) -> bool:
     """Record a payment as posted: it was, before the ledger was lost, so it stands in for no other."""
     settle_posting(tx, payment, "posted", posted=value)

@@ -76,10 +76,13 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
     file cut short, or payments that PeopleSoft has applied anew.
     """
     before: dict[str, list[Row]] = {}
-    # A repair reads old files again: they tell nothing of what the archive says was taken back later.
-    sql = "SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn' AND first_written_at <= :at"
-    for row in tx.rows(sql, at=file["written_at"]):
-        before.setdefault(row["payment_key"], []).append(row)
+    later: set[str] = set()
+    # A repair reads old files again: they tell nothing of what was seen taken back later.
+    for row in tx.rows("SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn'"):
+        if row["first_written_at"] <= file["written_at"]:
+            before.setdefault(row["payment_key"], []).append(row)
+        elif row["state"] == "seen_once":
+            later.add(row["payment_key"])
     known = f"SELECT payment_key, payment_no, amount FROM payment p WHERE institution = :i AND state <> '{EARLIER}'"
     payments = (
         tx.rows(known + _TOLD_BY_THEN, at=file["written_at"], day=file["written_at"][:10], name=file["name"])
@@ -109,7 +112,7 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
                 tx, seen, "standing", min(more, int(seen["amount"])), f"in {file['name']} too", file["name"]
             )
             more -= int(seen["amount"])
-        if more > 0 and (seen is None or _another(tx, file, seen)):
+        if more > 0 and payment["payment_key"] not in later and (seen is None or _another(tx, file, seen)):
             found.append((payment, more))
     if sum(payment["payment_key"] not in shown.idle for payment, _ in found) > limit:
         raise BadFile(
