@@ -571,10 +571,15 @@ def test_a_file_of_the_same_name_that_appears_before_the_rename_is_not_overwritt
 def test_a_batch_goes_nowhere_but_where_it_was_made_for(sent: Sent, at: str) -> None:
     sent.stop_at(at)
     before, names = sent.state(), sent.inbound()
-    sent.bridge.folder.target = "other.campus.invalid:22"
-    with pytest.raises(SendingStopped, match=r"other\.campus\.invalid") as caught:
-        sent.deliver()
-    assert isinstance(caught.value, Fatal)
+    folder = sent.bridge.folder
+    archive = copy(folder)
+    folder.target = "other.campus.invalid:22"
+    with sent.bridge.working("out") as (ledger, lease):
+        # Neither does the archive move with it unasked.
+        for said, kept in (("was made for", archive), ("works with the archive", folder)):
+            with pytest.raises(SendingStopped, match=said) as caught:
+                delivery.deliver_all(ledger, lease, sent.bridge.campus.sfs, folder, kept, sent.bridge.marks)
+            assert isinstance(caught.value, Fatal)
     assert (sent.state(), sent.inbound()) == (before, names)
     del sent.bridge.folder.target
     assert sent.deliver() == "delivered"

@@ -258,7 +258,9 @@ def test_a_first_charge_made_void_wrongly_and_paid_can_be_put_right(
     equalise(bridge)
     assert in_all(bridge, fee) == [(1000, 0)]
     assert "paid in PeopleSoft and never charged" in kinds(bridge)
+    assert person(bridge, monkeypatch, "mark-delivered", "000001", "--line", "2") == 1
     assert person(bridge, monkeypatch, "mark-delivered", "000001", "--line", "1") == 0
+    assert person(bridge, monkeypatch, "mark-delivered", "000001", "--line", "1") == 1
     for _ in range(2):
         equalise(bridge)
         night(bridge)

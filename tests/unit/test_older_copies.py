@@ -655,3 +655,195 @@ def test_lives_with_an_older_copy_repaired(tmp_path: Path, shape: str, seed: int
                 "(SELECT 1 FROM exception_item x WHERE x.institution = :i AND x.payment_key = p.payment_key)"
             )
         assert silent == [], told
+
+
+# -- what a copy had done before its repair, whatever the marks say -----------------------------------------------------
+
+
+def test_what_a_copy_gave_up_unsent_was_sent_in_its_later_life(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    with bridge.working("out") as (ledger, lease):
+        for name, work in bridge.tasks_out("all_users"):
+            work(ledger, lease)
+            if name == "plan":
+                copy = copied(bridge)
+    bridge.far.load_inbound()
+    put_back(bridge, copy)
+    wait(bridge)
+    marks, bridge.marks = bridge.marks, []
+    with bridge.working("out") as (ledger, lease):
+        bridge.retrieve("all_users", ledger, lease, True)
+        bridge.read(ledger, lease)
+    bridge.marks = marks
+    repaired(bridge)
+    for _ in range(2):
+        wait(bridge)
+        bridge.alma_to_sis("all_users")
+        bridge.far.load_inbound()
+
+    assert (in_all(bridge, fee), kinds(bridge)) == ([(1000, 0)], [])
+
+
+def copy_after(bridge: Bridge, a_night: Callable[[Bridge], None], task: str) -> Path:
+    """A night, and a copy from after that task of it."""
+    copies = []
+
+    def run() -> None:
+        with bridge.working("back") as (ledger, lease):
+            for name, work in bridge.tasks_back():
+                work(ledger, lease)
+                if name == task:
+                    copies.append(copied(bridge))
+
+    bridge.sis_to_alma = run  # type: ignore[assignment,method-assign]
+    a_night(bridge)
+    del bridge.sis_to_alma
+    return copies[0]
+
+
+def test_a_copy_from_before_a_payment_was_parted_holds_so_much_less_of_it(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=oldest)
+    first, second = test_without_reference.charged(bridge, 500, 1000)
+    test_without_reference.pays(bridge, 1800)
+    copy = copy_after(bridge, test_without_reference.night, "take in")
+    assert applied(first, second) == [[500], [1000]]
+    put_back(bridge, copy)
+    wait(bridge)
+    repaired(bridge)
+    (third,) = test_without_reference.charged(bridge, 1000)
+    for _ in range(2):
+        test_without_reference.night(bridge)
+
+    assert applied(first, second, third) == [[500], [1000], [300]]
+
+
+def test_a_part_that_a_copy_gave_to_another_fee_stays_its(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=without)
+    first, second = test_without_reference.charged(bridge, 1000, 1000)
+    test_without_reference.pays(bridge, 1500)
+    test_without_reference.night(bridge)
+    copy = copied(bridge)
+    number = str(test_without_reference.number(bridge))
+    person(bridge, monkeypatch, "assign", number, first.id)
+    test_without_reference.night(bridge)
+    assert applied(first, second) == [[1000], []]
+    put_back(bridge, copy)
+    wait(bridge)
+    person(bridge, monkeypatch, "assign", number, second.id, "--amount", "5.00")
+    repaired(bridge)
+    for _ in range(2):
+        test_without_reference.night(bridge)
+
+    assert (applied(first, second), kinds(bridge)) == ([[1000], [500]], [])
+
+
+def test_an_empty_ledger_that_took_payments_of_before_the_opening_in_sets_them_aside(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
+    student = bridge.far.students[0]
+    old = bridge.far.alma.add_fee(student, 1000)
+    bridge.alma_to_sis("all_users")
+    bridge.far.load_inbound()
+    pay(bridge, old, 300)
+    bridge.far.clock.advance(hours=1)
+    bridge.far.write_query_output()
+    lose(bridge, opened=False)
+    for file in bridge.folder.files(ARCHIVE, "*"):
+        bridge.folder.path(f"{ARCHIVE}/{file.name}").unlink()
+    bridge.marks[0] = Variable()
+    with bridge.working("back") as (ledger, lease):
+        for _, work in bridge.tasks_back()[:2]:
+            work(ledger, lease)
+    with bridge.ledger("setup").write() as tx:
+        institutions.open_clean(tx, "the bursar")
+    bridge.alma_to_sis("all_users")
+    bridge.far.load_inbound()
+    night(bridge)
+    lose(bridge, opened=False)
+    marks, bridge.marks = bridge.marks, []
+    bridge.far.write_query_output()
+    with bridge.working("back") as (ledger, lease):
+        for _, work in bridge.tasks_back()[:2]:
+            work(ledger, lease)
+    bridge.marks = marks
+    repaired(bridge)
+    for _ in range(2):
+        night(bridge)
+
+    assert applied(old) == [[]]
+
+
+def anew(bridge: Bridge, old: Fee, *parts: int) -> list[Fee]:
+    """A payment of the fee is taken back in parts, and for each the library makes a fee anew."""
+    payment = pay(bridge, old)
+    night(bridge)
+    made = []
+    for cents in parts:
+        bridge.far.peoplesoft.bounce(payment.payment_id, cents)
+        night(bridge)
+        night(bridge)
+        made.append(bridge.far.alma.add_fee(bridge.far.students[0], cents))
+        equalise(bridge)
+        ((exception_id, _, _),) = listed(bridge)
+        resolve(bridge, exception_id, made[-1])
+        equalise(bridge)
+    return made
+
+
+def is_back(bridge: Bridge, old: Fee, cents: int) -> None:
+    """So much of the payment that was taken back is there after all; a person has undone what was done about it."""
+    (payment,) = bridge.far.peoplesoft.payments.values()
+    payment.amount_cents, payment.bounced_cents = payment.amount_cents + cents, payment.bounced_cents - cents
+    bridge.far.peoplesoft._apply(payment, [bridge.far.peoplesoft.item_by_reference(f"ALMA{old.id}")])
+    night(bridge)
+    ((back, told, _),) = listed(bridge, "payment is back after it was settled as taken back")
+    assert told == cents
+    resolve(bridge, back)
+
+
+def test_of_a_fee_made_anew_so_much_less_stands_for_the_older_one_as_is_back(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
+    (old,) = charged(bridge, 1000)
+    (new,) = anew(bridge, old, 1000)
+    is_back(bridge, old, 400)
+    bridge.far.alma.waive_at_desk(new.id, 400)
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+
+    assert (in_all(bridge, old, new), kinds(bridge)) == ([(1000, 0), (0, 0)], [])
+    assert bridge.books().alma_cents == bridge.books().peoplesoft_cents == 600
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_which_fees_stand_for_an_older_one_after_a_repair(tmp_path: Path, older: bool) -> None:
+    """The archive tells of both, and then that one of them does no more."""
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
+    (old,) = charged(bridge, 1000)
+    first, second = anew(bridge, old, 400, 600)
+    copy = copied(bridge)
+    if not older:
+        lose(bridge, opened=False)
+        repaired(bridge)
+    is_back(bridge, old, 600)
+    bridge.far.alma.waive_at_desk(second.id)
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+    if older:
+        put_back(bridge, copy)
+        wait(bridge)
+        repaired(bridge)
+        equalise(bridge)
+        night(bridge)
+        # What was undone without a payment being settled is asked for again.
+        ((back, _, _),) = listed(bridge, "payment is back after it was settled as taken back")
+        resolve(bridge, back)
+        for _ in range(2):
+            equalise(bridge)
+            night(bridge)
+
+    assert (in_all(bridge, old, first, second), kinds(bridge)) == ([(1000, 0), (0, 0), (0, 0)], [])
+    assert bridge.books().alma_cents == bridge.books().peoplesoft_cents == 400

@@ -15,6 +15,7 @@ from simulator.alma_records import Fee
 from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.bridge import SETTINGS, Bridge
 from tests.unit.test_guard import copied, lose, put_back, repaired
+from tests.unit.test_older_copies import copy_after
 from tests.unit.test_reversals import charged, cumulative, equalise, kinds, night, pay
 
 WAIVER = "900000000007"
@@ -234,6 +235,25 @@ def test_a_waiver_is_not_made_again_after_a_repair(tmp_path: Path, way: str, old
     night(bridge)
     assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
     assert in_alma(other) == [("PAYMENT", 100, None)]
+
+
+def test_a_copy_from_before_a_waiver_leaves_its_outcome_to_a_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    copy = copy_after(bridge, night, "take in")
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    put_back(bridge, copy)
+    bridge.far.clock.advance(seconds=3600)
+    repaired(bridge)
+    night(bridge)
+    assert kinds(bridge) == ["waiver of unclear outcome"]
+    assert person(bridge, monkeypatch, "mark-waived", number(bridge, "waiver of unclear outcome")) == 0
+    night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    even(bridge)
 
 
 @pytest.mark.parametrize("way", WAYS)
