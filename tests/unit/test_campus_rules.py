@@ -369,6 +369,15 @@ def test_the_student_is_charged_with_all_of_it_once_it_is_enough(tmp_path: Path)
     assert told(bridge, third)[0] == 50
 
 
+def test_what_is_too_young_counts_for_no_students_sum_yet(tmp_path: Path) -> None:
+    bridge = campus_of(tmp_path, settings=ruled(minimum_of_student="10.00", minimum_age_days=3))
+    first, second = made(bridge, 600, days_ago=4), made(bridge, 400, days_ago=1)
+    run(bridge)
+    assert [told(bridge, fee)[0] for fee in (first, second)] == [0, 0]
+    run(bridge, days=2)
+    assert [told(bridge, fee)[0] for fee in (first, second)] == [600, 400]
+
+
 @pytest.mark.parametrize("method", ["sis_profile", "open_fees"])
 def test_what_no_report_names_is_looked_at_again_within_a_week(tmp_path: Path, method: str) -> None:
     bridge = campus_of(tmp_path, settings=ruled(minimum="10.00"))

@@ -438,3 +438,13 @@ def test_a_students_sum_is_of_what_is_charged_and_of_what_may_be() -> None:
     assert of_students([grown_old, new], settings, DAY) == {"012345678": 2000}
     assert of_students([replace(grown_old, status="INDISPUTE"), new], settings, DAY) == {"012345678": 2000}
     assert of_students([replace(grown_old, status="EXPORTED"), new], settings, DAY) == {"012345678": 1000}
+
+
+def test_an_item_type_of_the_owning_library_alone_is_enough() -> None:
+    settings = CAMPUS.model_copy(update={"item_types_of": {"LAW": {"LOCKERKEY": "300000000009"}}})
+    line = decide(replace(NEW, type="LOCKERKEY", owner="LAW"), settings, DAY)
+    assert isinstance(line, Line)
+    assert line.item_type == "300000000009"
+    held = decide(replace(NEW, type="LOCKERKEY", owner="MAIN"), settings, DAY)
+    assert isinstance(held, Listed)
+    assert held.kind == "fee type without item type"
