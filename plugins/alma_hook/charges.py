@@ -374,9 +374,7 @@ def plan(
         day = campus.today(moment(tx.now))
         oldest = instant(moment(tx.now) - READING_AGE)
         own = fees.own_payments_of_run(tx)
-        if campus.sis_to_alma.waivers_shown_by == "ledger":
-            for fee_id, waivers in payments.unshown(tx).items():
-                own.setdefault(fee_id, []).extend(waivers)
+        waived = payments.waived_by_us(tx) if campus.sis_to_alma.waivers_shown_by == "ledger" else {}
         posted = payments.posted_by_fee(tx)
         above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)
         emplids, accounts = reversals.waiting_students(tx)
@@ -403,6 +401,9 @@ def plan(
                 counts.busy += 1
                 again.add(row["user_id"])
                 continue
+            if row["fee_id"] in waived:
+                shown = own.get(row["fee_id"], [])
+                own[row["fee_id"]] = with_waivers(shown, waived[row["fee_id"]], int(row["others_waived"]))
             position = position_of(
                 row,
                 own,
@@ -492,6 +493,18 @@ def refuse_foreign(own: Mapping[str, Sequence[tuple[str, int]]], known: frozense
             f"{foreign[0]}). The ledger is older than Alma's books, empty, or not this institution's: nothing was "
             "sent. Put the right ledger back before anything else is run."
         )
+
+
+def with_waivers(
+    shown: Sequence[tuple[str, int]], ours: Sequence[tuple[str, int]], others_waived: int
+) -> list[tuple[str, int]]:
+    """Return what counts as Pa where Alma shows waivers without our key: ``shown`` with it, and ``ours`` by the ledger.
+
+    These only where the reading has so much waived by whomever: else one is not there, and the fee is listed.
+    """
+    there = {key for key, _ in shown}
+    unshown = [(key, cents) for key, cents in ours if key not in there]
+    return [*shown, *(unshown if sum(cents for _, cents in unshown) <= others_waived else [])]
 
 
 def position_of(

@@ -230,6 +230,7 @@ def _store(tx: books.Tx, live: bool, reading: AccountReading, before: dict[str, 
             emplid=emplid,
             reason=reason_of(fee),
             others_paid=others_paid(fee),
+            others_waived=others_waived(fee),
             user_group=reading.user_group,
         )
     for fee_id in reading.missing:
@@ -254,6 +255,11 @@ def reason_of(fee: Fee) -> str:
 def others_paid(fee: Fee) -> int:
     """Return the cents paid on a fee in Alma by others than us: at the desk, or by another interface."""
     return sum(t.cents for t in fee.of_others() if "payment" in _kind(t))
+
+
+def others_waived(fee: Fee) -> int:
+    """Return the cents waived on a fee in Alma without a key of ours."""
+    return sum(t.cents for t in fee.of_others() if "waive" in _kind(t))
 
 
 def _kind(transaction: Transaction) -> str:

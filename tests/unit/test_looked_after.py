@@ -109,6 +109,7 @@ def test_an_older_backup_stops_and_is_repaired(lived: Bridge, tmp_path: Path) ->
 BEFORE_THE_NEWEST = (
     "ALTER TABLE payment DROP COLUMN waive",
     "ALTER TABLE institution DROP COLUMN waiver_seen_at",
+    "ALTER TABLE reading DROP COLUMN others_waived",
 )
 NEWEST = 14
 

@@ -189,6 +189,34 @@ def test_a_person_says_nothing_of_what_is_clear_or_on_its_way(
     even(bridge)
 
 
+def test_a_waiver_that_a_person_took_for_made_is_listed_and_charges_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.faults.add_http("drop_before", method="POST", path="/fees")
+    night(bridge)
+    bridge.far.faults.clear()
+    bridge.far.clock.advance(seconds=3600)
+    assert person(bridge, monkeypatch, "mark-waived", "1") == 0
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+    assert [posting.cents for posting in bridge.far.peoplesoft.postings] == [1000]
+    assert kinds(bridge) == ["payments in Alma differ from those posted"]
+
+
+def test_a_comment_that_comes_back_after_all_counts_once(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    bridge.far.alma.behaviour.waive_comment_returned = True
+    even(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([("WAIVE", 400, "GOODWILL")], [])
+
+
 def test_a_comment_that_does_not_come_back_stops_the_second_waiver(tmp_path: Path) -> None:
     bridge = made(tmp_path, "comment")
     bridge.far.alma.behaviour.waive_comment_returned = False

@@ -193,6 +193,7 @@ def store_reading(
     emplid: str | None,
     reason: str,
     others_paid: int = 0,
+    others_waived: int = 0,
     problem: str | None = None,
     user_group: str | None = None,
 ) -> None:
@@ -228,6 +229,7 @@ def store_reading(
             "reason": reason,
             "problem": problem,
             "others": others_paid,
+            "waived": others_waived,
             "made": fee.created_at,
             "group": user_group,
         },
@@ -259,6 +261,7 @@ def store_missing(tx: Tx, fee_id: str, version: int, problem: str) -> None:
             "balance": 0,
             "own": 0,
             "others": 0,
+            "waived": 0,
             "made": None,
             "group": None,
         }
@@ -272,7 +275,7 @@ def _store(tx: Tx, fee_id: str, values: Mapping[str, Any]) -> None:
         tx.run(f"DELETE FROM {table} WHERE institution = :i AND fee_id = :fee", fee=fee_id)
     tx.run(
         "INSERT INTO reading VALUES (:i, :fee, :run, :now, :version, :emplid, :status, :type, :owner, :currency, "
-        ":original, :balance, :own, :reason, :problem, :others, :made, :group)",
+        ":original, :balance, :own, :reason, :problem, :others, :made, :group, :waived)",
         fee=fee_id,
         run=tx.run_id,
         now=tx.now,

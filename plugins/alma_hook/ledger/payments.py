@@ -614,7 +614,7 @@ def pass_canary(tx: Tx, *, waiver: bool) -> None:
     tx.event("institution", f"first {'waiver' if waiver else 'payment'} read back from Alma")
 
 
-def unshown(tx: Tx) -> dict[str, list[tuple[str, int]]]:
+def waived_by_us(tx: Tx) -> dict[str, list[tuple[str, int]]]:
     """Return, by fee of this run's readings, key and cents of each waiver of ours: where Alma does not show which are."""
     found: dict[str, list[tuple[str, int]]] = {}
     for row in tx.rows(
