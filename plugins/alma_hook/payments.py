@@ -30,7 +30,18 @@ from alma_hook.errors import (
     UserNotFound,
 )
 from alma_hook.guard import MarkPlace
-from alma_hook.ledger import Lease, Ledger, Row, applied, exceptions, fees, moment, reversals, unassigned
+from alma_hook.ledger import (
+    Lease,
+    Ledger,
+    Row,
+    applied,
+    exceptions,
+    fees,
+    moment,
+    opening,
+    reversals,
+    unassigned,
+)
 from alma_hook.ledger import payments as entries
 from alma_hook.remote import RemoteFolder
 
@@ -90,10 +101,11 @@ def post(
             unassigned.assign_oldest_first(tx)
         reversals.route(tx)
         waiting = entries.to_post(tx)
+        may_be_earlier = opening.may_be_earlier(tx)
     notes.note_payments(ledger, lease, archive, campus.sfs.archive_directory, marks)
     if waiting:
         guard.advance(ledger, marks)
-    poster = _Poster(ledger, lease, campus, alma, monotonic)
+    poster = _Poster(ledger, lease, campus, alma, monotonic, may_be_earlier)
     done = failed_in_a_row = 0
     for account, group in groupby(waiting, key=lambda row: row["account"]):
         payments = list(group)
@@ -144,10 +156,17 @@ def settle_by_credits(ledger: Ledger, lease: Lease) -> int:
 
 class _Poster:
     def __init__(
-        self, ledger: Ledger, lease: Lease, campus: Campus, alma: FeesTarget, monotonic: Callable[[], float]
+        self,
+        ledger: Ledger,
+        lease: Lease,
+        campus: Campus,
+        alma: FeesTarget,
+        monotonic: Callable[[], float],
+        may_be_earlier: frozenset[str],
     ) -> None:
         self.ledger, self.lease, self.campus, self.alma = ledger, lease, campus, alma
         self.monotonic = monotonic
+        self.may_be_earlier = may_be_earlier
         self.counts = PostCounts()
         self.by_level = campus.sis_to_alma.shape == applied.SHAPE
         with ledger.read() as tx:
@@ -183,7 +202,9 @@ class _Poster:
                 found[row["fee_id"]] = after
 
     def _held(self, row: Row) -> bool:
-        if row["charged_emplid"] is None:
+        if row["payment_key"] in self.may_be_earlier:
+            self._list(row, opening.BEFORE_OR_AFTER)
+        elif row["charged_emplid"] is None:
             self._list(row, exceptions.NOT_CHARGED)
         elif row["charged_emplid"] != row["emplid"]:
             self._list(row, exceptions.OTHER_EMPLID)

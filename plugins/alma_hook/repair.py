@@ -17,7 +17,7 @@ from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee
 from alma_hook.campus import Campus
 from alma_hook.errors import BadFile, Fault, Refused
-from alma_hook.ledger import Lease, Ledger, batches, fees, institutions
+from alma_hook.ledger import Lease, Ledger, batches, fees, institutions, opening
 from alma_hook.ledger import notes as words
 from alma_hook.ledger import payments as entries
 from alma_hook.notes import MANIFEST, STATE, read_manifest, read_payments
@@ -29,13 +29,17 @@ _ENDS = ("delivered", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Archived:
-    """A batch as the archive tells it. ``state`` is its end, ``unconfirmed`` where none is noted; ``void`` lines by number."""
+    """A batch as the archive tells it. ``state`` is its end, ``unconfirmed`` where none is noted; ``void`` lines by number.
+
+    ``released``: of an opening, the fees that a person has let go.
+    """
 
     batch: Mapping[str, str]
     lines: tuple[Mapping[str, Any], ...]
     content: bytes
     state: str
     void: frozenset[int]
+    released: tuple[str, ...] = ()
 
 
 @dataclass
@@ -89,6 +93,8 @@ def repair(
                 counts.given_up += 1
         for one in told:
             counts.added += batches.restore(tx, one.batch, one.lines, one.content, one.state, one.void)
+            if one.batch["batch_id"] == batches.OPENING:
+                opening.restore(tx, one.content, one.released)
         counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
         institutions.restored(tx)
     with ledger.write(back) as tx:
@@ -144,8 +150,11 @@ def read_archive(archive: RemoteFolder, campus: Campus) -> tuple[list[Archived],
         said = b"" if archive.size(note) is None else archive.read(note)
         end, *more = said.decode("ascii", "replace").split("\n")
         void = frozenset(int(text[5:]) for text in more if re.fullmatch(r"void [0-9]+", text))
+        released = tuple(text[9:] for text in more if text.startswith("released "))
         lines = tuple(row for row in rows if int(row["line_no"]))
-        found.append(Archived(rows[0], lines, content, end if end in _ENDS else "unconfirmed", void))
+        found.append(
+            Archived(rows[0], lines, content, end if end in _ENDS else "unconfirmed", void, released)
+        )
     words_said, unread = read_payments(archive, directory, campus.institution)
     if faults or unread:
         raise BadFile("The archive can't be read whole; nothing was changed.", [*faults, *unread])

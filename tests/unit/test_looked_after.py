@@ -110,7 +110,7 @@ BEFORE_THE_NEWEST = (
     "DROP INDEX payment_whole",
     "ALTER TABLE payment DROP COLUMN whole",
 )
-NEWEST = 12
+NEWEST = 14
 
 
 def set_back(bridge: Bridge) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
-from alma_hook.ledger import exceptions, fees, guard, holds, reversals
+from alma_hook.ledger import exceptions, fees, guard, holds, opening, reversals
 from alma_hook.ledger.store import Row, Tx, in_list, instant
 
 #: What a ledger is bound to with its first file of payments.
@@ -479,10 +479,19 @@ def left_over_again(tx: Tx) -> list[Row]:
     )
 
 
-def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | None = None) -> None:
+def resolve(
+    tx: Tx,
+    exception_id: str,
+    by: str,
+    reason: str,
+    replaced_by: str | None = None,
+    *,
+    after_opening: bool = False,
+) -> None:
     """Settle what a person has dealt with: a payment is then not tried again.
 
     ``replaced_by``: the fee that was made anew in Alma for a payment taken back, see ``reversals.settle``.
+    ``after_opening``: the payment was not in the balances with which the books were opened, so it is posted.
 
     Raises ``Fatal`` for an exception on a fee: it goes by itself when the numbers meet, and would come
     back if they don't; for a held batch, which has answers of its own; and for a posting whose outcome
@@ -497,6 +506,16 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | 
     taken_back = row["kind"] == reversals.TAKEN_BACK
     if replaced_by is not None and not taken_back:
         raise Fatal(f"Only `{reversals.TAKEN_BACK}` is settled by a fee made anew; this is `{row['kind']}`.")
+    if after_opening and row["kind"] != opening.BEFORE_OR_AFTER:
+        raise Fatal(
+            f"Only `{opening.BEFORE_OR_AFTER}` is answered with --after-opening; this is `{row['kind']}`."
+        )
+    if row["kind"] == opening.BEFORE_OR_AFTER:
+        opening.say_when(tx, row["payment_key"], after=after_opening)
+    if row["kind"] == opening.HELD:
+        opening.release(tx, [row["fee_id"]])
+        exceptions.close(tx, exception_id, by, reason)
+        return
     if taken_back:
         reversals.settle(tx, row, by, reason, replaced_by)
     if row["kind"] == reversals.BACK:
@@ -515,7 +534,7 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | 
         "AND state IN ('new', 'posting', 'unknown')",
         key=row["payment_key"],
     )
-    if payment is not None and row["subject"] == f"payment {payment['payment_no']}":
+    if payment is not None and not after_opening and row["subject"] == f"payment {payment['payment_no']}":
         if payment["state"] != "new":
             raise Fatal("Whether Alma has this payment is not known yet; the next runs look for it.")
         settle_posting(tx, payment, "settled")
