@@ -5,7 +5,7 @@ ALTER TABLE institution ADD COLUMN opened_as_of TEXT;
 
 -- Items of PeopleSoft's that stand for a fee since the opening, by EMPLID. paid_before: what was applied to them by then,
 -- in cents: neither charged nor to be posted by us.
--- reference: of an item without our reference, where it alone bears it; else empty.
+-- reference: the item's own where it is not ours, which no other item bears; else empty.
 CREATE TABLE opening_item (
     institution TEXT NOT NULL,
     fee_id TEXT NOT NULL,

@@ -298,7 +298,7 @@ def _open(options: argparse.Namespace) -> None:
         options.as_of is None or (options.accept and not (options.reason or "").strip())
     ):
         raise Fatal(
-            "--import needs --as-of with the day on which PeopleSoft's query was run, and --accept a --reason. Nothing was opened."
+            "--import needs --as-of with the day on which PeopleSoft's query was run, and --accept a --reason."
         )
     ledger = _ledger(options)
     if ledger.institution == PLACEHOLDER:

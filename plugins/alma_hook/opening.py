@@ -38,6 +38,7 @@ NOT_OPEN = "Alma shows no such fee of that student"
 SEVERAL = "several items bear its reference"
 PAID_THERE = "its item in PeopleSoft is paid, and Alma asks for it"
 MAY_BE_THE_ITEMS = "an item of that student stands for no fee, so PeopleSoft may have it"
+NO_REFERENCE = "no reference of its own, so payments on it could not be told"
 NO_ONE_FEE = "not one fee of that student, item type and amount, and one such item"
 NO_USER = "Alma knows no user of that EMPLID"
 
@@ -62,11 +63,10 @@ class Account:
 class Matching:
     """What the items come to. ``lines``: charges that count from now on; ``matched`` of them agree with Alma.
 
-    ``lines`` in the order of ``line_numbers``, those of the file.
+    ``accounts``: by fee. ``settled``: how many items have nothing to pay.
     """
 
     lines: tuple[Line, ...]
-    line_numbers: tuple[int, ...]
     accounts: Mapping[str, str]
     matched: int
     matched_cents: int
@@ -145,16 +145,19 @@ def match(
             due = (fee.balance if fee else 0) - sum(item.balance for item in of_fee)
             holds[fee_id] = Hold(fee_id, user_id, due, f"{why}; {_lines(of_fee)}")
     of_others = [item for item in items if item.fee_id is None and item.balance]
+    bearers = Counter(item.reference for item in items)
+    nameless = {item.line_no for item in of_others if not item.reference or bearers[item.reference] > 1}
     pairs = _pairs(of_others, accounts, ours.keys(), campus)
     loose: list[Loose] = []
     doubtful: set[str] = set()
     for item in of_others:
         fee = pairs.get(item.line_no)
-        if fee is not None:
+        if fee is not None and item.line_no not in nameless:
             taken.append((item, fee.fee_id, fee))
             matched.append(item)
             continue
-        loose.append(Loose(item.line_no, item.balance, NO_ONE_FEE if item.emplid in accounts else NO_USER))
+        why = NO_REFERENCE if fee is not None else NO_ONE_FEE if item.emplid in accounts else NO_USER
+        loose.append(Loose(item.line_no, item.balance, why))
         doubtful.add(item.emplid)
     fees_taken = {fee_id for _, fee_id, _ in taken}
     for emplid in doubtful & accounts.keys():
@@ -164,7 +167,6 @@ def match(
     owing = sorted((entry for entry in taken if entry[0].balance), key=lambda entry: entry[0].line_no)
     return Matching(
         lines=tuple(_line(item, fee_id, fee, campus, as_of) for item, fee_id, fee in owing),
-        line_numbers=tuple(item.line_no for item, _, _ in owing),
         accounts={
             fee_id: (owner.get(fee_id) or accounts.get(item.emplid) or Account(item.emplid, {})).user_id
             for item, fee_id, _ in taken
@@ -172,7 +174,7 @@ def match(
         matched=len(matched),
         matched_cents=sum(item.balance for item in matched),
         settled=sum(not item.balance for item in items),
-        stands=_stands(taken, items),
+        stands=_stands(taken),
         holds=tuple(holds[fee_id] for fee_id in sorted(holds)),
         loose=tuple(loose),
     )
@@ -238,16 +240,12 @@ def _line(item: HeldItem, fee_id: str, fee: Fee | None, campus: Campus, as_of: d
     )
 
 
-def _stands(
-    taken: Sequence[tuple[HeldItem, str, Fee | None]], items: Sequence[HeldItem]
-) -> tuple[Stands, ...]:
-    bearers = Counter(item.reference for item in items)
+def _stands(taken: Sequence[tuple[HeldItem, str, Fee | None]]) -> tuple[Stands, ...]:
     paid: Counter[tuple[str, str]] = Counter()
     own: dict[tuple[str, str], str] = {}
     for item, fee_id, _ in taken:
         paid[fee_id, item.emplid] += item.applied
-        alone = item.fee_id is None and bearers[item.reference] == 1
-        own[fee_id, item.emplid] = item.reference if alone else ""
+        own[fee_id, item.emplid] = "" if item.fee_id else item.reference
     return tuple(Stands(*key, reference=own[key], paid_before=paid[key]) for key in sorted(own))
 
 
@@ -359,7 +357,7 @@ def accept(
         "sha256": hashlib.sha256(data).hexdigest(),
         "kind": "charges",
     }
-    lines = [
+    lines: list[Row] = [
         {
             **{name: getattr(line, name) for name in Line.__slots__},
             "line_no": number,
@@ -419,11 +417,6 @@ def in_words(items: Sequence[HeldItem], matching: Matching) -> list[str]:
     loose = sum(item.balance for item in matching.loose)
     said.append(f"items without a fee: {len(matching.loose)}, {amount(loose)}")
     said += [f"  line {item.line_no}: {amount(item.balance)}, {item.why}" for item in matching.loose]
-    nameless = sum(not line.reference for line in matching.lines)
-    if nameless:
-        said.append(
-            f"{nameless} matched items have no reference: payments on them will be refused line by line"
-        )
     return said
 
 

@@ -82,12 +82,8 @@ _INSERT_LINE = (
     "description, account_type, effective_date, due_date, reason, credit_item, state, item_fee) VALUES (:i, :b, :n, "
     ":fee_id, :kind, :amount, :emplid, :item_type, :term, :reference, :description, :account_type, :effective_date, "
     ":due_date, :reason, :credit_item, :state, "
-    f"CASE WHEN CAST(:b AS TEXT) = '{OPENING}' THEN :fee_id ELSE COALESCE("
-    # The fee's own: of items that were there before the books several may bear one reference.
-    "(SELECT MIN(m.item_fee) FROM line m WHERE m.institution = :i AND m.fee_id = :fee_id AND m.reference = :reference), "
     # The first fee of that reference: a line about a fee made anew copies the older one's.
-    "(SELECT MIN(m.item_fee) FROM line m WHERE m.institution = :i AND m.reference = :reference "
-    "HAVING COUNT(DISTINCT m.item_fee) = 1), :fee_id) END)"
+    "COALESCE((SELECT MIN(m.item_fee) FROM line m WHERE m.institution = :i AND m.reference = :reference), :fee_id))"
 )
 
 

@@ -25,7 +25,7 @@ LESS_APPLIED = "less applied than at the opening"
 class Stands:
     """An item that stands for a fee; ``paid_before`` cents were applied to it when the books were opened.
 
-    ``reference``: its own, by which payments on it are told; empty where it is ours, or not its alone.
+    ``reference``: its own, by which payments on it are told; empty where it is ours.
     """
 
     fee_id: str
@@ -142,7 +142,16 @@ def released(tx: Tx) -> list[str]:
 
 def restore(tx: Tx, text: bytes, let_go: Iterable[str]) -> None:
     """Bring an opening back from the archive. ``let_go``: fees that were released since."""
-    bring(tx, record_of(text))
+    record = record_of(text)
+    bring(tx, record)
+    # PeopleSoft's own file has shown them.
+    tx.run(
+        "UPDATE line SET confirmed_at = :now, confirmed_in = :file WHERE institution = :i AND batch_id = :b "
+        "AND confirmed_at IS NULL",
+        now=tx.now,
+        file=record.file,
+        b=OPENING,
+    )
     held_yet = held(tx)
     gone = [fee_id for fee_id in let_go if fee_id in held_yet]
     release(tx, gone)
