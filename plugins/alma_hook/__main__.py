@@ -327,6 +327,7 @@ def _open_with_items(options: argparse.Namespace, ledger: Ledger) -> None:
     from contextlib import ExitStack
 
     from alma_hook import analytics, opening, opening_file, sftp
+    from alma_hook import guard as outside
     from alma_hook.connections import marks_of
     from alma_hook.hook import AlmaHook
 
@@ -335,13 +336,21 @@ def _open_with_items(options: argparse.Namespace, ledger: Ledger) -> None:
     with ledger.read() as tx:
         institutions.require_unopened(tx)
     assert settings.opening is not None
-    content = options.items.read_bytes()
+    try:
+        content = options.items.read_bytes()
+    except OSError as error:
+        raise Fatal(f"{options.items} can't be read: {error.strerror}.") from None
     items = opening_file.read(options.items.name, content, settings, settings.opening)
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     with ExitStack() as stack:
-        hook = AlmaHook(settings.connections.alma)
+        way = settings.alma_to_sis
+        hook = AlmaHook(settings.connections.alma, reserve=way.reserve_calls, workers=way.workers)
         stack.callback(hook.close)
         alma = hook.get_conn()
+        if alma.institution() != settings.institution:
+            raise Fatal(
+                f"The API key belongs to another institution than {settings.institution}. Nothing was read."
+            )
         accounts = opening.read_accounts(alma, items, settings, _progress)
         print()
         matching = opening.match(items, accounts, settings, options.as_of)
@@ -362,6 +371,7 @@ def _open_with_items(options: argparse.Namespace, ledger: Ledger) -> None:
         archive = stack.enter_context(sftp.connect(settings.connections.archive or settings.connections.sfs))
         out = stack.enter_context(ledger.lease("out", "command line"))
         stack.enter_context(ledger.lease("back", "command line"))
+        outside.bind_alma(ledger, alma)
         opening.accept(ledger, out, settings, matching, told, archive, marks_of(settings, archive))
     print(f"The ledger of {ledger.institution} is open with {len(matching.lines)} items of PeopleSoft's.")
 

@@ -23,7 +23,7 @@ from alma_hook.alma_answers import Fee, User
 from alma_hook.campus import Campus
 from alma_hook.charges import PlanCounts
 from alma_hook.errors import Fatal, Fault, SettingsError, UserNotFound
-from alma_hook.guard import MarkPlace
+from alma_hook.guard import ArchiveMark, MarkPlace
 from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, institutions
 from alma_hook.ledger import fees as entries
 from alma_hook.ledger.batches import Line
@@ -330,7 +330,8 @@ def accept(
     """Open the books with what was matched, for good.
 
     The archive is told first: a ledger lost right after can be repaired from there. Killed before the one
-    transaction, nothing was opened and the same may be said again; after it, all was. Raises ``Fatal`` when the books,
+    transaction, nothing was opened and the same may be said again; after it, all was, and the next run tells the
+    archive so. Raises ``Fatal`` when the books,
     or those that the archive tells of, are open already; ``SendingStopped`` when the marks are not this ledger's.
     """
     guard.check(ledger, marks)
@@ -368,14 +369,8 @@ def accept(
     archive.write(path, data)
     archive.write(f"{path}{notes.MANIFEST}", notes.manifest(row, lines))
     bring(ledger, out, campus, matching, told)
-    finish(ledger, out, campus, archive, marks)
-
-
-def finish(
-    ledger: Ledger, out: Lease, campus: Campus, archive: RemoteFolder, marks: Sequence[MarkPlace]
-) -> None:
-    """Put the mark of the opened books outside, and note in the archive that they are open; the next run would too."""
-    guard.advance(ledger, marks)
+    # Outside of a task Airflow takes no variable: the first run puts that mark.
+    guard.advance(ledger, [ArchiveMark(archive, campus.sfs.archive_directory, campus.institution)])
     notes.note_batches(ledger, out, archive, campus.sfs.archive_directory)
 
 

@@ -46,13 +46,14 @@ class Unopened(Bridge):
     def items(self) -> bytes:
         return self.far.peoplesoft.applied_output()
 
-    def matched(self, content: bytes | None = None) -> tuple[Matching, Any]:
+    def matched(self, content: bytes | None = None, as_of: date | None = None) -> tuple[Matching, Any]:
+        as_of = as_of or self.today()
         content = self.items() if content is None else content
         assert self.campus.opening is not None
         items = opening_file.read("items.csv", content, self.campus, self.campus.opening)
         accounts = opening.read_accounts(self.api, items, self.campus)
-        matching = opening.match(items, accounts, self.campus, self.today())
-        return matching, opening.record(matching, "items.csv", content, self.today(), "looked at")
+        matching = opening.match(items, accounts, self.campus, as_of)
+        return matching, opening.record(matching, "items.csv", content, as_of, "looked at")
 
     def rehearse(self) -> FirstRun:
         self.far.refresh_analytics()
@@ -64,8 +65,8 @@ class Unopened(Bridge):
         with closing(self.ledger("rehearsal")) as ledger:
             return opening.rehearse(self.campus, self.api, matching, told, retrieve, ledger)
 
-    def accept(self) -> Matching:
-        matching, told = self.matched()
+    def accept(self, content: bytes | None = None, as_of: date | None = None) -> Matching:
+        matching, told = self.matched(content, as_of)
         with (
             closing(self.ledger("opening")) as ledger,
             ledger.lease("out", "by hand") as out,
@@ -225,6 +226,22 @@ def test_payments_that_dry_runs_took_in_count_as_those_of_before(both: Unopened)
     assert applied(fees["part"]) == [[]]  # of the opening's day: it may be of before
     both.resolve(opened.BEFORE_OR_AFTER, after_opening=True)
     both.night()
+    assert applied(fees["part"]) == [[100]]
+
+
+def test_a_payment_of_after_the_query_that_a_dry_run_took_in_is_not_lost(small: Unopened) -> None:
+    fees = a_campus(small)
+    small.far.clock.advance(hours=24)
+    content, as_of = small.items(), small.today()
+    small.far.clock.advance(hours=24)
+    small.far.peoplesoft.pay(f"ALMA{fees['part'].id}", 100)
+    small.far.write_query_output()
+    with small.working("back") as (ledger, lease):
+        for _, work in small.tasks_back()[:2]:
+            work(ledger, lease)
+    small.accept(content, as_of)
+    small.run()
+    small.night()
     assert applied(fees["part"]) == [[100]]
 
 

@@ -53,9 +53,11 @@ def open_with(
 
     ``lines`` count as delivered; ``data`` are the bytes of ``record``, kept in the archive as ``file_name``.
     """
-    _open(tx, by, f"with {len(lines)} items of {record.file}, as of {record.as_of}: {record.reason}")
+    require_unopened(tx)
     batches.bring_opening(tx, lines, file_name, data, sha256, record.as_of)
     opening.bring(tx, record)
+    _open(tx, by, f"with {len(lines)} items of {record.file}, as of {record.as_of}: {record.reason}")
+    opening.set_earlier_aside(tx)
 
 
 def require_unopened(tx: Tx) -> None:

@@ -205,11 +205,17 @@ def correct_emplids(tx: Tx, found: Sequence[Payment]) -> None:
 def set_aside_as_earlier(tx: Tx) -> int:
     """Let what was taken in by now never be posted, nor count for any fee of ours; return how many there were.
 
-    They stay known, so that the next cumulative file brings them in no more.
+    They stay known, so that the next cumulative file brings them in no more. Not those on items with which the books
+    are opened: they may have been made after PeopleSoft was asked for these, see ``opening.set_earlier_aside``.
     """
-    rows = tx.rows("SELECT payment_no FROM payment WHERE institution = :i AND state = 'new'")
+    which = (
+        "WHERE institution = :i AND state = 'new' AND NOT (COALESCE(fee_id, '') IN (SELECT o.fee_id FROM opening_item o "
+        "WHERE o.institution = :i) AND EXISTS (SELECT 1 FROM institution n WHERE n.institution = :i "
+        "AND n.payment_shape <> 'applied'))"
+    )
+    rows = tx.rows(f"SELECT payment_no FROM payment {which}")
     tx.run(
-        "UPDATE payment SET state = :earlier, posted_to = NULL WHERE institution = :i AND state = 'new'",
+        f"UPDATE payment SET state = :earlier, posted_to = NULL {which}",
         earlier=reversals.EARLIER,
     )
     for row in rows:
