@@ -146,7 +146,7 @@ def hold(position: Position, campus: Campus, day: date) -> str | None:
     if p.due() == 0 and p.status != "INDISPUTE":
         return None
     if p.held_since_opening:
-        return opening.HELD
+        return opening.HELD_SINCE_OPENING
     if p.sent is None and p.own:
         return "paid by us and never charged"
     if p.sent is None and p.paid and p.due() > 0:

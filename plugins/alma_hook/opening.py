@@ -33,7 +33,7 @@ from alma_hook.opening_file import HeldItem
 from alma_hook.remote import RemoteFolder
 
 OTHER_BALANCE = "Alma's balance is another"
-OTHER_EMPLID = "Alma has it under another EMPLID"
+ANOTHER_EMPLID = "Alma has it under another EMPLID"
 NOT_OPEN = "Alma shows no such fee of that student"
 SEVERAL = "several items bear its reference"
 PAID_THERE = "its item in PeopleSoft is paid, and Alma asks for it"
@@ -190,7 +190,7 @@ def _disagreement(items: Sequence[HeldItem], fee: Fee | None, campus: Campus) ->
     if len(owing) > 1:
         return SEVERAL
     if campus.emplid.source == "primary_id" and fee.user_id != owing[0].emplid:
-        return OTHER_EMPLID
+        return ANOTHER_EMPLID
     return OTHER_BALANCE if fee.balance != owing[0].balance else None
 
 

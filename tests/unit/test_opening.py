@@ -144,8 +144,8 @@ def test_a_rehearsal_shows_what_the_first_run_would_send_and_changes_nothing(bot
     for found in (first, second):
         assert (found.counts.charges, found.counts.charged, found.counts.credits) == (1, 250, 0)
         assert {(row["kind"], int(row["n"])) for row in found.listed} == {
-            (opened.HELD, 2),
-            (opened.NO_FEE, 1),
+            (opened.HELD_SINCE_OPENING, 2),
+            (opened.ITEM_WITHOUT_FEE, 1),
         }
     assert {name: both.table(name) for name in before} == before
     assert both.loads() == []
@@ -155,13 +155,17 @@ def test_the_first_run_sends_only_what_differs(both: Unopened) -> None:
     fees = a_campus(both)
     matching = both.accept()
     assert (matching.matched, matching.matched_cents) == (3, 1000 + 3000 + 700)
-    assert kinds(both) == sorted([opened.HELD, opened.HELD, opened.NO_FEE])
+    assert kinds(both) == sorted(
+        [opened.HELD_SINCE_OPENING, opened.HELD_SINCE_OPENING, opened.ITEM_WITHOUT_FEE]
+    )
     both.run()
     assert both.loads() == [("charges", 250)]
     both.run("all_users")
     both.run()
     assert both.loads() == [("charges", 250)]
-    assert kinds(both) == sorted([opened.HELD, opened.HELD, opened.NO_FEE])
+    assert kinds(both) == sorted(
+        [opened.HELD_SINCE_OPENING, opened.HELD_SINCE_OPENING, opened.ITEM_WITHOUT_FEE]
+    )
     far = both.books().fees
     assert {name: far[fee.id].difference_cents for name, fee in fees.items()} == {
         "ours": 0, "part": 0, "theirs": 0, "differs": -200, "unsure": 400, "new": 0,
@@ -173,8 +177,8 @@ def test_a_person_releases_what_is_held(both: Unopened) -> None:
     a_campus(both)
     both.accept()
     both.run()
-    both.resolve(opened.HELD)
-    both.resolve(opened.NO_FEE)
+    both.resolve(opened.HELD_SINCE_OPENING)
+    both.resolve(opened.ITEM_WITHOUT_FEE)
     both.run()
     assert both.loads() == [("charges", 250), ("charges", 400), ("credits", 200)]
     assert both.exceptions() == {}
@@ -325,7 +329,9 @@ def test_an_item_without_a_reference_of_its_own_is_held(small: Unopened, referen
     assert (matching.matched, [item.why for item in matching.loose]) == (0, [opening.NO_REFERENCE] * 3)
     small.run("all_users")
     assert small.loads() == []
-    assert sorted(fee for _, _, fee in listed(small, opened.HELD)) == sorted(fee.id for fee in fees)
+    assert sorted(fee for _, _, fee in listed(small, opened.HELD_SINCE_OPENING)) == sorted(
+        fee.id for fee in fees
+    )
 
 
 def test_a_fee_in_dispute_of_a_student_with_a_loose_item_is_held_when_it_is_active_again(
@@ -338,7 +344,7 @@ def test_a_fee_in_dispute_of_a_student_with_a_loose_item_is_held_when_it_is_acti
     small.far.alma.restore(fee.id)
     small.run("all_users")
     assert small.loads() == []
-    assert opened.HELD in kinds(small)
+    assert opened.HELD_SINCE_OPENING in kinds(small)
 
 
 def test_an_item_that_is_paid_there_and_open_in_alma_is_held(small: Unopened) -> None:
@@ -347,7 +353,7 @@ def test_an_item_that_is_paid_there_and_open_in_alma_is_held(small: Unopened) ->
     small.accept()
     small.run("all_users")
     assert small.loads() == []
-    assert small.exceptions() == {f"fee {fee.id}": opened.HELD}
+    assert small.exceptions() == {f"fee {fee.id}": opened.HELD_SINCE_OPENING}
 
 
 def test_an_item_that_is_not_there_after_all_is_made_void_and_charged_anew(small: Unopened) -> None:
@@ -388,7 +394,7 @@ def test_a_lost_ledger_knows_the_opening_again(tmp_path: Path, shape: Callable[[
     fees = a_campus(bridge)
     bridge.far.clock.advance(hours=24)
     bridge.accept()
-    held = [entry for entry in listed(bridge, opened.HELD) if entry[2] == fees["differs"].id]
+    held = [entry for entry in listed(bridge, opened.HELD_SINCE_OPENING) if entry[2] == fees["differs"].id]
     with closing(bridge.ledger("by hand")) as ledger, ledger.write() as tx:
         payments.resolve(tx, held[0][0], "the bursar", "looked at")
     bridge.run()
@@ -407,7 +413,7 @@ def test_a_lost_ledger_knows_the_opening_again(tmp_path: Path, shape: Callable[[
     bridge.run()
     assert bridge.loads() == [("charges", 250), ("credits", 200)]
     assert applied(fees["part"], fees["theirs"]) == [[1200], [100]]
-    assert sorted(fee for _, _, fee in listed(bridge, opened.HELD)) == [fees["unsure"].id]
+    assert sorted(fee for _, _, fee in listed(bridge, opened.HELD_SINCE_OPENING)) == [fees["unsure"].id]
 
 
 class Killed(BaseException):

@@ -15,8 +15,8 @@ from alma_hook.ledger.reversals import EARLIER
 from alma_hook.ledger.store import Row, Tx
 from alma_hook.money import amount
 
-HELD = "held since the opening"
-NO_FEE = "item of before the opening without a fee"
+HELD_SINCE_OPENING = "held since the opening"
+ITEM_WITHOUT_FEE = "item of before the opening without a fee"
 BEFORE_OR_AFTER = "paid before the opening or after it"
 LESS_APPLIED = "less applied than at the opening"
 
@@ -100,10 +100,11 @@ def bring(tx: Tx, record: Record) -> None:
     )
     fees.add_accounts(tx, True, sorted({hold.user_id for hold in record.holds}), "opening")
     listed = [
-        Listed(HELD, f"fee {hold.fee_id}", hold.amount, hold.why, fee_id=hold.fee_id) for hold in record.holds
+        Listed(HELD_SINCE_OPENING, f"fee {hold.fee_id}", hold.amount, hold.why, fee_id=hold.fee_id)
+        for hold in record.holds
     ]
     listed += [
-        Listed(NO_FEE, f"opening line {item.line_no}", item.balance, f"{record.file}, {item.why}")
+        Listed(ITEM_WITHOUT_FEE, f"opening line {item.line_no}", item.balance, f"{record.file}, {item.why}")
         for item in record.loose
     ]
     exceptions.open_all(tx, listed)
@@ -156,7 +157,9 @@ def restore(tx: Tx, text: bytes, let_go: Iterable[str]) -> None:
     gone = [fee_id for fee_id in let_go if fee_id in held_yet]
     release(tx, gone)
     for fee_id in gone:
-        exceptions.close_kind(tx, HELD, [f"fee {fee_id}"], "it was released, as the archive tells")
+        exceptions.close_kind(
+            tx, HELD_SINCE_OPENING, [f"fee {fee_id}"], "it was released, as the archive tells"
+        )
 
 
 def references(tx: Tx) -> dict[str, str]:

@@ -518,7 +518,7 @@ def resolve(
         )
     if row["kind"] == opening.BEFORE_OR_AFTER:
         opening.say_when(tx, row["payment_key"], after=after_opening)
-    if row["kind"] == opening.HELD:
+    if row["kind"] == opening.HELD_SINCE_OPENING:
         opening.release(tx, [row["fee_id"]])
         exceptions.close(tx, exception_id, by, reason)
         return
