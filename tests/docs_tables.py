@@ -174,7 +174,8 @@ MEANINGS = {
     "sis_to_alma.method": "What Alma records as the payment's method.",
     "sis_to_alma.comment": "What Alma records as the payment's comment.",
     "opening.columns": "What is meant -> the heading, or XML field, of the file for `open --import`. `emplid`, `item_type`, "
-    "`balance` and `applied` are needed; `reference` and `term` where the items have them, and later credits must copy them. The section may be left out. See "
+    "`balance` and `applied` are needed; `reference` and `term` where the items have them, and later credits must copy them. "
+    "The section may be left out. See "
     "[going live](operations.md#going-live-where-peoplesoft-already-holds-charges).",
     "sis_to_alma.items.pattern": "Which files are lists of items, in `sis_to_alma.directory`. No name may match "
     '`sis_to_alma.pattern` too, but for `shape = "applied"`, where the very same pattern says that one file is both. The '

@@ -125,7 +125,7 @@ def match(
     items: Sequence[HeldItem], accounts: Mapping[str, Account], campus: Campus, as_of: date
 ) -> Matching:
     """Match PeopleSoft's items with Alma's fees."""
-    owner = {fee_id: account for account in accounts.values() for fee_id in account.fees}
+    owner = {fee_id: emplid for emplid, account in accounts.items() for fee_id in account.fees}
     ours: dict[str, list[HeldItem]] = defaultdict(list)
     for item in items:
         if item.fee_id is not None:
@@ -134,14 +134,15 @@ def match(
     holds: dict[str, Hold] = {}
     matched: list[HeldItem] = []
     for fee_id, of_fee in ours.items():
-        fee = owner[fee_id].fees[fee_id] if fee_id in owner else None
+        student = owner.get(fee_id, of_fee[-1].emplid)
+        account = accounts.get(student)
+        fee = account.fees.get(fee_id) if account else None
         taken += [(item, fee_id, fee) for item in of_fee]
-        why = _disagreement(of_fee, fee, campus)
+        why = _disagreement(of_fee, fee, student, campus)
         if why is None:
             matched += [item for item in of_fee if item.balance]
         else:
-            account = owner.get(fee_id) or accounts.get(of_fee[-1].emplid)
-            user_id = account.user_id if account else of_fee[-1].emplid
+            user_id = account.user_id if account else student
             due = (fee.balance if fee else 0) - sum(item.balance for item in of_fee)
             holds[fee_id] = Hold(fee_id, user_id, due, f"{why}; {_lines(of_fee)}")
     of_others = [item for item in items if item.fee_id is None and item.balance]
@@ -168,8 +169,9 @@ def match(
     return Matching(
         lines=tuple(_line(item, fee_id, fee, campus, as_of) for item, fee_id, fee in owing),
         accounts={
-            fee_id: (owner.get(fee_id) or accounts.get(item.emplid) or Account(item.emplid, {})).user_id
+            fee_id: accounts[student].user_id if student in accounts else student
             for item, fee_id, _ in taken
+            for student in [owner.get(fee_id, item.emplid)]
         },
         matched=len(matched),
         matched_cents=sum(item.balance for item in matched),
@@ -180,8 +182,11 @@ def match(
     )
 
 
-def _disagreement(items: Sequence[HeldItem], fee: Fee | None, campus: Campus) -> str | None:
-    """Return why the items that bear a fee's reference can't stand for it as they are, or ``None``."""
+def _disagreement(items: Sequence[HeldItem], fee: Fee | None, student: str, campus: Campus) -> str | None:
+    """Return why the items that bear a fee's reference can't stand for it as they are, or ``None``.
+
+    ``student``: the EMPLID on whose account it is.
+    """
     owing = [item for item in items if item.balance]
     if fee is None:
         return NOT_OPEN if owing else None
@@ -189,7 +194,8 @@ def _disagreement(items: Sequence[HeldItem], fee: Fee | None, campus: Campus) ->
         return PAID_THERE if fee.balance > 0 and fee.status != "CLOSED" else None
     if len(owing) > 1:
         return SEVERAL
-    if campus.emplid.source == "primary_id" and fee.user_id != owing[0].emplid:
+    charged_as = fee.user_id if campus.emplid.source == "primary_id" else student
+    if owing[0].emplid != charged_as:
         return ANOTHER_EMPLID
     return OTHER_BALANCE if fee.balance != owing[0].balance else None
 

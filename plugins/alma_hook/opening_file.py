@@ -45,7 +45,7 @@ def read(name: str, content: bytes, campus: Campus, settings: Opening) -> tuple[
             _check(values, meaning, found)
         faults += [Fault(name, str(error), line=line_no, field=columns[error.field]) for error in found]
         if not found:
-            reference = values.get("reference", "")
+            reference = values.get("reference", "").strip()
             items.append(
                 HeldItem(
                     line_no,

@@ -17,9 +17,9 @@ from alma_hook.ledger import payments
 from alma_hook.opening import FirstRun, Matching
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
-from tests.unit.test_applied import by_level
+from tests.unit.test_applied import by_level, one_list
 from tests.unit.test_guard import repaired
-from tests.unit.test_reversals import applied, kinds, listed
+from tests.unit.test_reversals import applied, equal, kinds, listed
 
 OPENING = """
 [opening.columns]
@@ -310,6 +310,30 @@ def test_less_applied_than_at_the_opening_is_listed(tmp_path: Path) -> None:
     assert applied(fees["part"]) == [[]]
 
 
+def test_a_list_of_items_shows_what_the_books_were_opened_with(tmp_path: Path, ledger_url: str) -> None:
+    bridge = unopened(tmp_path, ledger_url, shape=one_list)
+    fees = {"ours": a_fee(bridge, 1000), "part": a_fee(bridge, 5000), "theirs": a_fee(bridge, 700, 1)}
+    bridge.far.charged_before(fees["ours"], 1000)
+    bridge.far.charged_before(fees["part"], 5000, paid=2000)
+    bridge.far.alma.pay_at_desk(fees["part"].id, 2000)
+    bridge.far.charged_before(fees["theirs"], 700, reference="LIB-77")
+    paid = a_fee(bridge, 300)
+    bridge.far.charged_before(paid, 300, paid=300)
+    bridge.far.alma.pay_at_desk(paid.id, 300)
+    assert bridge.accept().matched == 3
+    for _ in range(5):
+        bridge.night("applied")
+    assert bridge.exceptions() == {}
+    for fee in fees.values():
+        bridge.far.alma.waive_at_desk(fee.id, 100)
+    bridge.run()
+    assert bridge.loads() == [("credits", 300)]
+    for _ in range(5):
+        bridge.night("applied")
+    assert bridge.exceptions() == {}
+    equal(bridge)
+
+
 def test_two_items_alike_are_not_guessed_apart(small: Unopened) -> None:
     fees = [a_fee(small, 500), a_fee(small, 500)]
     for fee, reference in zip(fees, ("A", "B"), strict=True):
@@ -537,3 +561,39 @@ def test_what_is_said_of_a_matching_names_no_patron(small: Unopened) -> None:
     assert "matched: 3 items, 47.00" in text
     assert "the first live run would send: 1 charges, 2.50; 0 credits, 0.00" in text
     assert not any(student.primary_id in text for student in small.far.students)
+
+
+def by_identifier(text: str) -> str:
+    return text + '\n[emplid]\nsource = "identifier:BARCODE"\npattern = "[0-9]{14}"\n'
+
+
+def test_students_may_be_known_by_an_identifier(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path, shape=by_identifier)
+    fees = [a_fee(bridge, 500), a_fee(bridge, 600, 1), a_fee(bridge, 700, 2)]
+    barcodes = [student.identifiers["BARCODE"] for student in bridge.far.students]
+    charge = bridge.far.peoplesoft.charge
+    charge(barcodes[0], "300000000001", "2261", f"ALMA{fees[0].id}", 500)
+    charge(barcodes[1], "300000000001", "2261", "X1", 600)
+    # Another student's item bears the reference of that fee.
+    charge(barcodes[3], "300000000001", "2261", f"ALMA{fees[2].id}", 700)
+    charge(barcodes[2], "300000000001", "2261", "X2", 100)
+    matching, _ = bridge.matched()
+    assert matching.matched == 2
+    assert [(hold.fee_id, hold.why.split(";")[0]) for hold in matching.holds] == [
+        (fees[2].id, opening.ANOTHER_EMPLID)
+    ]
+    assert matching.accounts == {fee.id: fee.user.primary_id for fee in fees}
+    bridge.accept()
+    bridge.run("all_users")
+    assert bridge.loads() == []
+
+
+def test_an_item_whose_student_alma_does_not_know_is_listed(small: Unopened) -> None:
+    small.far.peoplesoft.charge("999999999", "300000000001", "2261", "X1", 600)
+    small.far.peoplesoft.charge("999999998", "300000000001", "2261", "ALMA1381234567890123", 700)
+    matching = small.accept()
+    assert [item.why for item in matching.loose] == [opening.NO_USER]
+    assert [hold.amount for hold in matching.holds] == [-700]
+    small.run("all_users")
+    assert small.loads() == []
+    assert sorted(kinds(small)) == sorted([opened.ITEM_WITHOUT_FEE, "user not found in Alma"])

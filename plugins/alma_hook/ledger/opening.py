@@ -90,9 +90,11 @@ def bring(tx: Tx, record: Record) -> None:
         "ON CONFLICT (institution, fee_id, emplid) DO NOTHING",
         [asdict(item) for item in record.items],
     )
-    for hold in record.holds:
-        if not fees.known(tx, hold.fee_id):
-            fees.meet(tx, hold.fee_id, hold.user_id)
+    tx.many(
+        "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) VALUES (:i, :fee, :user, :now) "
+        "ON CONFLICT (institution, fee_id) DO NOTHING",
+        [{"fee": hold.fee_id, "user": hold.user_id, "now": tx.now} for hold in record.holds],
+    )
     tx.many(
         "INSERT INTO opening_hold (institution, fee_id, why) VALUES (:i, :fee, :why) "
         "ON CONFLICT (institution, fee_id) DO NOTHING",
