@@ -64,12 +64,14 @@ def require_unopened(tx: Tx) -> None:
     """Raise ``Fatal`` when the books are open already."""
     row = tx.row("SELECT opened_at, opened_by, opened_as_of FROM institution WHERE institution = :i")
     if row and row["opened_at"]:
-        told = f" with PeopleSoft's items of {row['opened_as_of']}" if row["opened_as_of"] else ""
+        told, more = "", ""
+        if row["opened_as_of"]:
+            told = f" with PeopleSoft's items of {row['opened_as_of']}"
+            more = (
+                " What was held then is settled with `resolve`, an item that is not there with `void 000000`."
+            )
         raise Fatal(
-            f"This ledger was opened at {row['opened_at'][:16]}Z by {row['opened_by']}{told}; opening is done once. What was "
-            "held then is settled with `resolve`, an item that is not there with `void 000000`."
-            if told
-            else f"This ledger was opened at {row['opened_at'][:16]}Z by {row['opened_by']}; opening is done once."
+            f"This ledger was opened at {row['opened_at'][:16]}Z by {row['opened_by']}{told}; opening is done once.{more}"
         )
 
 
