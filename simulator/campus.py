@@ -82,6 +82,8 @@ class Campus:
             item_types=item_types,
             credit_item_types=credit_item_types,
         )
+        #: By fee, the reference of the item that a former process has charged for it.
+        self.former_references: dict[str, str] = {}
         self.root = root
         self._sequence = 0
         for folder in vars(self.folders).values():
@@ -241,6 +243,26 @@ class Campus:
                 act(fee, fee.balance_cents if place % 2 == 0 else self.rng.randrange(1, fee.balance_cents))
             return len(chosen)
 
+    def charged_before(
+        self,
+        fee: Fee,
+        cents: int,
+        *,
+        paid: int = 0,
+        reference: str | None = None,
+        item_type: str = "300000000001",
+        term: str = "2261",
+    ) -> None:
+        """A former process has charged a fee in PeopleSoft, under ``reference`` or (None) the one that ours would bear.
+
+        ``paid`` of it was paid there; whether Alma was told is another matter.
+        """
+        self.former_references[fee.id] = self.reference_prefix + fee.id if reference is None else reference
+        self.peoplesoft.charge(fee.user.primary_id, item_type, term, self._reference(fee.id), cents, paid)
+
+    def _reference(self, fee_id: str) -> str:
+        return self.former_references.get(fee_id, self.reference_prefix + fee_id)
+
     def refresh_analytics(self) -> int:
         """The night's refresh of the report; returns its number of rows."""
         return self.analytics.refresh()
@@ -314,7 +336,7 @@ class Campus:
             sfs = self.peoplesoft.books()
             fees = {}
             for fee in self.alma.fees.values():
-                reference = self.reference_prefix + fee.id
+                reference = self._reference(fee.id)
                 fees[fee.id] = FeeBooks(
                     fee.id,
                     fee.type,
@@ -325,7 +347,7 @@ class Campus:
                     sfs.credited.get(reference, 0),
                     sfs.paid.get(reference, 0),
                 )
-            ours = {self.reference_prefix + fee_id for fee_id in fees}
+            ours = {self._reference(fee_id) for fee_id in fees}
             foreign = {
                 reference: cents for reference, cents in sfs.by_reference.items() if reference not in ours
             }

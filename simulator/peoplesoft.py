@@ -121,6 +121,22 @@ class PeopleSoftModel:
         with self.lock:
             self._post("by hand", detail, self._is_credit(detail))
 
+    def charge(
+        self, emplid: str, item_type: str, term: str, reference: str, cents: int, paid: int = 0
+    ) -> Item:
+        """An item that another process has charged, of which ``paid`` was paid before now."""
+        with self.lock:
+            self._item_number += 1
+            number = f"{self._item_number:015d}"
+            now = self.clock.now()
+            item = Item(number, emplid, item_type, term, reference, cents, cents, 0, now)
+            self.items[number] = item
+            self._item_of[emplid, item_type, term, reference] = number
+            self.postings.append(Posting("another process", number, cents, reference, now))
+            if paid:
+                self.pay(number, paid)
+            return item
+
     def _is_credit(self, detail: Detail) -> bool:
         return detail.reversal or detail.item_type in self.credit_item_types
 

@@ -122,10 +122,10 @@ MEANINGS = {
     "item_types_of": "Code of an owning library -> a table like `item_types`, which comes first for that library's fees.",
     "first_charges.minimum": "A smaller fee is not charged.",
     "first_charges.minimum_of_student": "Not charged either while all that a student has open comes to less.",
+    "first_charges.since": "A fee that Alma made before this day is never charged, as `2026-11-01`: for a campus that begins on "
+    "a day.",
     "first_charges.minimum_age_days": "A fee is charged so many days after Alma made it.",
     "first_charges.maximum_age_days": "And no more after so many.",
-    "first_charges.made_from": "Fees that Alma made before this day are never charged: where a campus begins clean, and what was "
-    "owed by then is settled in the library.",
     "first_charges.owners": "Only fees that are owed to these libraries, by their codes; none named: to any.",
     "first_charges.owners_left_out": "Not those owed to these.",
     "first_charges.user_groups": "Only users of these groups, by their codes; none named: of any. "
@@ -179,6 +179,10 @@ MEANINGS = {
     "be told apart without `payment_id`, by their number in the file.",
     "sis_to_alma.method": "What Alma records as the payment's method.",
     "sis_to_alma.comment": "What Alma records as the payment's comment.",
+    "opening.columns": "What is meant -> the heading, or XML field, of the file for `open --import`. `emplid`, `item_type`, "
+    "`balance` and `applied` are needed; `reference` and `term` where the items have them, and later credits must copy them. "
+    "The section may be left out. See "
+    "[going live](operations.md#going-live-where-peoplesoft-already-holds-charges).",
     "sis_to_alma.items.pattern": "Which files are lists of items, in `sis_to_alma.directory`. No name may match "
     '`sis_to_alma.pattern` too, but for `shape = "applied"`, where the very same pattern says that one file is both. The '
     "section may be left out.",
@@ -252,6 +256,8 @@ def type_of(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
         return "table"
     if origin is tuple:
         return "list of tables" if section_of(arguments[0]) else "list of texts"
+    if annotation is date:
+        return "date"
     if annotation is bool:
         return "`true`, `false`"
     if any(isinstance(m, BeforeValidator) for m in metadata):

@@ -34,7 +34,7 @@ from alma_hook.money import amount, cents
 
 if TYPE_CHECKING:
     from alma_hook.campus_check import Finding
-    from alma_hook.ledger import Tx
+    from alma_hook.ledger import Lease, Tx
     from alma_hook.sftp import SftpFolder
 from alma_hook.resources import include
 from alma_hook.schedule import TASK_DEFAULTS
@@ -107,11 +107,25 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--ledger", help="the ledger's SQLAlchemy address (default: the Airflow connection)")
         if command is _open:
             sub.add_argument(
-                "--begin-clean",
-                action="store_true",
-                required=True,
-                help="PeopleSoft holds no library fees of ours yet",
+                "--begin-clean", action="store_true", help="PeopleSoft holds no library fees yet"
             )
+            sub.add_argument(
+                "--import",
+                dest="items",
+                type=Path,
+                metavar="FILE",
+                help="PeopleSoft holds these items already: match them with Alma's fees; without --accept nothing is changed",
+            )
+            sub.add_argument(
+                "--as-of",
+                type=date.fromisoformat,
+                metavar="DATE",
+                help="the day on which PeopleSoft's query was run",
+            )
+            sub.add_argument(
+                "--accept", action="store_true", help="open the books with them, once and for all"
+            )
+            sub.add_argument("--reason", help="what was looked at, for whoever reads it later")
         if name == "rebind":
             sub.add_argument("what", help="as the message names it; `marks` for the marks outside the ledger")
             sub.add_argument("--reason", required=True, help="what was changed, for whoever reads it later")
@@ -172,6 +186,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--replaced-by",
                 metavar="FEE_ID",
                 help="for a payment taken back: the fee that was made anew in Alma instead",
+            )
+            sub.add_argument(
+                "--after-opening",
+                action="store_true",
+                help="for a payment that was not in the balances of the opening: it is posted",
             )
             sub.add_argument("--reason", required=True, help="what was done, for whoever reads it later")
         sub.set_defaults(command=command)
@@ -281,6 +300,14 @@ def _migrate(options: argparse.Namespace) -> None:
 
 
 def _open(options: argparse.Namespace) -> None:
+    if options.begin_clean == (options.items is not None):
+        raise Fatal("Say either --begin-clean, or --import with the file of what PeopleSoft holds.")
+    if options.items is not None and (
+        options.as_of is None or (options.accept and not (options.reason or "").strip())
+    ):
+        raise Fatal(
+            "--import needs --as-of with the day on which PeopleSoft's query was run, and --accept a --reason."
+        )
     ledger = _ledger(options)
     if ledger.institution == PLACEHOLDER:
         raise SettingsError(
@@ -294,9 +321,67 @@ def _open(options: argparse.Namespace) -> None:
             ],
         )
     ledger.check()
+    if options.items is not None:
+        _open_with_items(options, ledger)
+        return
     with ledger.write() as tx:
         institutions.open_clean(tx, ledger.actor)
     print(f"The ledger of {ledger.institution} is open.")
+
+
+def _open_with_items(options: argparse.Namespace, ledger: Ledger) -> None:
+    """Line numbers, fee ids and amounts; no patron."""
+    import time
+    from contextlib import ExitStack
+
+    from alma_hook import analytics, opening, opening_file, sftp
+    from alma_hook import guard as outside
+    from alma_hook.connections import marks_of
+    from alma_hook.hook import AlmaHook
+
+    settings = _settings(options)
+    opening.require_ready(settings, options.as_of, ledger.now())
+    with ledger.read() as tx:
+        institutions.require_unopened(tx)
+    assert settings.opening is not None
+    try:
+        content = options.items.read_bytes()
+    except OSError as error:
+        raise Fatal(f"{options.items} can't be read: {error.strerror}.") from None
+    items = opening_file.read(options.items.name, content, settings, settings.opening)
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    with ExitStack() as stack:
+        way = settings.alma_to_sis
+        hook = AlmaHook(settings.connections.alma, reserve=way.reserve_calls, workers=way.workers)
+        stack.callback(hook.close)
+        alma = hook.get_conn()
+        if alma.institution() != settings.institution:
+            raise Fatal(
+                f"The API key belongs to another institution than {settings.institution}. Nothing was read."
+            )
+        accounts = opening.read_accounts(alma, items, settings, _progress)
+        print()
+        matching = opening.match(items, accounts, settings, options.as_of)
+        told = opening.record(
+            matching, options.items.name, content, options.as_of, options.reason or "rehearsal"
+        )
+        print("\n".join(opening.in_words(items, matching)))
+        if not options.accept:
+
+            def retrieve(scratch: Ledger, lease: Lease) -> None:
+                if settings.alma_to_sis.method == "analytics_report":
+                    analytics.take_in(alma, scratch, lease, settings, False, time.sleep)
+
+            first = opening.rehearse(settings, alma, matching, told, retrieve, ledger)
+            print("\n".join(opening.first_run_in_words(first, settings)))
+            print("Nothing was opened. With --accept --reason TEXT this opens the books, once.")
+            return
+        archive = stack.enter_context(sftp.connect(settings.connections.archive or settings.connections.sfs))
+        out = stack.enter_context(ledger.lease("out", "command line"))
+        stack.enter_context(ledger.lease("back", "command line"))
+        outside.bind_alma(ledger, alma)
+        opening.accept(ledger, out, settings, matching, told, archive, marks_of(settings, archive))
+    print(f"The ledger of {ledger.institution} is open with {len(matching.lines)} items of PeopleSoft's.")
 
 
 def _exceptions(options: argparse.Namespace) -> None:
@@ -338,7 +423,14 @@ def _packet(options: argparse.Namespace) -> None:
 def _resolve(options: argparse.Namespace) -> None:
     ledger = _ledger_to_tell(options)
     with ledger.write() as tx:
-        payments.resolve(tx, options.exception_id, ledger.actor, options.reason, options.replaced_by)
+        payments.resolve(
+            tx,
+            options.exception_id,
+            ledger.actor,
+            options.reason,
+            options.replaced_by,
+            after_opening=options.after_opening,
+        )
     print(f"Exception {options.exception_id} is settled.")
 
 

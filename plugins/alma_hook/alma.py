@@ -72,34 +72,41 @@ class FeeLists(Protocol):
 
 
 def look_up(
-    source: FeeLists, user_id: str, wanted: frozenset[str], *, paid_by_us: bool = False
+    source: FeeLists,
+    user_id: str,
+    wanted: frozenset[str],
+    *,
+    paid_by_us: bool = False,
+    open_ones: bool = False,
 ) -> dict[str, Fee]:
     """Return a user's active fees and, from as many other statuses as it takes, the wanted ones.
 
-    ``paid_by_us``: and every fee that bears a payment of ours, for which all statuses are read.
+    ``paid_by_us``: and every fee that bears a payment of ours, for which all statuses are read. ``open_ones``: and
+    those in dispute or transferred.
 
     A fee seen in two lists moved between the calls, so all are read again; raises ``Inconsistent``
     when that goes on.
     """
     for _ in range(_LOOKS):
-        seen = _look_once(source, user_id, wanted, paid_by_us)
+        seen = _look_once(source, user_id, wanted, paid_by_us, open_ones)
         if seen is not None:
             return seen
     raise Inconsistent("Fees moved from one list to another while they were read.")
 
 
 def _look_once(
-    source: FeeLists, user_id: str, wanted: frozenset[str], paid_by_us: bool
+    source: FeeLists, user_id: str, wanted: frozenset[str], paid_by_us: bool, open_ones: bool
 ) -> dict[str, Fee] | None:
     seen: dict[str, Fee] = {}
+    whole = STATUSES[:-1] if open_ones else STATUSES[:1]
     for status in STATUSES:
-        if status != "ACTIVE" and wanted <= seen.keys() and not paid_by_us:
+        if status not in whole and wanted <= seen.keys() and not paid_by_us:
             break
         for fee in source.fees(user_id, status):
             if fee.fee_id in seen:
                 return None
             # Of the other lists only what is looked for matters: old closed fees are not ours.
-            if status == "ACTIVE" or fee.fee_id in wanted or (paid_by_us and fee.own_payments()):
+            if status in whole or fee.fee_id in wanted or (paid_by_us and fee.own_payments()):
                 seen[fee.fee_id] = fee
     return seen
 

@@ -20,6 +20,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     Strict,
     StringConstraints,
     ValidationError,
@@ -344,9 +345,9 @@ class FirstCharges(_Section):
 
     minimum: Cents = 0
     minimum_of_student: Cents = 0
+    since: date | None = None
     minimum_age_days: int = Field(default=0, ge=0)
     maximum_age_days: int | None = Field(default=None, ge=1)
-    made_from: date | None = None
     owners: tuple[Text, ...] = ()
     owners_left_out: tuple[Text, ...] = ()
     user_groups: tuple[Text, ...] = ()
@@ -411,6 +412,23 @@ WAIVE = "waive:"
 #: And one that takes back the payment of its id, or a part of it.
 REVERSAL = "reversal"
 _KINDS = "payment, reversal, list, ignore, or waive: and Alma's code of the reason, such as waive:OTHER"
+
+
+class Opening(_Section):
+    """PeopleSoft's items that were there before the books are opened: which column is what."""
+
+    columns: Mapping[Literal["emplid", "item_type", "balance", "applied", "reference", "term"], Text]
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_complete(cls, columns: Mapping[str, str]) -> Mapping[str, str]:
+        missing = sorted({"emplid", "item_type", "balance", "applied"} - set(columns))
+        faults = [f"lacks {', '.join(missing)}"] if missing else []
+        if len(set(columns.values())) < len(columns):
+            faults.append("gives one heading two meanings")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return columns
 
 
 class SisToAlma(_Section):
@@ -674,8 +692,10 @@ class Campus(_Section):
     terms: tuple[TermRow, ...] = ()
     sis_to_alma: SisToAlma
     credit_item_types: Mapping[ItemType, ItemType] = Field(default={}, validate_default=True)
+    opening: Opening | None = None
     # Where the file was read from: the layouts of a campus lie in a folder beside it.
     folder: Path = Field(default=Path(), exclude=True)
+    _references: Mapping[str, str] = PrivateAttr(default={})
 
     @field_validator("credit_item_types")
     @classmethod
@@ -799,8 +819,18 @@ class Campus(_Section):
             return f"{identity}, of each student"
         return f"{identity}, references that begin with {self.sfs.reference_prefix!r}"
 
+    def knowing(self, references: Mapping[str, str]) -> Campus:
+        """These settings with the references, and their fees, of items that another process has charged."""
+        if not references:
+            return self
+        copy = self.model_copy()
+        copy._references = references
+        return copy
+
     def fee_id_of(self, reference: str) -> str | None:
         """The fee id in a reference of ours, or ``None`` where it is not ours."""
+        if reference.strip() in self._references:
+            return self._references[reference.strip()]
         prefix = self.sfs.reference_prefix
         fee_id = reference.strip().removeprefix(prefix)
         ours = reference.strip().startswith(prefix) and fee_id.isascii() and fee_id.isdigit()

@@ -275,7 +275,7 @@ def of_ledger(ledger: Ledger, campus: Campus) -> Iterator[Finding]:
         yield Finding(about, f"the ledger is open since {str(opened)[:10]}")
     else:
         so = (
-            "and live = true: run `python -m alma_hook open --begin-clean`"
+            "and live = true: run `python -m alma_hook open`, see docs/operations.md"
             if campus.live
             else "which is right for dry runs"
         )

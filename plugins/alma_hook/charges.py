@@ -39,6 +39,7 @@ from alma_hook.ledger import (
     instant,
     items,
     moment,
+    opening,
     payments,
     reversals,
     shadow,
@@ -64,8 +65,8 @@ NOT_IN_PEOPLESOFT = "left out: not in PeopleSoft"
 TOO_LITTLE = "left out: below the minimum"
 STUDENT_OWES_LITTLE = "left out: student below the minimum"
 TOO_YOUNG = "left out: too young"
-MADE_BEFORE = "left out: made before the day"
 TOO_OLD = "left out: too old"
+BEFORE_THE_START = "left out: made before the start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,8 @@ class Position:
     above: bool = False
     #: A payment of the student's was taken back in PeopleSoft, and nobody has dealt with it.
     taken_back: bool = False
+    #: It did not agree with PeopleSoft's items when the books were opened, and nobody has released it.
+    held_since_opening: bool = False
     #: PeopleSoft has told of a payment on it that waits to be posted.
     paid: bool = False
     #: A charge of it that was given up was paid in PeopleSoft all the same.
@@ -142,6 +145,8 @@ def hold(position: Position, campus: Campus, day: date) -> str | None:
         return exceptions.OTHER_PAYMENTS
     if p.due() == 0 and p.status != "INDISPUTE":
         return None
+    if p.held_since_opening:
+        return opening.HELD_SINCE_OPENING
     if p.sent is None and p.own:
         return "paid by us and never charged"
     if p.sent is None and p.paid and p.due() > 0:
@@ -219,13 +224,13 @@ def left_out_by(position: Position, campus: Campus, day: date) -> str | None:
             return GROUP_LEFT_OUT
     if p.due() < rules.minimum:
         return TOO_LITTLE
-    if not rules.minimum_age_days and rules.maximum_age_days is None and rules.made_from is None:
+    if not rules.minimum_age_days and rules.maximum_age_days is None and rules.since is None:
         return None
     made_on = made_on_day(p, campus)
     if made_on is None:
         return "Alma does not tell when it was made"
-    if rules.made_from is not None and made_on < rules.made_from:
-        return MADE_BEFORE
+    if rules.since is not None and made_on < rules.since:
+        return BEFORE_THE_START
     age = (day - made_on).days
     if age < rules.minimum_age_days:
         return TOO_YOUNG
@@ -382,6 +387,7 @@ def plan(
         # What dry runs take in was paid on charges of the present process.
         paid = payments.fees_paid(tx) if live else frozenset()
         given_up_and_paid = items.given_up_and_paid(tx)
+        held_since_opening = opening.held(tx)
         refuse_foreign(
             own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
         )
@@ -411,6 +417,7 @@ def plan(
                 carried.get(row["fee_id"]),
                 waits=row["fee_id"] in waiting,
                 above=row["fee_id"] in above,
+                held_since_opening=row["fee_id"] in held_since_opening,
                 taken_back=row["emplid"] in emplids or row["user_id"] in accounts,
                 paid=row["fee_id"] in paid,
                 given_up_and_paid=row["fee_id"] in given_up_and_paid,

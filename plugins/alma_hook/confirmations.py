@@ -300,7 +300,8 @@ def _fault(row: Row, why: str) -> Fault:
 def _standing(row: Row, position: Row, lines: Sequence[Sent], paid: Paid, since: str) -> str | None:
     """Return why a line must stand by what else is known of its fee, or ``None``."""
     others = [line for line in lines if (line.batch_id, line.line_no) != (row["batch_id"], row["line_no"])]
-    if row["confirmed_at"] is not None:
+    # What was there at the opening may have been reversed since: that it was seen says nothing then.
+    if row["confirmed_at"] is not None and row["batch_id"] != batches.OPENING:
         return f"was seen in PeopleSoft, in {row['confirmed_in'] or 'a list of items'}"
     if any(line.delivered_at is None for line in others):
         return "another line of its fee is under way; try again after the next run"

@@ -16,7 +16,7 @@ from typing import Any
 from alma_hook import guard
 from alma_hook.errors import Fault
 from alma_hook.guard import MarkPlace
-from alma_hook.ledger import Lease, Ledger, Row, batches
+from alma_hook.ledger import Lease, Ledger, Row, batches, opening
 from alma_hook.ledger import notes as entries
 from alma_hook.remote import RemoteFolder
 
@@ -33,9 +33,13 @@ def note_batches(ledger: Ledger, lease: Lease, archive: RemoteFolder, directory:
             (row, batches.lines(tx, row["batch_id"]), batches.counted_again(tx, row["batch_id"]))
             for row in batches.unnoted(tx)
         ]
+        let_go = [f"released {fee_id}\n" for fee_id in opening.released(tx)]
     for row, lines, counting in rows:
         void = [f"void {line['line_no']}\n" for line in lines if line["state"] == "void"]
-        note = "".join([f"{row['state']}\n", *void, *(f"counts {number}\n" for number in sorted(counting))])
+        more = let_go if row["batch_id"] == batches.OPENING else []
+        note = "".join(
+            [f"{row['state']}\n", *void, *(f"counts {number}\n" for number in sorted(counting)), *more]
+        )
         archive.write(f"{directory}/{row['file_name']}{STATE}", note.encode())
         with ledger.write(lease) as tx:
             batches.noted(tx, row)

@@ -15,7 +15,18 @@ from alma_hook.campus import Campus, Items, SisToAlma
 from alma_hook.errors import BadFile, Fault
 from alma_hook.guard import MarkPlace
 from alma_hook.item_file import ItemFile
-from alma_hook.ledger import Lease, Ledger, Row, Tx, applied, exceptions, moment, reversals, unassigned
+from alma_hook.ledger import (
+    Lease,
+    Ledger,
+    Row,
+    Tx,
+    applied,
+    exceptions,
+    moment,
+    opening,
+    reversals,
+    unassigned,
+)
 from alma_hook.ledger import payments as entries
 from alma_hook.ledger.exceptions import Listed
 from alma_hook.ledger.reversals import Shown
@@ -163,6 +174,7 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus, marks: Sequence[MarkPl
         guard.check(ledger, marks)
     with ledger.read() as tx:
         waiting = entries.files(tx, "found", "refused")
+        campus = campus.knowing(opening.references(tx))
     for row in waiting:
         settings = campus.sis_to_alma.items
         if row["kind"] == "items" and settings is None:
@@ -296,8 +308,10 @@ def _take_in_applied(tx: Tx, row: Row, file: AppliedFile, campus: Campus, counts
     entries.require_shape(tx, campus.sis_to_alma.told_apart, campus.payment_identity)
     new = 0
     older: list[int] = []
-    shown, above = applied.compare(tx, file.items, file.unclear, file.blind)
+    items, short = applied.since_opening(tx, file.items)
+    shown, above = applied.compare(tx, items, file.unclear, file.blind)
     if reversals.newest(tx, row):
+        exceptions.list_only(tx, exceptions.judged_subjects(tx, [opening.LESS_APPLIED]), short)
         lower = reversals.observe(tx, row, shown, campus.sis_to_alma.reversal_limit)
         # Lower on one item and higher on another of one student, it is money moved and perhaps not for long:
         # what is higher waits for the next file, as what is lower does.
@@ -345,6 +359,7 @@ def _take_in_file(
             del by_key[payment.payment_key]
         new = []
     entries.add(tx, row["name"], row["sha256"], new)
+    opening.set_earlier_aside(tx)
     listed = [exceptions.overpaid(payment, int(payment["posted"])) for payment in overpaid]
     listed += [
         Listed(

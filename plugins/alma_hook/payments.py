@@ -34,7 +34,19 @@ from alma_hook.errors import (
     UserNotFound,
 )
 from alma_hook.guard import MarkPlace
-from alma_hook.ledger import Lease, Ledger, Row, Tx, applied, exceptions, fees, moment, reversals, unassigned
+from alma_hook.ledger import (
+    Lease,
+    Ledger,
+    Row,
+    Tx,
+    applied,
+    exceptions,
+    fees,
+    moment,
+    opening,
+    reversals,
+    unassigned,
+)
 from alma_hook.ledger import payments as entries
 from alma_hook.remote import RemoteFolder
 
@@ -106,6 +118,7 @@ def post(
             unassigned.assign_oldest_first(tx)
         reversals.route(tx)
         waiting = entries.to_post(tx)
+        may_be_earlier = opening.may_be_earlier(tx)
     notes.note_payments(ledger, lease, archive, campus.sfs.archive_directory, marks)
     if waiting:
         guard.advance(ledger, marks)
@@ -117,6 +130,7 @@ def post(
         monotonic,
         waiting,
         partial(notes.note_payments, ledger, lease, archive, campus.sfs.archive_directory, marks),
+        may_be_earlier,
     )
     accounts = [(account, list(group)) for account, group in groupby(waiting, key=lambda row: row["account"])]
     done = failed_in_a_row = 0
@@ -217,10 +231,12 @@ class _Poster:
         monotonic: Callable[[], float],
         waiting: Sequence[Row],
         note: Callable[[], None],
+        may_be_earlier: frozenset[str],
     ) -> None:
         self.ledger, self.lease, self.campus, self.alma = ledger, lease, campus, alma
         self.monotonic, self.note = monotonic, note
         self.waivers_shown = campus.sis_to_alma.waivers_shown_by != "ledger"
+        self.may_be_earlier = may_be_earlier
         self.counts = PostCounts()
         self._books = Lock()
         self.by_level = campus.sis_to_alma.shape == applied.SHAPE
@@ -277,7 +293,9 @@ class _Poster:
                 found[row["fee_id"]] = after
 
     def _held(self, row: Row) -> bool:
-        if row["charged_emplid"] is None:
+        if row["payment_key"] in self.may_be_earlier:
+            self._list(row, opening.BEFORE_OR_AFTER)
+        elif row["charged_emplid"] is None:
             self._list(row, exceptions.NOT_CHARGED)
         elif row["charged_emplid"] != row["emplid"]:
             self._list(row, exceptions.OTHER_EMPLID)

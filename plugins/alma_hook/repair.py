@@ -17,7 +17,7 @@ from alma_hook.alma import FeeLists, look_up
 from alma_hook.alma_answers import Fee
 from alma_hook.campus import Campus
 from alma_hook.errors import BadFile, Fault, Refused
-from alma_hook.ledger import Lease, Ledger, batches, fees, institutions, unassigned
+from alma_hook.ledger import Lease, Ledger, batches, fees, institutions, opening, unassigned
 from alma_hook.ledger import notes as words
 from alma_hook.ledger import payments as entries
 from alma_hook.notes import MANIFEST, STATE, read_manifest, read_payments
@@ -33,7 +33,8 @@ _STAMP = re.compile(r"^[0-9]{8}T[0-9]{12}_")
 class Archived:
     """A batch as the archive tells it. ``state`` is its end, ``unconfirmed`` where none is noted.
 
-    By number: lines made ``void``, and those ``counting`` again that once were.
+    By number: lines made ``void``, and those ``counting`` again that once were. ``released``: of an opening, the fees that
+    a person has let go.
     """
 
     batch: Mapping[str, str]
@@ -42,6 +43,7 @@ class Archived:
     state: str
     void: frozenset[int]
     counting: frozenset[int]
+    released: tuple[str, ...] = ()
 
 
 @dataclass
@@ -97,6 +99,8 @@ def repair(
             counts.added += batches.restore(
                 tx, one.batch, one.lines, one.content, one.state, one.void, one.counting
             )
+            if one.batch["batch_id"] == batches.OPENING:
+                opening.restore(tx, one.content, one.released)
         counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
         institutions.restored(tx)
     with ledger.write(back) as tx:
@@ -161,9 +165,10 @@ def read_archive(archive: RemoteFolder, campus: Campus) -> tuple[list[Archived],
         said = b"" if archive.size(note) is None else archive.read(note)
         end, *more = said.decode("ascii", "replace").split("\n")
         void, counting = _numbers(more, "void"), _numbers(more, "counts")
+        released = tuple(text[9:] for text in more if text.startswith("released "))
         lines = tuple(row for row in rows if int(row["line_no"]))
         state = end if end in _ENDS else "unconfirmed"
-        found.append(Archived(rows[0], lines, content, state, void, counting))
+        found.append(Archived(rows[0], lines, content, state, void, counting, released))
     words_said, unread = read_payments(archive, directory, campus.institution)
     if faults or unread:
         raise BadFile("The archive can't be read whole; nothing was changed.", [*faults, *unread])

@@ -105,13 +105,23 @@ def test_an_older_backup_stops_and_is_repaired(lived: Bridge, tmp_path: Path) ->
 
 # -- upgrades -------------------------------------------------------------------------------------------------
 
+
+def view_of(file: str, name: str) -> str:
+    """A view as an older migration has made it."""
+    sql = next(text for _, at, text in migrations() if at == file)
+    return f"CREATE VIEW {name} AS" + sql.split(f"CREATE VIEW {name} AS")[1].split(";")[0]
+
+
 #: What takes the newest migration away again: a ledger as the version before it left it.
 BEFORE_THE_NEWEST = (
-    "ALTER TABLE payment DROP COLUMN waive",
-    "ALTER TABLE institution DROP COLUMN waiver_seen_at",
-    "ALTER TABLE reading DROP COLUMN others_waived",
+    "DROP VIEW item_position",
+    "DROP TABLE opening_item",
+    "DROP TABLE opening_hold",
+    "ALTER TABLE payment DROP COLUMN after_opening",
+    "ALTER TABLE institution DROP COLUMN opened_as_of",
+    view_of("010_campus_rules.sql", "item_position"),
 )
-NEWEST = 14
+NEWEST = 15
 
 
 def set_back(bridge: Bridge) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alma_hook import keys
-from alma_hook.ledger import exceptions, payments, reversals
+from alma_hook.ledger import exceptions, opening, payments, reversals
+from alma_hook.ledger.exceptions import Listed
 from alma_hook.ledger.payments import Payment
-from alma_hook.ledger.reversals import LOST, Shown
+from alma_hook.ledger.reversals import EARLIER, LOST, Shown
 from alma_hook.ledger.store import Row, Tx
 
 SHAPE = "applied"
@@ -38,6 +39,18 @@ class Part:
     cents: int
     there: int
     sure: bool
+
+
+def since_opening(tx: Tx, told: Sequence[Applied]) -> tuple[list[Applied], list[Listed]]:
+    """Return what is applied to each item beside what was before the books were opened, and which have less than that."""
+    before = opening.paid_before(tx)
+    found, short = [], []
+    for item in told:
+        more = item.cents - before.get((item.fee_id, item.emplid), 0)
+        found.append(replace(item, cents=max(more, 0)))
+        if more < 0:
+            short.append(opening.less_applied(item.fee_id, item.line_no, -more))
+    return found, short
 
 
 def share(total: int, parts: Sequence[Part]) -> list[int]:
@@ -111,7 +124,10 @@ def _payments(tx: Tx) -> dict[str, list[Row]]:
         "AND v.payment_key = p.payment_key AND v.state IN ('standing', 'settled')) AS BIGINT) AS settled, "
         "(SELECT COUNT(*) FROM line l WHERE l.institution = p.institution AND l.item_fee = p.fee_id "
         "AND l.state = 'sent' AND l.kind = 'charge') AS charged "
-        "FROM payment p WHERE p.institution = :i AND p.fee_id IS NOT NULL ORDER BY p.payment_no"
+        "FROM payment p WHERE p.institution = :i AND p.fee_id IS NOT NULL "
+        # What was paid before on an item of the opening is taken off what is applied to it.
+        f"AND NOT (p.state = '{EARLIER}' AND EXISTS (SELECT 1 FROM opening_item o WHERE o.institution = p.institution "
+        "AND o.fee_id = p.fee_id)) ORDER BY p.payment_no"
     ):
         found[row["fee_id"]].append(row)
     return found

@@ -24,6 +24,9 @@ MAY_BE_LOADED = (
     f"AND e.what IN ('unconfirmed', '{_RESTORED}'))"
 )
 
+#: The batch of what PeopleSoft held when the books were opened: it was never sent, and comes before all that are.
+OPENING = "000000"
+
 #: States in which nothing of a batch stands in the archive yet.
 _UNSENT = ("planned", "written", "held", "released")
 
@@ -136,6 +139,39 @@ def open_batch(
         fees.touch(tx, [line.fee_id for line in lines])
     tx.event(f"batch {batch_id}", state if live else "rehearsed", f"{kind}, {len(lines)} lines")
     return batch_id
+
+
+def bring_opening(tx: Tx, lines: Sequence[Line], file_name: str, data: bytes, sha256: str, day: str) -> None:
+    """Let the charges that PeopleSoft held when the books are opened count as delivered, and as seen there."""
+    tx.run(
+        "INSERT INTO batch (institution, batch_id, kind, state, run_id, created_at, changed_at, layout, file_name, file_date, "
+        "target, directory, line_count, total, sha256, delivered_at, confirmed_at) VALUES (:i, :b, 'charges', 'delivered', "
+        ":run, :now, :now, 'opening', :file_name, :day, '', '', :count, :total, :sha, :now, :now)",
+        b=OPENING,
+        run=tx.run_id,
+        now=tx.now,
+        file_name=file_name,
+        day=day,
+        count=len(lines),
+        total=sum(line.amount for line in lines),
+        sha=sha256,
+    )
+    keep_content(tx, OPENING, data, sha256)
+    tx.many(
+        _INSERT_LINE,
+        [
+            {"b": OPENING, "n": n, "state": "sent", **{name: getattr(line, name) for name in Line.__slots__}}
+            for n, line in enumerate(lines, 1)
+        ],
+    )
+    tx.run(
+        "UPDATE line SET confirmed_at = :now, confirmed_in = :file WHERE institution = :i AND batch_id = :b",
+        now=tx.now,
+        file=file_name,
+        b=OPENING,
+    )
+    fees.touch(tx, [line.fee_id for line in lines])
+    tx.event(f"batch {OPENING}", "opened with", f"{len(lines)} lines")
 
 
 def in_states(tx: Tx, *states: str) -> list[Row]:

@@ -26,7 +26,9 @@ def new_mark(tx: Tx) -> tuple[str, bytes]:
     """Record a new mark; return it and what is to be written outside, a line of JSON."""
     mark = secrets.token_hex(8)
     _know(tx, mark)
-    row = tx.row("SELECT ledger_id, last_batch, last_payment FROM institution WHERE institution = :i")
+    row = tx.row(
+        "SELECT ledger_id, last_batch, last_payment, opened_as_of FROM institution WHERE institution = :i"
+    )
     told = {"mark": mark, "at": tx.now, "institution": tx.institution, **(row or {})}
     return mark, (json.dumps(told) + "\n").encode()
 

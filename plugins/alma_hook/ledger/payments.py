@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from alma_hook.errors import Fatal, LeaseTaken, SendingStopped
-from alma_hook.ledger import exceptions, fees, guard, holds, reversals
+from alma_hook.ledger import exceptions, fees, guard, holds, opening, reversals
 from alma_hook.ledger.store import Row, Tx, in_list, instant, moment
 
 #: The state of a payment that a credit delivered later makes up for; it is new again once its fee asks for more.
@@ -208,9 +208,14 @@ def correct_emplids(tx: Tx, found: Sequence[Payment]) -> None:
 def set_aside_as_earlier(tx: Tx) -> int:
     """Let what was taken in by now never be posted, nor count for any fee of ours; return how many there were.
 
-    They stay known, so that the next cumulative file brings them in no more.
+    They stay known, so that the next cumulative file brings them in no more. Not those on items with which the books
+    are opened: they may have been made after PeopleSoft was asked for these, see ``opening.set_earlier_aside``.
     """
-    rows = tx.rows("SELECT payment_key, payment_no FROM payment WHERE institution = :i AND state = 'new'")
+    rows = tx.rows(
+        "SELECT payment_key, payment_no FROM payment WHERE institution = :i AND state = 'new' AND NOT (COALESCE(fee_id, '') "
+        "IN (SELECT o.fee_id FROM opening_item o WHERE o.institution = :i) AND EXISTS (SELECT 1 FROM institution n "
+        "WHERE n.institution = :i AND n.payment_shape <> 'applied'))"
+    )
     for row in rows:
         set_aside(tx, row)
     return len(rows)
@@ -508,10 +513,19 @@ def left_over_again(tx: Tx) -> list[Row]:
     )
 
 
-def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | None = None) -> None:
+def resolve(
+    tx: Tx,
+    exception_id: str,
+    by: str,
+    reason: str,
+    replaced_by: str | None = None,
+    *,
+    after_opening: bool = False,
+) -> None:
     """Settle what a person has dealt with: a payment is then not tried again.
 
     ``replaced_by``: the fee that was made anew in Alma for a payment taken back, see ``reversals.settle``.
+    ``after_opening``: the payment was not in the balances with which the books were opened, so it is posted.
 
     Raises ``Fatal`` for an exception on a fee: it goes by itself when the numbers meet, and would come
     back if they don't; for a held batch, which has answers of its own; and for a posting whose outcome
@@ -526,6 +540,16 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | 
     taken_back = row["kind"] == reversals.TAKEN_BACK
     if replaced_by is not None and not taken_back:
         raise Fatal(f"Only `{reversals.TAKEN_BACK}` is settled by a fee made anew; this is `{row['kind']}`.")
+    if after_opening and row["kind"] != opening.BEFORE_OR_AFTER:
+        raise Fatal(
+            f"Only `{opening.BEFORE_OR_AFTER}` is answered with --after-opening; this is `{row['kind']}`."
+        )
+    if row["kind"] == opening.BEFORE_OR_AFTER:
+        opening.say_when(tx, row["payment_key"], after=after_opening)
+    if row["kind"] == opening.HELD_SINCE_OPENING:
+        opening.release(tx, [row["fee_id"]])
+        exceptions.close(tx, exception_id, by, reason)
+        return
     if taken_back:
         reversals.settle(tx, row, by, reason, replaced_by)
     if row["kind"] == reversals.BACK:
@@ -544,7 +568,7 @@ def resolve(tx: Tx, exception_id: str, by: str, reason: str, replaced_by: str | 
         "AND state IN ('new', 'posting', 'unknown')",
         key=row["payment_key"],
     )
-    if payment is not None and row["subject"] == f"payment {payment['payment_no']}":
+    if payment is not None and not after_opening and row["subject"] == f"payment {payment['payment_no']}":
         if payment["state"] != "new":
             raise Fatal("Whether Alma has this payment is not known yet; the next runs look for it.")
         settle_posting(tx, payment, "settled")

@@ -1,0 +1,253 @@
+"""Books opened from what PeopleSoft held already: items that stand for fees, what was paid on them before, fees held."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from alma_hook.ledger import exceptions, fees
+from alma_hook.ledger.batches import OPENING
+from alma_hook.ledger.exceptions import Listed
+from alma_hook.ledger.reversals import EARLIER
+from alma_hook.ledger.store import Row, Tx
+from alma_hook.money import amount
+
+HELD_SINCE_OPENING = "held since the opening"
+ITEM_WITHOUT_FEE = "item of before the opening without a fee"
+BEFORE_OR_AFTER = "paid before the opening or after it"
+LESS_APPLIED = "less applied than at the opening"
+
+
+@dataclass(frozen=True, slots=True)
+class Stands:
+    """An item that stands for a fee; ``paid_before`` cents were applied to it when the books were opened.
+
+    ``reference``: its own, by which payments on it are told; empty where it is ours.
+    """
+
+    fee_id: str
+    emplid: str
+    reference: str
+    paid_before: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A fee about which nothing is sent; ``amount``: the cents that would be."""
+
+    fee_id: str
+    user_id: str
+    amount: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loose:
+    """An item that stands for no fee; ``line_no`` of the file, ``balance`` in cents."""
+
+    line_no: int
+    balance: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What an opening brings besides its lines. ``as_of``: the campus's day of the items; ``file`` the query's file."""
+
+    as_of: str
+    file: str
+    sha256: str
+    reason: str
+    items: tuple[Stands, ...]
+    holds: tuple[Hold, ...]
+    loose: tuple[Loose, ...]
+
+    def text(self) -> bytes:
+        """Return it as the archive keeps it: JSON, with EMPLIDs."""
+        return (json.dumps(asdict(self), indent=1, sort_keys=True) + "\n").encode("ascii")
+
+
+def record_of(text: bytes) -> Record:
+    """Return what the archive keeps of an opening."""
+    told: dict[str, Any] = json.loads(text)
+    told["items"] = tuple(Stands(**item) for item in told["items"])
+    told["holds"] = tuple(Hold(**hold) for hold in told["holds"])
+    told["loose"] = tuple(Loose(**item) for item in told["loose"])
+    return Record(**told)
+
+
+def bring(tx: Tx, record: Record) -> None:
+    """Keep what an opening brings besides its lines; where it stands already, nothing changes."""
+    tx.run(
+        "UPDATE institution SET opened_as_of = :day WHERE institution = :i AND opened_as_of IS NULL",
+        day=record.as_of,
+    )
+    tx.many(
+        "INSERT INTO opening_item VALUES (:i, :fee_id, :emplid, :reference, :paid_before) "
+        "ON CONFLICT (institution, fee_id, emplid) DO NOTHING",
+        [asdict(item) for item in record.items],
+    )
+    tx.many(
+        "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) VALUES (:i, :fee, :user, :now) "
+        "ON CONFLICT (institution, fee_id) DO NOTHING",
+        [{"fee": hold.fee_id, "user": hold.user_id, "now": tx.now} for hold in record.holds],
+    )
+    tx.many(
+        "INSERT INTO opening_hold (institution, fee_id, why) VALUES (:i, :fee, :why) "
+        "ON CONFLICT (institution, fee_id) DO NOTHING",
+        [{"fee": hold.fee_id, "why": hold.why} for hold in record.holds],
+    )
+    fees.add_accounts(tx, True, sorted({hold.user_id for hold in record.holds}), "opening")
+    listed = [
+        Listed(HELD_SINCE_OPENING, f"fee {hold.fee_id}", hold.amount, hold.why, fee_id=hold.fee_id)
+        for hold in record.holds
+    ]
+    listed += [
+        Listed(ITEM_WITHOUT_FEE, f"opening line {item.line_no}", item.balance, f"{record.file}, {item.why}")
+        for item in record.loose
+    ]
+    exceptions.open_all(tx, listed)
+
+
+def held(tx: Tx) -> frozenset[str]:
+    """Return the fees about which nothing is sent yet."""
+    rows = tx.rows("SELECT fee_id FROM opening_hold WHERE institution = :i AND released_at IS NULL")
+    return frozenset(row["fee_id"] for row in rows)
+
+
+def release(tx: Tx, fee_ids: Iterable[str]) -> None:
+    """Let the formula decide about these fees from now on; the archive is told with the next run."""
+    found = sorted(fee_ids)
+    tx.many(
+        "UPDATE opening_hold SET released_at = :now WHERE institution = :i AND fee_id = :fee AND released_at IS NULL",
+        [{"fee": fee_id, "now": tx.now} for fee_id in found],
+    )
+    if found:
+        tx.run(
+            "UPDATE batch SET changed_at = :now WHERE institution = :i AND batch_id = :b",
+            now=tx.now,
+            b=OPENING,
+        )
+        fees.touch(tx, found)
+        fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, found)), "opening")
+
+
+def released(tx: Tx) -> list[str]:
+    """Return the fees that a person has released."""
+    rows = tx.rows(
+        "SELECT fee_id FROM opening_hold WHERE institution = :i AND released_at IS NOT NULL ORDER BY fee_id"
+    )
+    return [row["fee_id"] for row in rows]
+
+
+def restore(tx: Tx, text: bytes, let_go: Iterable[str]) -> None:
+    """Bring an opening back from the archive. ``let_go``: fees that were released since."""
+    record = record_of(text)
+    bring(tx, record)
+    # PeopleSoft's own file has shown them.
+    tx.run(
+        "UPDATE line SET confirmed_at = :now, confirmed_in = :file WHERE institution = :i AND batch_id = :b "
+        "AND confirmed_at IS NULL",
+        now=tx.now,
+        file=record.file,
+        b=OPENING,
+    )
+    held_yet = held(tx)
+    gone = [fee_id for fee_id in let_go if fee_id in held_yet]
+    release(tx, gone)
+    for fee_id in gone:
+        exceptions.close_kind(
+            tx, HELD_SINCE_OPENING, [f"fee {fee_id}"], "it was released, as the archive tells"
+        )
+
+
+def references(tx: Tx) -> dict[str, str]:
+    """Return by its own reference the fee that an item charged by another process stands for."""
+    rows = tx.rows("SELECT reference, fee_id FROM opening_item WHERE institution = :i AND reference <> ''")
+    return {row["reference"]: row["fee_id"] for row in rows}
+
+
+# -- payments of before ------------------------------------------------------------------------------------
+
+
+def paid_before(tx: Tx) -> dict[tuple[str, str], int]:
+    """Return, by fee and EMPLID, the cents that were applied to its items when the books were opened."""
+    rows = tx.rows("SELECT fee_id, emplid, paid_before FROM opening_item WHERE institution = :i")
+    return {(row["fee_id"], row["emplid"]): int(row["paid_before"]) for row in rows}
+
+
+def set_earlier_aside(tx: Tx) -> None:
+    """Let payments that the items' balances had taken in already never be posted.
+
+    Those of a day before the opening's, as many as come to what was applied by then. The others of these days may be
+    of before or after: a person says, see ``may_be_earlier``.
+    """
+    as_of = tx.one(
+        "SELECT opened_as_of FROM institution WHERE institution = :i AND payment_shape <> 'applied'"
+    )
+    if as_of is None:
+        return
+    left: dict[str, int] = defaultdict(int)
+    for (fee_id, _), cents in paid_before(tx).items():
+        left[fee_id] += cents
+    for row in tx.rows(
+        "SELECT fee_id, CAST(SUM(amount) AS BIGINT) AS cents FROM payment WHERE institution = :i AND state = :earlier "
+        "AND fee_id IS NOT NULL GROUP BY fee_id",
+        earlier=EARLIER,
+    ):
+        left[row["fee_id"]] -= int(row["cents"])
+    for row in tx.rows(
+        "SELECT payment_key, payment_no, fee_id, amount FROM payment WHERE institution = :i AND state = 'new' "
+        "AND after_opening = 0 AND paid_on < :day AND fee_id IN (SELECT o.fee_id FROM opening_item o WHERE o.institution = :i) "
+        "ORDER BY paid_on, payment_no",
+        day=as_of,
+    ):
+        if int(row["amount"]) <= left[row["fee_id"]]:
+            left[row["fee_id"]] -= int(row["amount"])
+            _set_aside(tx, row)
+
+
+def _set_aside(tx: Tx, payment: Row) -> None:
+    tx.run(
+        "UPDATE payment SET state = :earlier, posted_to = NULL WHERE institution = :i AND payment_key = :key AND state = 'new'",
+        earlier=EARLIER,
+        key=payment["payment_key"],
+    )
+    tx.event(f"payment {payment['payment_no']}", "of before the opening", "never to be posted")
+
+
+def may_be_earlier(tx: Tx) -> frozenset[str]:
+    """Return the keys of payments of which nothing tells whether the items' balances had taken them in."""
+    rows = tx.rows(
+        "SELECT p.payment_key FROM payment p JOIN institution i ON i.institution = p.institution "
+        "JOIN opening_item o ON o.institution = p.institution AND o.fee_id = p.fee_id "
+        "WHERE p.institution = :i AND i.payment_shape <> 'applied' AND p.state = 'new' AND p.after_opening = 0 "
+        "AND p.paid_on <= i.opened_as_of"
+    )
+    return frozenset(row["payment_key"] for row in rows)
+
+
+def say_when(tx: Tx, payment_key: str, *, after: bool) -> None:
+    """Take a person's word on a payment: after the opening it is posted, before it never is."""
+    payment = tx.row(
+        "SELECT payment_key, payment_no FROM payment WHERE institution = :i AND payment_key = :key",
+        key=payment_key,
+    )
+    if payment is None:
+        return
+    if not after:
+        _set_aside(tx, payment)
+        return
+    tx.run(
+        "UPDATE payment SET after_opening = 1 WHERE institution = :i AND payment_key = :key", key=payment_key
+    )
+    tx.event(f"payment {payment['payment_no']}", "of after the opening", "the next run posts it")
+
+
+def less_applied(fee_id: str, line_no: int, short: int) -> Listed:
+    """Return the entry of an item to which ``short`` cents less are applied than at the opening."""
+    detail = f"line {line_no}: {amount(short)} of what was paid before the books were opened was taken back"
+    return Listed(LESS_APPLIED, f"item {fee_id}", short, detail, fee_id=fee_id)
