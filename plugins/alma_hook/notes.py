@@ -34,8 +34,11 @@ def note_batches(ledger: Ledger, lease: Lease, archive: RemoteFolder, directory:
             for row in batches.unnoted(tx)
         ]
     for row, lines, counting in rows:
-        void = [f"void {line['line_no']}\n" for line in lines if line["state"] == "void"]
-        note = "".join([f"{row['state']}\n", *void, *(f"counts {number}\n" for number in sorted(counting))])
+        void = [line["line_no"] for line in lines if line["state"] == "void"]
+        told = [f"void {number}" for number in void] + [
+            f"counts {number}" for number in sorted(counting - {*void})
+        ]
+        note = "".join(f"{each}\n" for each in (row["state"], *told))
         archive.write(f"{directory}/{row['file_name']}{STATE}", note.encode())
         with ledger.write(lease) as tx:
             batches.noted(tx, row)
