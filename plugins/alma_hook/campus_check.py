@@ -23,7 +23,7 @@ from alma_hook.money import amount
 from alma_hook.query_output import RefusedLine
 from alma_hook.remote import RemoteFile, RemoteFolder
 
-#: The code table of Alma's fee types.
+#: The code tables of Alma's reasons and fee types.
 WAIVE_REASONS = "FineFeeTransactionReason"
 FEE_TYPES = "HFrUserFinesFees.fineFeeType"
 #: So long a far side has to take a file before it counts as left alone.

@@ -379,7 +379,8 @@ def plan(
         day = campus.today(moment(tx.now))
         oldest = instant(moment(tx.now) - READING_AGE)
         own = fees.own_payments_of_run(tx)
-        waived = payments.waived_by_us(tx) if campus.sis_to_alma.waivers_shown_by == "ledger" else {}
+        shown_nowhere = campus.sis_to_alma.waivers_shown_by == "ledger"
+        waived = payments.posted_by_fee(tx, waivers_alone=True) if shown_nowhere else {}
         posted = payments.posted_by_fee(tx)
         above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)
         emplids, accounts = reversals.waiting_students(tx)
@@ -503,14 +504,14 @@ def refuse_foreign(own: Mapping[str, Sequence[tuple[str, int]]], known: frozense
 
 
 def with_waivers(
-    shown: Sequence[tuple[str, int]], ours: Sequence[tuple[str, int]], others_waived: int
+    shown: Sequence[tuple[str, int]], ours: Mapping[str, int], others_waived: int
 ) -> list[tuple[str, int]]:
     """Return what counts as Pa where Alma shows waivers without our key: ``shown`` with it, and ``ours`` by the ledger.
 
     These only where the reading has so much waived by whomever: else one is not there, and the fee is listed.
     """
     there = {key for key, _ in shown}
-    unshown = [(key, cents) for key, cents in ours if key not in there]
+    unshown = [(key, cents) for key, cents in ours.items() if key not in there]
     return [*shown, *(unshown if sum(cents for _, cents in unshown) <= others_waived else [])]
 
 

@@ -33,13 +33,15 @@ def note_batches(ledger: Ledger, lease: Lease, archive: RemoteFolder, directory:
             (row, batches.lines(tx, row["batch_id"]), batches.counted_again(tx, row["batch_id"]))
             for row in batches.unnoted(tx)
         ]
-        let_go = [f"released {fee_id}\n" for fee_id in opening.released(tx)]
+        let_go = opening.released(tx)
     for row, lines, counting in rows:
-        void = [f"void {line['line_no']}\n" for line in lines if line["state"] == "void"]
-        more = let_go if row["batch_id"] == batches.OPENING else []
-        note = "".join(
-            [f"{row['state']}\n", *void, *(f"counts {number}\n" for number in sorted(counting)), *more]
-        )
+        void = [line["line_no"] for line in lines if line["state"] == "void"]
+        told = [f"void {number}" for number in void] + [
+            f"counts {number}" for number in sorted(counting - {*void})
+        ]
+        if row["batch_id"] == batches.OPENING:
+            told += [f"released {fee_id}" for fee_id in let_go]
+        note = "".join(f"{each}\n" for each in (row["state"], *told))
         archive.write(f"{directory}/{row['file_name']}{STATE}", note.encode())
         with ledger.write(lease) as tx:
             batches.noted(tx, row)

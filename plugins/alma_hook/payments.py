@@ -433,13 +433,13 @@ class _Poster:
         ours = [t for t in seen.own_payments() if t.external_id == row["external_id"]] if seen else []
         # There twice, it shows as well that keys come back; its fee is listed by the other DAG.
         waiver = row["waive"] is not None
-        if row["posted"] not in [t.cents for t in ours] and waiver:
-            raise SendingStopped(
-                f"Payment {row['payment_no']}, the first waiver of this institution, was accepted by Alma, but its comment with "
-                "our key does not come back with the fee. Look at the fee in Alma: if it is waived, set sis_to_alma."
-                'waivers_shown_by = "ledger". Posting stops here.'
-            )
         if row["posted"] not in [t.cents for t in ours]:
+            if waiver:
+                raise SendingStopped(
+                    f"Payment {row['payment_no']}, the first waiver of this institution, was accepted by Alma, but its comment "
+                    "with our key does not come back with the fee. Look at the fee in Alma: if it is waived, set sis_to_alma."
+                    'waivers_shown_by = "ledger". Posting stops here.'
+                )
             raise SendingStopped(
                 f"Payment {row['payment_no']}, the first of this institution, was accepted by Alma but does not show "
                 "there with our external_transaction_id and amount. Without that no payment can be told from another "

@@ -81,6 +81,28 @@ def lose(bridge: Bridge, *, opened: bool = True) -> None:
     ledger.close()
 
 
+def takes_in(bridge: Bridge) -> None:
+    """PeopleSoft's output is taken in, and nothing more."""
+    with bridge.working("back") as (ledger, lease):
+        for _, work in bridge.tasks_back()[:2]:
+            work(ledger, lease)
+
+
+def only_rehearsed(bridge: Bridge) -> None:
+    """The ledger is as dry runs beside another process leave it: nothing of it was ever sent."""
+    lose(bridge, opened=False)
+    for file in bridge.folder.files(ARCHIVE, "*"):
+        bridge.folder.path(f"{ARCHIVE}/{file.name}").unlink()
+    bridge.marks[0] = Variable()
+    takes_in(bridge)
+
+
+def opened(bridge: Bridge) -> None:
+    """The campus begins."""
+    with bridge.ledger("setup").write() as tx:
+        institutions.open_clean(tx, "the bursar")
+
+
 def repaired(bridge: Bridge) -> RepairCounts:
     ledger = bridge.ledger("repair")
     with ledger.lease("out", "repair") as out, ledger.lease("back", "repair") as back:
@@ -802,16 +824,9 @@ def test_payments_that_dry_runs_took_in_are_never_posted_once_the_books_are_open
     bridge.far.load_inbound()
     first = bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 300)
     bridge.far.write_query_output(kind=by)
-    lose(bridge, opened=False)
-    for mark in (bridge.folder.path(f"{ARCHIVE}/{file.name}") for file in bridge.folder.files(ARCHIVE, "*")):
-        mark.unlink()
-    bridge.marks[0] = Variable()
-    with bridge.working("back") as (ledger, lease):
-        for _, work in bridge.tasks_back()[:2]:
-            work(ledger, lease)
+    only_rehearsed(bridge)
     assert set(bridge.exceptions()) == set()
-    with bridge.ledger("setup").write() as tx:
-        institutions.open_clean(tx, "the bursar")
+    opened(bridge)
 
     bridge.alma_to_sis("all_users")
     bridge.far.load_inbound()

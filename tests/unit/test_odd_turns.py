@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from alma_hook import campus
-from alma_hook.errors import AlmaHookError, SendingStopped
+from alma_hook import campus, layouts, watch
+from alma_hook.errors import AlmaHookError, Retriable, SendingStopped
 from alma_hook.ledger import Ledger, batches, exceptions
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
 from tests.unit import test_applied, test_reversals, test_without_reference
+from tests.unit.test_campus_rules import CREDIT_TYPE, by_item_type
+from tests.unit.test_confirmations import void
 from tests.unit.test_guard import lose, repaired
 from tests.unit.test_older_copies import SHAPES, in_all, person, wait
 from tests.unit.test_reversals import (
@@ -119,8 +123,6 @@ def test_a_layout_changed_between_plan_and_write(tmp_path: Path) -> None:
             if name == "plan":
                 bridge.file.write_text(test_without_reference.cornell(without(text)))
                 bridge.campus = campus.load(bridge.file)
-                from alma_hook import layouts
-
                 bridge.layout = layouts.load("cornell_lib02")
     files = {file.name: file.read_bytes() for file in bridge.folder.path("/sfs/inbound").glob("*credits*")}
 
@@ -178,8 +180,6 @@ def test_a_raise_made_void_wrongly_and_paid_is_not_charged_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with a batch given up wrongly, the payment shows that PeopleSoft has it."""
-    from tests.unit.test_confirmations import void
-
     bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
     (fee,) = charged(bridge, 1000)
     bridge.far.alma.raise_fee(fee.id, 500)
@@ -194,8 +194,6 @@ def test_a_raise_made_void_wrongly_and_paid_is_not_charged_again(
 
 
 def test_a_credit_that_explained_a_payment_is_made_void_and_the_fee_is_raised(tmp_path: Path) -> None:
-    from tests.unit.test_confirmations import void
-
     bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
     (fee,) = charged(bridge, 1000)
     pay(bridge, fee)
@@ -248,8 +246,6 @@ def test_two_campuses_on_one_ledger(tmp_path: Path, ledger_url: str) -> None:
 def test_a_first_charge_made_void_wrongly_and_paid_can_be_put_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.unit.test_confirmations import void
-
     bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
     (fee,) = charged(bridge, 1000)
     void(bridge, "000001", 1, rejected=True)
@@ -281,8 +277,6 @@ def test_a_first_charge_made_void_wrongly_and_paid_can_be_put_right(
 def test_the_database_s_clock_is_set_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str, hours: int
 ) -> None:
-    from datetime import timedelta
-
     settings, a_night, charge, _ = SHAPES[shape]
     bridge = Bridge(tmp_path, students=2, fees=0, settings=settings)
     shift = [timedelta()]
@@ -348,8 +342,6 @@ def test_lives_without_a_reference(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, way: Callable[[str], str]
 ) -> None:
     """Random days of fees, payments on account, returned cheques, and a person who assigns."""
-    import random
-
     rng = random.Random(seed)
     bridge = Bridge(tmp_path, students=2, fees=0, settings=way)
     fees = test_without_reference.charged(bridge, 1000)
@@ -432,11 +424,6 @@ def test_lives_without_a_reference(
 def test_lives_with_fixed_names_empty_files_and_credits_as_items(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, seed: int
 ) -> None:
-    import random
-
-    from alma_hook.errors import Retriable
-    from tests.unit.test_campus_rules import CREDIT_TYPE, by_item_type
-
     rng = random.Random(seed)
 
     def settings(text: str) -> str:
@@ -555,8 +542,6 @@ def test_credits_leave_though_each_days_charges_take_the_one_name_first(tmp_path
         bridge.far.refresh_analytics()
         bridge.alma_to_sis()
         bridge.far.load_inbound()
-    from alma_hook import watch
-
     with bridge.ledger("look").read() as tx:
         told = [(each.cause, each.text) for each in watch.conditions(tx, bridge.campus, ())]
     print(bridge.exceptions(), bridge.balances(), told)

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import random
 import re
+import shutil
+from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from alma_hook import __main__ as command_line
-from alma_hook import campus
+from alma_hook import campus, guard
 from alma_hook.errors import AlmaHookError, SendingStopped
-from alma_hook.ledger import Ledger, batches, institutions
+from alma_hook.ledger import Ledger, batches
 from alma_hook.ledger.store import LEASE_MINUTES
 from simulator.alma_records import Fee
-from tests.bridge import Bridge, Variable
+from tests.bridge import Bridge
 from tests.unit import test_applied, test_reversals, test_without_reference
 from tests.unit.test_applied import by_level
-from tests.unit.test_guard import copied, lose, put_back, repaired
+from tests.unit.test_confirmations import load, see, tell, void, with_items
+from tests.unit.test_guard import (
+    copied,
+    lose,
+    only_rehearsed,
+    opened,
+    put_back,
+    repaired,
+    takes_in,
+)
+from tests.unit.test_guard import posted as keys_in_alma
 from tests.unit.test_reversals import (
     applied,
     charged,
@@ -42,6 +55,7 @@ def wait(bridge: Bridge) -> None:
 def person(bridge: Bridge, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     """With --ledger, whatever the marks say."""
     monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
+    monkeypatch.setattr(command_line, "_settings", lambda _: bridge.campus)
     monkeypatch.setattr(command_line, "_check_marks", lambda _, __: None)
     return command_line.main(list(words))
 
@@ -227,8 +241,6 @@ def test_a_payment_resolved_on_an_older_copy_that_was_posted(tmp_path: Path) -> 
 @pytest.mark.parametrize("since", ["paid", "raised and seen", "sent again"])
 def test_a_void_on_an_older_copy(tmp_path: Path, since: str) -> None:
     """What has shown since that PeopleSoft has the line is not known to the copy, so it lets the line be made void."""
-    from tests.unit.test_confirmations import load, see, tell, void, with_items
-
     bridge = Bridge(tmp_path, students=4, fees=0, settings=with_items)
     fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000, type="OVERDUEFINE")
     tell(bridge)
@@ -306,15 +318,8 @@ def test_payments_of_before_the_books_were_opened_after_a_repair_of_a_lost_ledge
     bridge.far.alma.waive_at_desk(old.id)  # the former process had posted it
     bridge.far.clock.advance(hours=12)
     name = bridge.far.write_query_output(bounced="omit")
-    lose(bridge, opened=False)
-    for file in bridge.folder.files(ARCHIVE, "*"):
-        bridge.folder.path(f"{ARCHIVE}/{file.name}").unlink()
-    bridge.marks[0] = Variable()
-    with bridge.working("back") as (ledger, lease):
-        for _, work in bridge.tasks_back()[:2]:
-            work(ledger, lease)
-    with bridge.ledger("setup").write() as tx:
-        institutions.open_clean(tx, "the bursar")
+    only_rehearsed(bridge)
+    opened(bridge)
     # Live now.
     fee = bridge.far.alma.add_fee(student, 700)
     bridge.far.clock.advance(hours=12)
@@ -342,15 +347,8 @@ def test_payments_of_before_the_books_were_opened_on_a_fee_charged_since_after_a
     bridge.far.alma.pay_at_desk(fee.id, 300)  # as the former process posts it
     bridge.far.clock.advance(hours=1)
     bridge.far.write_query_output()
-    lose(bridge, opened=False)
-    for file in bridge.folder.files(ARCHIVE, "*"):
-        bridge.folder.path(f"{ARCHIVE}/{file.name}").unlink()
-    bridge.marks[0] = Variable()
-    with bridge.working("back") as (ledger, lease):
-        for _, work in bridge.tasks_back()[:2]:
-            work(ledger, lease)
-    with bridge.ledger("setup").write() as tx:
-        institutions.open_clean(tx, "the bursar")
+    only_rehearsed(bridge)
+    opened(bridge)
     bridge.alma_to_sis("all_users")
     bridge.far.load_inbound()
     night(bridge)
@@ -435,8 +433,6 @@ def test_the_archives_folder_is_another_one_all_at_once(tmp_path: Path) -> None:
     bridge.far.path("/sfs/archive2").mkdir()
     bridge.file.write_text(text)
     bridge.campus = campus.load(bridge.file)
-    from alma_hook import guard
-
     bridge.marks[1] = guard.ArchiveMark(bridge.folder, "/sfs/archive2", bridge.campus.institution)
     with pytest.raises(SendingStopped, match="This ledger works with the archive"):
         charged(bridge, 700)
@@ -446,8 +442,6 @@ def test_the_archives_folder_is_another_one_all_at_once(tmp_path: Path) -> None:
 
 def snapshots(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """From now on a copy after each commit of a run of ours."""
-    from contextlib import contextmanager
-
     copies: list[Path] = []
     write = Ledger.write
 
@@ -469,8 +463,6 @@ def snapshots(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_a_copy_of_any_moment_is_repaired(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: str, run_first: bool
 ) -> None:
-    import shutil
-
     settings, a_night, charge, _ = SHAPES[shape]
     bridge = Bridge(tmp_path / "a", students=2, fees=0, settings=settings)
 
@@ -538,11 +530,6 @@ def test_a_copy_of_any_moment_is_repaired(
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("shape", ["windows", "cumulative", "applied"])
 def test_lives_with_an_older_copy_repaired(tmp_path: Path, shape: str, seed: int) -> None:
-    import random
-    from collections import Counter
-
-    from tests.unit.test_guard import posted as keys_in_alma
-
     rng = random.Random(seed)
     settings, a_night, charge, _ = SHAPES[shape]
     bridge = Bridge(tmp_path, students=3, fees=0, settings=settings)
@@ -749,24 +736,15 @@ def test_an_empty_ledger_that_took_payments_of_before_the_opening_in_sets_them_a
     pay(bridge, old, 300)
     bridge.far.clock.advance(hours=1)
     bridge.far.write_query_output()
-    lose(bridge, opened=False)
-    for file in bridge.folder.files(ARCHIVE, "*"):
-        bridge.folder.path(f"{ARCHIVE}/{file.name}").unlink()
-    bridge.marks[0] = Variable()
-    with bridge.working("back") as (ledger, lease):
-        for _, work in bridge.tasks_back()[:2]:
-            work(ledger, lease)
-    with bridge.ledger("setup").write() as tx:
-        institutions.open_clean(tx, "the bursar")
+    only_rehearsed(bridge)
+    opened(bridge)
     bridge.alma_to_sis("all_users")
     bridge.far.load_inbound()
     night(bridge)
     lose(bridge, opened=False)
     marks, bridge.marks = bridge.marks, []
     bridge.far.write_query_output()
-    with bridge.working("back") as (ledger, lease):
-        for _, work in bridge.tasks_back()[:2]:
-            work(ledger, lease)
+    takes_in(bridge)
     bridge.marks = marks
     repaired(bridge)
     for _ in range(2):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from alma_hook import __main__ as command_line
 from alma_hook import campus
 from alma_hook.errors import AlmaHookError, SendingStopped, SettingsError
 from alma_hook.ledger import exceptions
@@ -15,7 +14,7 @@ from simulator.alma_records import Fee
 from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.bridge import SETTINGS, Bridge
 from tests.unit.test_guard import copied, lose, put_back, repaired
-from tests.unit.test_older_copies import copy_after
+from tests.unit.test_older_copies import copy_after, person
 from tests.unit.test_reversals import charged, cumulative, equalise, kinds, night, pay
 
 WAIVER = "900000000007"
@@ -60,13 +59,6 @@ def waive(bridge: Bridge, fee: Fee, cents: int | None = None) -> str:
 
 def in_alma(fee: Fee) -> list[tuple[str, int, str | None]]:
     return [(t.kind, t.amount_cents, t.reason) for t in fee.transactions]
-
-
-def person(bridge: Bridge, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    monkeypatch.setattr(command_line, "_ledger", lambda _: bridge.ledger("command line"))
-    monkeypatch.setattr(command_line, "_settings", lambda _: bridge.campus)
-    monkeypatch.setattr(command_line, "_check_marks", lambda _, __: None)
-    return command_line.main(list(words))
 
 
 def number(bridge: Bridge, kind: str) -> str:

@@ -412,23 +412,22 @@ def _count(tx: Tx, batch_id: str, ours: Sequence[Row]) -> None:
     for line in ours:
         tx.event(f"batch {batch_id}", _COUNTS, f"line {line['line_no']}")
         tx.event(f"fee {line['fee_id']}", _COUNTS, f"batch {batch_id} line {line['line_no']}")
+    fees.touch(tx, [line["fee_id"] for line in ours])
 
 
 def counted_again(tx: Tx, batch_id: str) -> frozenset[int]:
-    """Return the numbers of a batch's lines that were void once, and count."""
+    """Return the numbers of a batch's lines of which a person has said, since they were void, that they count."""
     told = tx.rows(
         "SELECT detail FROM event WHERE institution = :i AND subject = :s AND what = :what",
         s=f"batch {batch_id}",
         what=_COUNTS,
     )
-    void = {line["line_no"] for line in lines(tx, batch_id) if line["state"] == "void"}
-    return frozenset(int(row["detail"].removeprefix("line ")) for row in told) - void
+    return frozenset(int(row["detail"].removeprefix("line ")) for row in told)
 
 
 def _look_at_again(tx: Tx, ours: Sequence[Row]) -> None:
     # A fee that is held, or settled in Alma meanwhile, may be looked at by nothing else.
     fee_ids = sorted({line["fee_id"] for line in ours})
-    fees.touch(tx, fee_ids)
     fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), _AFTER_ALL)
 
 

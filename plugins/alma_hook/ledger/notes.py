@@ -151,13 +151,16 @@ def noted(tx: Tx, external_id: str, sha256: str) -> None:
 
 def items_of(notes: Iterable[Note]) -> dict[str, str]:
     """Return by fee made anew, as the notes tell, the fee whose item in PeopleSoft stands for it."""
-    of_payments = [note.told() for note in notes if note.external_id != EARLIER]
-    return {carry["to_fee"]: carry["item_fee"] for told in of_payments for carry in told["carries"]}
+    return {carry["to_fee"]: carry["item_fee"] for told in _of_payments(notes) for carry in told["carries"]}
+
+
+def _of_payments(notes: Iterable[Note]) -> list[dict[str, Any]]:
+    return [note.told() for note in notes if note.external_id != EARLIER]
 
 
 def restore(tx: Tx, notes: Sequence[Note]) -> None:
     """Bring what the notes tell into the books."""
-    of_payments = [note.told() for note in notes if note.external_id != EARLIER]
+    of_payments = _of_payments(notes)
     for told in of_payments:
         _restore_payment(tx, told)
     for told in of_payments:
@@ -195,8 +198,7 @@ def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
         and told["waive"]
         and told["state"] in ("posting", "unknown")
     ):
-        row = payments.mark_posting(tx, {**row, "fee_id": row["fee_id"]}, int(told["trying"]))
-        payments.settle_posting(tx, row, "unknown")
+        payments.settle_posting(tx, payments.mark_posting(tx, row, int(told["trying"])), "unknown")
     elif row is not None and row["state"] != "posted" and told["state"] == "posted":
         # Alma does not show it any more: its account is gone.
         payments.found_posted(tx, row, int(told["posted"]))

@@ -577,14 +577,15 @@ def resolve(
     exceptions.close(tx, exception_id, by, reason)
 
 
-def posted_by_fee(tx: Tx) -> dict[str, dict[str, int]]:
-    """Return what this run's readings should show: per fee, our key and cents of each posted payment."""
+def posted_by_fee(tx: Tx, *, waivers_alone: bool = False) -> dict[str, dict[str, int]]:
+    """Return what this run's readings should show: per fee, our key and cents of each posted payment, or waiver."""
     found: dict[str, dict[str, int]] = {}
     for row in tx.rows(
         # See `fees.readings_of_run` for the CROSS JOIN.
-        "SELECT p.fee_id, p.external_id, p.posted FROM reading r CROSS JOIN payment_now p "
-        "WHERE p.institution = r.institution AND p.fee_id = r.fee_id "
-        "AND r.institution = :i AND r.run_id = :run AND p.state = 'posted'",
+        "SELECT r.fee_id, p.external_id, p.posted FROM reading r CROSS JOIN payment p "
+        "WHERE p.institution = r.institution AND p.posted_to = r.fee_id "
+        "AND r.institution = :i AND r.run_id = :run AND p.state = 'posted'"
+        f"{' AND p.waive IS NOT NULL' if waivers_alone else ''}",
         run=tx.run_id,
     ):
         found.setdefault(row["fee_id"], {})[row["external_id"]] = int(row["posted"])
@@ -636,19 +637,6 @@ def pass_canary(tx: Tx, *, waiver: bool) -> None:
     """Record that the first live payment, or waiver, was read back."""
     tx.run(f"UPDATE institution SET {_CANARY[waiver]} = :now WHERE institution = :i", now=tx.now)
     tx.event("institution", f"first {'waiver' if waiver else 'payment'} read back from Alma")
-
-
-def waived_by_us(tx: Tx) -> dict[str, list[tuple[str, int]]]:
-    """Return, by fee of this run's readings, key and cents of each waiver of ours: where Alma does not show which are."""
-    found: dict[str, list[tuple[str, int]]] = {}
-    for row in tx.rows(
-        # See `fees.readings_of_run` for the CROSS JOIN.
-        "SELECT r.fee_id, p.external_id, p.posted FROM reading r CROSS JOIN payment p WHERE p.institution = r.institution "
-        "AND p.posted_to = r.fee_id AND r.institution = :i AND r.run_id = :run AND p.state = 'posted' AND p.waive IS NOT NULL",
-        run=tx.run_id,
-    ):
-        found.setdefault(row["fee_id"], []).append((row["external_id"], int(row["posted"])))
-    return found
 
 
 def settle_doubt(tx: Tx, payment_no: int, quiet_minutes: int, *, waived: bool) -> int:

@@ -129,14 +129,14 @@ def _take_off(tx: Tx, whole: str, cents: int, key: str) -> None:
         if not off:
             break
         cents -= off
-        values = {"key": row["payment_key"], "cents": off}
         subject = f"payment {row['payment_no']}"
         tx.event(subject, "was given to a fee", f"{text_of(off)}, as Alma shows")
         exceptions.close_subject(tx, subject, "it was given to a fee, as Alma shows")
         if off < int(row["amount"]):
             tx.run(
                 "UPDATE payment SET amount = amount - :cents WHERE institution = :i AND payment_key = :key",
-                **values,
+                key=row["payment_key"],
+                cents=off,
             )
         else:
             tx.run(
