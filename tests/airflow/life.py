@@ -35,6 +35,11 @@ _MARKS = {
 }
 
 
+def one_call_at_a_time(settings: str) -> str:
+    """With several under way a death would leave as many payments in doubt."""
+    return settings.replace("[alma_to_sis]\n", "[alma_to_sis]\nworkers = 1\n")
+
+
 def until(true: Callable[[], Any], timeout: float = 60) -> None:
     """Wait until something is so, that many seconds at most."""
     deadline = time.monotonic() + timeout

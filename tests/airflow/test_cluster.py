@@ -29,7 +29,7 @@ from simulator.deaths import POSTED, RENAMED, RETRY_AT_ONCE, Moment
 from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
 from tests import compose
-from tests.airflow.life import NOTICE_SOON, Life, until
+from tests.airflow.life import NOTICE_SOON, Life, one_call_at_a_time, until
 from tests.airflow.postgres import Postgres
 
 pytestmark = [
@@ -247,7 +247,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Life, Wo
         server.server.psql("CREATE DATABASE alma_ledger OWNER airflow")
         parts = Cluster(work, socket=server.url("psycopg").partition("host=")[2])
         settings = work / "campus.toml"
-        settings.write_text(settings_text(facts, "default"))
+        settings.write_text(one_call_at_a_time(settings_text(facts, "default")))
         parts.make_secrets()
         campus.limits.per_second = 1000
         named = connections(facts, {})

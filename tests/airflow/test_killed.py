@@ -40,7 +40,7 @@ from simulator.deaths import (
 )
 from simulator.demo import ROOT, connections, settings_text
 from simulator.serve import running
-from tests.airflow.life import NOTICE_SOON, Life, until
+from tests.airflow.life import NOTICE_SOON, Life, one_call_at_a_time, until
 from tests.airflow.postgres import Postgres
 
 pytestmark = [
@@ -62,11 +62,6 @@ def dag_policy(dag):
     dag.max_active_runs = 4
 """
 )
-
-
-def one_call_at_a_time(settings: str) -> str:
-    """With several under way a death would leave as many payments in doubt."""
-    return settings.replace("[alma_to_sis]\n", "[alma_to_sis]\nworkers = 1\n")
 
 
 @pytest.fixture(scope="module")

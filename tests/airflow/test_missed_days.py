@@ -256,7 +256,7 @@ def test_what_alma_sftp_and_peoplesoft_kept_from_moving_for_days_moves_when_they
     export(life, datetime.now(UTC), *new_fees(life, 18))
     for op in ("open", "write", "rename", "read", "list", "stat", "remove"):
         faults.add_sftp(op, path="/sfs/.*", action="drop", times=None)
-    for dag_id, red in ((OUT, "plan_batches"), (BACK, "find_payment_files")):
+    for dag_id, red in ((OUT, "read_fees"), (BACK, "find_payment_files")):
         run_id, state = life.run(dag_id)
         assert (state, life.airflow.task_states(dag_id, run_id)[red]) == ("failed", "failed")
     faults.clear()
