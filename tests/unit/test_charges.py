@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from alma_hook import campus
 from alma_hook.campus import TermRow
-from alma_hook.charges import Position, decide, made_on_day, of_students
+from alma_hook.charges import TOO_LITTLE, TOO_YOUNG, Position, decide, made_on_day, of_students
 from alma_hook.errors import SendingStopped
 from alma_hook.fees import USER_GONE
 from alma_hook.ledger import items
@@ -141,6 +141,13 @@ def test_a_second_charge_copies_the_first() -> None:
             replace(CHARGED, balance=1001, original=1001, above=True),
             "charge waits while its item in PeopleSoft is above what it was told",
         ),
+        (replace(NEW, balance=1, original=1, paid=True), "paid in PeopleSoft and never charged"),
+        (replace(NEW, balance=0, paid=True, status="INDISPUTE"), "in dispute"),
+        (
+            replace(CHARGED, balance=1001, original=1001, given_up_and_paid=True),
+            "paid in PeopleSoft after its charge was given up",
+        ),
+        (replace(CHARGED, given_up_and_paid=True, status="INDISPUTE"), "in dispute"),
         (replace(NEW, type="LOCKERKEY"), "fee type without item type"),
         (replace(NEW, emplid=""), "no EMPLID"),
         (replace(NEW, emplid="staff.0007"), "EMPLID of another shape"),
@@ -383,6 +390,43 @@ def test_a_fee_of_which_alma_does_not_tell_when_it_was_made_is_held_where_a_rule
     assert isinstance(held, Listed)
     assert "Alma does not tell when it was made" in held.kind + held.detail
     assert isinstance(decide(replace(NEW, made_at=None), ruled(), DAY), Line)
+
+
+@pytest.mark.parametrize(
+    ("position", "rules", "kind"),
+    [
+        (replace(NEW, balance=1, original=1), {"minimum": "0.02"}, TOO_LITTLE),
+        (replace(NEW, made_at="2026-11-21T12:00:00Z"), {"minimum_age_days": 2}, TOO_YOUNG),
+        # Nothing is open under the EMPLID of before, by a payment or by a credit: a first charge again.
+        (
+            replace(paid(CHARGED, 1000), emplid="087654321", balance=50, original=1050),
+            {"minimum": "0.51"},
+            TOO_LITTLE,
+        ),
+        (replace(CHARGED, credited=1000, emplid="087654321", balance=50), {"minimum": "0.51"}, TOO_LITTLE),
+        # Of what needs no line nothing is left out.
+        (replace(NEW, balance=0, status="INDISPUTE"), {"minimum": "0.02"}, "in dispute"),
+    ],
+)
+def test_a_rule_leaves_out_first_charges_alone(
+    position: Position, rules: dict[str, object], kind: str
+) -> None:
+    held = decide(position, ruled(**rules), DAY)
+    assert isinstance(held, Listed)
+    assert held.kind == kind
+
+
+def test_a_credit_without_an_item_type_of_its_own_is_held_where_credits_need_one() -> None:
+    settings = CAMPUS.model_copy(
+        update={
+            "sfs": CAMPUS.sfs.model_copy(update={"credits_by": "item_type"}),
+            "credit_item_types": {"300000000002": "400000000002"},
+        }
+    )
+    held = decide(replace(CHARGED, balance=300), settings, DAY)
+    assert isinstance(held, Listed)
+    assert held.kind == "item type without credit item type"
+    assert isinstance(decide(NEW, settings, DAY), Line)
 
 
 def test_what_can_not_be_charged_does_not_count_for_a_students_minimum() -> None:
