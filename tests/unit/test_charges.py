@@ -4,6 +4,7 @@ import time
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,18 @@ from hypothesis import strategies as st
 
 from alma_hook import campus
 from alma_hook.campus import TermRow
-from alma_hook.charges import TOO_LITTLE, TOO_YOUNG, Position, decide, made_on_day, of_students
+from alma_hook.charges import (
+    BEFORE_THE_START,
+    GROUP_LEFT_OUT,
+    OWNER_LEFT_OUT,
+    TOO_LITTLE,
+    TOO_OLD,
+    TOO_YOUNG,
+    Position,
+    decide,
+    made_on_day,
+    of_students,
+)
 from alma_hook.errors import SendingStopped
 from alma_hook.fees import USER_GONE
 from alma_hook.ledger import items
@@ -385,18 +397,10 @@ def ruled(**rules: object) -> campus.Campus:
     return CAMPUS.model_copy(update={"first_charges": campus.FirstCharges(**rules)})  # type: ignore[arg-type]
 
 
-def test_a_fee_of_which_alma_does_not_tell_when_it_was_made_is_held_where_a_rule_asks() -> None:
-    held = decide(replace(NEW, made_at=None), ruled(minimum_age_days=2), DAY)
-    assert isinstance(held, Listed)
-    assert "Alma does not tell when it was made" in held.kind + held.detail
-    assert isinstance(decide(replace(NEW, made_at=None), ruled(), DAY), Line)
-
-
 @pytest.mark.parametrize(
     ("position", "rules", "kind"),
     [
         (replace(NEW, balance=1, original=1), {"minimum": "0.02"}, TOO_LITTLE),
-        (replace(NEW, made_at="2026-11-21T12:00:00Z"), {"minimum_age_days": 2}, TOO_YOUNG),
         # Nothing is open under the EMPLID of before, by a payment or by a credit: a first charge again.
         (
             replace(paid(CHARGED, 1000), emplid="087654321", balance=50, original=1050),
@@ -414,6 +418,40 @@ def test_a_rule_leaves_out_first_charges_alone(
     held = decide(position, ruled(**rules), DAY)
     assert isinstance(held, Listed)
     assert held.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("rules", "about", "kind"),
+    [
+        ({"owners_left_out": ["LAW"]}, {"owner": "LAW"}, OWNER_LEFT_OUT),
+        ({"owners_left_out": ["LAW"]}, {"owner": "MAIN"}, None),
+        ({"owners": ["MAIN"]}, {"owner": "LAW"}, OWNER_LEFT_OUT),
+        ({"owners": ["MAIN"]}, {"owner": "MAIN"}, None),
+        ({"user_groups_left_out": ["STAFF"]}, {"user_group": "STAFF"}, GROUP_LEFT_OUT),
+        ({"user_groups_left_out": ["STAFF"]}, {"user_group": "GRADUATE"}, None),
+        ({"user_groups": ["GRADUATE"]}, {"user_group": "STAFF"}, GROUP_LEFT_OUT),
+        ({"user_groups": ["GRADUATE"]}, {"user_group": "GRADUATE"}, None),
+        ({"user_groups": ["GRADUATE"]}, {"user_group": None}, "Alma does not tell the user's group"),
+        ({"minimum": "10.00"}, {}, None),
+        ({"minimum": "10.01"}, {}, TOO_LITTLE),
+        ({"since": "2026-11-20"}, {"made_at": "2026-11-20T20:00:00Z"}, None),
+        ({"since": "2026-11-20"}, {"made_at": "2026-11-19T20:00:00Z"}, BEFORE_THE_START),
+        ({"minimum_age_days": 2}, {"made_at": "2026-11-20T20:00:00Z"}, None),
+        ({"minimum_age_days": 2}, {"made_at": "2026-11-21T20:00:00Z"}, TOO_YOUNG),
+        ({"minimum_age_days": 2}, {"made_at": None}, "Alma does not tell when it was made"),
+        ({"maximum_age_days": 2}, {"made_at": "2026-11-20T20:00:00Z"}, None),
+        ({"maximum_age_days": 2}, {"made_at": "2026-11-19T20:00:00Z"}, TOO_OLD),
+    ],
+)
+def test_a_rule_ends_where_the_settings_say(
+    rules: dict[str, object], about: dict[str, Any], kind: str | None
+) -> None:
+    line = decide(replace(NEW, **about), ruled(**rules), DAY)
+    if kind is None:
+        assert isinstance(line, Line)
+    else:
+        assert isinstance(line, Listed)
+        assert line.kind == kind
 
 
 def test_a_credit_without_an_item_type_of_its_own_is_held_where_credits_need_one() -> None:
