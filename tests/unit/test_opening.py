@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from alma_hook import opening, opening_file
-from alma_hook.errors import BadFile, Fatal, SendingStopped
+from alma_hook.errors import BadFile, Fatal, SendingStopped, SettingsError
 from alma_hook.ledger import opening as opened
 from alma_hook.ledger import payments
 from alma_hook.opening import FirstRun, Matching
@@ -266,6 +266,43 @@ def test_a_payment_of_the_openings_day_waits_for_a_persons_word(both: Unopened, 
     assert applied(fees["ours"]) == [[1000] if after else []]
 
 
+def test_payments_of_earlier_days_beyond_what_was_applied_wait_for_a_persons_word(small: Unopened) -> None:
+    """The file of items is of yesterday morning, and the student paid the rest in the afternoon."""
+    fees = a_campus(small)
+    small.far.clock.advance(hours=24)
+    content = small.items()
+    small.far.peoplesoft.pay(f"ALMA{fees['part'].id}", 3000)
+    small.far.clock.advance(hours=24)
+    small.accept(content)
+    small.run()
+    small.night()
+    assert [cents for _, cents, _ in listed(small, opened.BEFORE_OR_AFTER)] == [3000]
+    [(other, _, _), *_] = listed(small, opened.HELD_SINCE_OPENING)
+    with (
+        closing(small.ledger("by hand")) as ledger,
+        pytest.raises(Fatal, match="is answered with --after-opening"),
+        ledger.write() as tx,
+    ):
+        payments.resolve(tx, other, "the bursar", "looked at", after_opening=True)
+    small.resolve(opened.BEFORE_OR_AFTER, after_opening=True)
+    small.night()
+    assert applied(fees["part"]) == [[3000]]
+    assert small.books().fees[fees["part"].id].difference_cents == 0
+
+
+def test_a_repair_of_a_ledger_that_knows_its_payments_of_before_changes_nothing(both: Unopened) -> None:
+    fees = a_campus(both)
+    both.far.clock.advance(hours=24)
+    both.accept()
+    both.run()
+    both.night()
+    before = {name: both.table(name) for name in ("payment", "opening_item", "opening_hold", "line")}
+    repaired(both)
+    assert {name: both.table(name) for name in before} == before
+    both.night()
+    assert applied(*fees.values()) == [[]] * 6
+
+
 def test_applied_amounts_count_from_what_was_applied_before(tmp_path: Path, ledger_url: str) -> None:
     bridge = unopened(tmp_path, ledger_url, shape=by_level)
     fees = a_campus(bridge)
@@ -342,6 +379,46 @@ def test_two_items_alike_are_not_guessed_apart(small: Unopened) -> None:
     assert (matching.matched, len(matching.loose), len(matching.holds)) == (0, 2, 2)
     small.run("all_users")
     assert small.loads() == []
+
+
+def test_several_items_of_one_reference_are_held(small: Unopened) -> None:
+    fee = a_fee(small, 1000)
+    small.far.charged_before(fee, 600)
+    small.far.charged_before(fee, 400, term="2262")
+    matching = small.accept()
+    assert [(hold.fee_id, hold.why.split(";")[0]) for hold in matching.holds] == [(fee.id, opening.SEVERAL)]
+    small.run("all_users")
+    assert small.loads() == []
+
+
+def test_an_item_of_a_type_that_no_fee_bears_is_nobodys(small: Unopened) -> None:
+    a_fee(small, 1000, type="LOCKERKEY")
+    small.far.peoplesoft.charge(small.far.students[0].primary_id, "300000000001", "2261", "X", 1000)
+    assert [item.why for item in small.accept().loose] == [opening.NO_ONE_FEE]
+    small.run("all_users")
+    assert small.loads() == []
+
+
+def test_an_item_under_another_of_the_students_ids_is_nobodys(small: Unopened) -> None:
+    """Alma answers to it, and the item would be credited under an EMPLID that it does not have."""
+    fee = a_fee(small, 1000)
+    barcode = small.far.students[0].identifiers["BARCODE"]
+    small.far.peoplesoft.charge(barcode, "300000000001", "2261", "X", 1000)
+    small.far.peoplesoft.charge(barcode, "300000000001", "2261", "Y", 0)
+    matching = small.accept()
+    assert [item.why for item in matching.loose] == [opening.NO_ONE_FEE]
+    assert [hold.fee_id for hold in matching.holds] == [fee.id]
+    small.run("all_users")
+    assert small.loads() == []
+
+
+def test_a_student_without_the_identifier_is_told_from_one_that_alma_does_not_know(tmp_path: Path) -> None:
+    """Alma finds them by their primary id, under which no run would charge them."""
+    bridge = unopened(tmp_path, shape=by_identifier)
+    fee = a_fee(bridge, 500)
+    bridge.far.peoplesoft.charge(fee.user.primary_id, "300000000001", "2261", "X", 500)
+    matching, _ = bridge.matched()
+    assert [item.why for item in matching.loose] == [opening.NO_USER]
 
 
 @pytest.mark.parametrize("reference", ["", "Library fine"])
@@ -513,6 +590,25 @@ def test_a_bad_file_is_told_with_all_its_faults(small: Unopened) -> None:
     assert "012345678" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "field", "reason"),
+    [
+        ("1.23E+08,300000000001,2261,A", "Emplid", "a spreadsheet made a rounded number of it"),
+        ("012345678,3000000000012,2261,A", "Item Type", "must be 1 to 12 letters or digits"),
+        ("012345678,300000000001,22611,A", "Item Term", "must be up to 4 letters or digits"),
+        ("012345678,300000000001,2261,\u00c4", "Reference Nbr", "must be plain ASCII"),
+    ],
+)
+def test_what_no_later_line_could_copy_is_refused(
+    small: Unopened, values: str, field: str, reason: str
+) -> None:
+    content = f"Emplid,Item Type,Item Term,Reference Nbr,Item Balance,Applied Amt\n{values},1.00,0.00\n"
+    with pytest.raises(BadFile) as caught:
+        small.matched(content.encode())
+    assert [(fault.line, fault.field) for fault in caught.value.faults] == [(2, field)]
+    assert reason in str(caught.value)
+
+
 @pytest.mark.parametrize("form", ["xml", "xls-html"])
 def test_the_file_may_have_any_form_of_query(tmp_path: Path, form: Any) -> None:
     def named(text: str) -> str:
@@ -549,6 +645,27 @@ def test_fees_made_before_the_start_are_never_charged(tmp_path: Path) -> None:
     assert bridge.exceptions() == {}
 
 
+def test_settings_under_which_no_item_can_be_taken_over_are_refused(tmp_path: Path) -> None:
+    campus = unopened(tmp_path).campus
+    now = datetime(2026, 11, 22, 7, 30, tzinfo=UTC)  # the evening before, at the campus
+    opening.require_ready(campus, date(2026, 11, 21), now)
+    with pytest.raises(Fatal, match="2026-11-22 is not over yet"):
+        opening.require_ready(campus, date(2026, 11, 22), now)
+    with pytest.raises(SettingsError, match="how PeopleSoft's file of items is read"):
+        opening.require_ready(campus.model_copy(update={"opening": None}), date(2026, 11, 21), now)
+    blind = campus.model_copy(update={"sfs": campus.sfs.model_copy(update={"read_back": "none"})})
+    with pytest.raises(Fatal, match="archive can't be read"):
+        opening.require_ready(blind, date(2026, 11, 21), now)
+    columns = {
+        name: head for name, head in campus.sis_to_alma.columns.items() if name not in ("reference", "fee_id")
+    }
+    nameless = campus.model_copy(
+        update={"sis_to_alma": campus.sis_to_alma.model_copy(update={"columns": columns})}
+    )
+    with pytest.raises(Fatal, match="names no reference"):
+        opening.require_ready(nameless, date(2026, 11, 21), now)
+
+
 def test_what_is_said_of_a_matching_names_no_patron(small: Unopened) -> None:
     a_campus(small)
     content = small.items()
@@ -561,6 +678,9 @@ def test_what_is_said_of_a_matching_names_no_patron(small: Unopened) -> None:
     assert "matched: 3 items, 47.00" in text
     assert "the first live run would send: 1 charges, 2.50; 0 credits, 0.00" in text
     assert not any(student.primary_id in text for student in small.far.students)
+    way = small.campus.alma_to_sis.model_copy(update={"method": "all_users"})
+    other = small.campus.model_copy(update={"alma_to_sis": way})
+    assert "of the students in the file" in "\n".join(opening.first_run_in_words(small.rehearse(), other))
 
 
 def by_identifier(text: str) -> str:

@@ -236,8 +236,7 @@ def say_when(tx: Tx, payment_key: str, *, after: bool) -> None:
         "SELECT payment_key, payment_no FROM payment WHERE institution = :i AND payment_key = :key",
         key=payment_key,
     )
-    if payment is None:
-        return
+    assert payment is not None
     if not after:
         _set_aside(tx, payment)
         return
