@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from alma_hook import confirmations
 from alma_hook.errors import AlmaHookError, BadFile, Fatal, Retriable
 from alma_hook.ledger import Lease, Ledger, Row, batches, exceptions, holds, items, moment, payments
+from alma_hook.ledger.opening import HELD_SINCE_OPENING
 from alma_hook.ledger.reversals import TAKEN_BACK
 from alma_hook.repair import repair
 
@@ -213,6 +214,17 @@ class People:
         if anew is not None:
             world.tally.operations["settled by a fee made anew"] += 1
         return f"{row['subject']} is settled" + (f" by fee …{anew[-5:]}" if anew else "")
+
+    # -- what was held since the opening -----------------------------------------------------------------------
+
+    def release(self) -> str:
+        """Let all go that did not agree when the books were opened; return how many."""
+        ledger = self.world.bridge.ledger("a person")
+        with ledger.write() as tx:
+            rows = [row for row in exceptions.open_items(tx) if row["kind"] == HELD_SINCE_OPENING]
+            for row in rows:
+                payments.resolve(tx, row["exception_id"], "a person", "looked at")
+        return f", {len(rows)} fees released" if rows else ""
 
     # -- the ledger --------------------------------------------------------------------------------------------
 

@@ -164,7 +164,7 @@ def lines(world: World, _said: Said) -> list[str]:
         members = groups.get(fee_id, [fee_id])
         shown = world.shown.get(fee_id, [])
         most = sum(max(world.shown.get(member, []), default=0) for member in members)
-        place = total = 0
+        place, total = 0, world.held_before.get(fee_id, 0)
         for what, cents in steps:
             total += cents
             if what == "void":

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alma_hook import alma_answers, brake, charges, delivery, guard, payments, query_output
+from alma_hook import alma_answers, brake, charges, delivery, guard, opening, payments, query_output
 from alma_hook.alma_answers import Fee
 from alma_hook.ledger import Ledger, Row, Tx, batches, reversals
 from alma_hook.ledger import fees as readings
@@ -156,6 +156,16 @@ def float_cents(patch: Patch) -> None:
     patch.setattr(query_output, "cents_as", cents)
 
 
+def nothing_taken_over(patch: Patch) -> None:
+    """The books are opened as if PeopleSoft held nothing yet."""
+    plain = opening.match
+
+    def match(*about: Any) -> opening.Matching:
+        return replace(plain(*about), lines=(), stands=(), holds=())
+
+    patch.setattr(opening, "match", match)
+
+
 #: What is taken out, and the first life that shows it.
 CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((no_read_back,), 7),
@@ -172,6 +182,7 @@ CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((no_waiting_of_credits,), 9),
     ((one_file_is_enough,), 16),
     ((no_brake,), 1),
+    ((nothing_taken_over,), 20),
 ]
 
 #: What no life can show while the other one is there, and so is looked for only ``FROM_THE_FIRST``.

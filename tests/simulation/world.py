@@ -20,7 +20,7 @@ from shutil import rmtree
 from typing import Any, ClassVar
 from unittest.mock import patch
 
-from alma_hook import fees
+from alma_hook import fees, opening, opening_file
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
 from alma_hook.errors import AlmaHookError, OutcomeUnknown, Retriable
@@ -62,6 +62,17 @@ amount = "Item Amt"
 balance = "Item Balance"
 """
 
+
+#: What PeopleSoft held before, as the books are opened with it.
+OPENING = """
+[opening.columns]
+emplid = "Emplid"
+item_type = "Item Type"
+term = "Item Term"
+reference = "Reference Nbr"
+balance = "Item Balance"
+applied = "Applied Amt"
+"""
 
 #: What a campus may rule of first charges.
 RULES = (
@@ -143,6 +154,7 @@ class Nature:
     credits: str
     applied: bool
     first_charges: str | None
+    opening: bool
 
     @classmethod
     def of(cls, rng: random.Random, rules: random.Random) -> Nature:
@@ -171,6 +183,7 @@ class Nature:
             credits=rng.choice(["list", "list", "ignore"]),
             applied=applied,
             first_charges=rules.choice(RULES) if rules.random() < 0.25 else None,
+            opening=rules.random() < 0.1,
         )
 
     @property
@@ -215,7 +228,8 @@ class Nature:
                 "[sis_to_alma]", "[sis_to_alma]\ncomplete_days = true"
             )
         term = f'\n[[terms]]\nfirst = {(begin - timedelta(days=60)).date()}\nterm = "2267"\n'
-        return text + f'[emplid]\nsource = "{self.emplid}"\n' + (ITEMS if self.items else "") + term
+        more = ITEMS * self.items + OPENING * self.opening
+        return text + f'[emplid]\nsource = "{self.emplid}"\n' + more + term
 
 
 @dataclass
@@ -369,6 +383,33 @@ class World:
         self.applied_too_late: set[str] = set()
         self.quiet_after: int | None = None
         self._watch_readings()
+        #: What PeopleSoft held of a fee when the books were opened, in cents.
+        self.held_before: dict[str, int] = {}
+        if self.nature.opening and self.bridge.database.file is not None:
+            self._open_with_items()
+
+    def _open_with_items(self) -> None:
+        """A former process has charged some of the fees, a few of them wrongly, and the books are opened with that."""
+        rng, far, bridge = random.Random(f"{self.seed} opening"), self.far, self.bridge
+        for fee in far.alma.fees.values():
+            item_type = bridge.campus.item_type(fee.type, "")
+            if fee.status != "ACTIVE" or item_type is None or rng.random() < 0.5:
+                continue
+            cents = fee.balance_cents + (rng.choice([-1, 100]) if rng.random() < 0.25 else 0)
+            emplid = fee.user.identifiers.get("UNIV_ID", fee.user.primary_id)
+            far.peoplesoft.charge(emplid, item_type, "2261", far.reference_prefix + fee.id, cents)
+            self.held_before[fee.id] = cents
+        bridge.database.lose(opened=False)
+        assert bridge.campus.opening is not None
+        content, day = far.peoplesoft.applied_output(), bridge.campus.today(self.clock.now())
+        items = opening_file.read("items.csv", content, bridge.campus, bridge.campus.opening)
+        matching = opening.match(
+            items, opening.read_accounts(bridge.api, items, bridge.campus), bridge.campus, day
+        )
+        told = opening.record(matching, "items.csv", content, day, "as the docs say")
+        ledger = bridge.ledger("opening")
+        with ledger.lease("out", "opening") as out, ledger.lease("back", "opening"):
+            opening.accept(ledger, out, bridge.campus, matching, told, bridge.folder, bridge.marks)
 
     def _name_students(self) -> None:
         if self.nature.emplid == "primary_id":
@@ -668,6 +709,8 @@ class World:
             said += f"{self.people.answer() or ''}"
             if 2 <= number <= 5 and self.rng.random() < 0.5:
                 said += f"{self.people.settle() or ''}"
+            if number == 2 and self.held_before:
+                said += self.people.release()
             self.far.refresh_analytics()
             out = self.run(self.new_run("out", method="all_users"))
             said += f"{self.people.repair_again(out) or ''}"
