@@ -20,9 +20,11 @@ from alma_hook.charges import (
     TOO_OLD,
     TOO_YOUNG,
     Position,
+    _waiting,
     decide,
     made_on_day,
     of_students,
+    with_waivers,
 )
 from alma_hook.errors import SendingStopped
 from alma_hook.fees import USER_GONE
@@ -474,6 +476,36 @@ def test_what_can_not_be_charged_does_not_count_for_a_students_minimum() -> None
         replace(NEW, fee_id="3", type="CREDIT", balance=-700, original=700),
     ]
     assert of_students(of_one, ruled(minimum_of_student="10.00"), DAY) == {"012345678": 400}
+
+
+@pytest.mark.parametrize(
+    ("shown", "waived", "others_waived", "counts"),
+    [
+        ([("A", 100)], {"B": 50}, 50, [("A", 100), ("B", 50)]),
+        ([("A", 100)], {"B": 50, "C": 1}, 50, [("A", 100)]),
+        ([("A", 100)], {"A": 100, "B": 50}, 60, [("A", 100), ("B", 50)]),
+        ([("A", 100)], {"A": 100}, 0, [("A", 100)]),
+    ],
+)
+def test_a_waiver_without_our_key_counts_where_alma_shows_as_much_waived(
+    shown: list[tuple[str, int]], waived: dict[str, int], others_waived: int, counts: list[tuple[str, int]]
+) -> None:
+    assert with_waivers(shown, waived, others_waived) == counts
+
+
+def test_a_credit_waits_for_as_many_days_as_the_settings_say() -> None:
+    def waiting(days: int | None) -> frozenset[str]:
+        settings = CAMPUS.sfs.model_copy(update={"credit_wait_days": days})
+        unseen = {
+            "fresh": "2026-11-20T08:00:00.001Z",
+            "old": "2026-11-20T08:00:00.000Z",
+            "ancient": "2026-11-01T08:00:00.000Z",
+        }
+        return _waiting(unseen, CAMPUS.model_copy(update={"sfs": settings}), "2026-11-22T08:00:00.000Z")
+
+    assert waiting(2) == {"fresh"}
+    assert waiting(21) == {"fresh", "old"}
+    assert waiting(22) == {"fresh", "old", "ancient"}
 
 
 # -- the day on which a fee was made ------------------------------------------------------------------
