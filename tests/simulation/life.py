@@ -19,7 +19,7 @@ from simulator.alma_records import Fee, User
 from simulator.campus import FEE_TYPES, UNMAPPED_TYPE
 from simulator.money import text_of
 from simulator.peoplesoft_records import Item
-from tests.simulation.world import DAYS, METHODS, Event, World, own_payments
+from tests.simulation.world import DAYS, METHODS, WAIVER, Event, World, own_payments
 
 Act = Callable[[World], str | None]
 #: campus: at any moment. day: on some days. run: every day or nearly.
@@ -303,6 +303,11 @@ def student_pays_again(world: World) -> str | None:
 
 
 def _pay(world: World, item: Item, cents: int) -> str:
+    """Or the office waives it, where its output tells what it was."""
+    if world.nature.waives and world.rng.random() < 0.3:
+        world.far.peoplesoft.pay(item.item_nbr, cents, item_type=WAIVER)
+        world.tally.operations["office waives"] += 1
+        return f"the office waives {money(cents)} on the item of fee …{item.reference[-5:]}"
     world.far.peoplesoft.pay(item.item_nbr, cents)
     return f"{money(cents)} are paid on the item of fee …{item.reference[-5:]}"
 

@@ -38,6 +38,7 @@ class Said:
     balances: Row | None
     unfinished: list[Row]
     reversals: list[Row]
+    waivers: frozenset[str]
 
     @classmethod
     def of(cls, world: World) -> Said:
@@ -68,6 +69,12 @@ class Said:
                     "WHERE institution = :i AND owner IS NOT NULL"
                 ),
                 tx.rows("SELECT * FROM reversal WHERE institution = :i ORDER BY reversal_id"),
+                frozenset(
+                    row["payment_key"]
+                    for row in tx.rows(
+                        "SELECT payment_key FROM payment WHERE institution = :i AND waive IS NOT NULL"
+                    )
+                ),
             )
 
     @cached_property
@@ -321,12 +328,16 @@ def _asks_for_money(said: Said, fee_id: str) -> bool:
 
 def _can_not_tell(said: Said, fee: Fee) -> bool:
     """Whether a fee bears a payment that may be ours without its key: none was ever read back with it."""
-    proved = any(row["state"] == "posted" for row in said.payments)
     of_fee = [
         row for row in said.payments if row["fee_id"] == fee.id and row["state"] in ("posting", "unknown")
     ]
-    others = {t.amount_cents for t in fee.transactions if t.kind == "PAYMENT"}
-    return not proved and any(row["trying"] in others for row in of_fee)
+    kinds = {
+        row["payment_key"]: "WAIVE" if row["payment_key"] in said.waivers else "PAYMENT"
+        for row in said.payments
+    }
+    proved = {kinds[row["payment_key"]] for row in said.payments if row["state"] == "posted"}
+    there = {(t.kind, t.amount_cents) for t in fee.transactions if t.kind not in proved}
+    return any((kinds[row["payment_key"]], row["trying"]) in there for row in of_fee)
 
 
 def _wrong_with_what_was_taken_back(world: World, said: Said, row: Row, excess: int) -> str | None:
@@ -355,7 +366,8 @@ def _short_ids(world: World, said: Said) -> list[str]:
     """
     tried = Counter(row["fee_id"] for row in said.payments if row["attempts"])
     gone = sum(world.tally.operations[kind] for kind in ("user purged", "user re-keyed", "EMPLID corrected"))
-    posted = sum(row["state"] == "posted" for row in said.payments)
+    # Of a waiver the key stands in the comment, which is not cut.
+    posted = sum(row["state"] == "posted" and row["payment_key"] not in said.waivers for row in said.payments)
     found = ["payments were posted after one that did not come back"] if posted > 1 + gone else []
     for fee in world.far.alma.fees.values():
         late = any(

@@ -63,6 +63,16 @@ balance = "Item Balance"
 """
 
 
+#: The item type of what the office waives, and what a line is by its item type.
+WAIVER = "900000000007"
+KINDS = f"""
+[sis_to_alma.kinds]
+300000000001 = "payment"
+300000000002 = "payment"
+300000000003 = "payment"
+{WAIVER} = "waive:GOODWILL"
+"""
+
 #: What PeopleSoft held before, as the books are opened with it.
 OPENING = """
 [opening.columns]
@@ -155,6 +165,7 @@ class Nature:
     applied: bool
     first_charges: str | None
     opening: bool
+    waives: bool
 
     @classmethod
     def of(cls, rng: random.Random, rules: random.Random) -> Nature:
@@ -184,6 +195,7 @@ class Nature:
             applied=applied,
             first_charges=rules.choice(RULES) if rules.random() < 0.25 else None,
             opening=rules.random() < 0.1,
+            waives=rules.random() < 0.15 and payment_ids and not applied,
         )
 
     @property
@@ -228,7 +240,10 @@ class Nature:
                 "[sis_to_alma]", "[sis_to_alma]\ncomplete_days = true"
             )
         term = f'\n[[terms]]\nfirst = {(begin - timedelta(days=60)).date()}\nterm = "2267"\n'
-        more = ITEMS * self.items + OPENING * self.opening
+        if self.waives:
+            text = text.replace("[sis_to_alma]", '[sis_to_alma]\nwaivers_shown_by = "comment"')
+            text = text.replace('paid_on = "Date Paid"\n', 'paid_on = "Date Paid"\nkind = "Item Type"\n')
+        more = ITEMS * self.items + OPENING * self.opening + KINDS * self.waives
         return text + f'[emplid]\nsource = "{self.emplid}"\n' + more + term
 
 
@@ -599,7 +614,9 @@ class World:
         about = accidents.alma_fault(fault, random.Random(f"{self.seed} {self.fired[-1]} about"))
         self.far.faults.add_http(fault, **about)  # type: ignore[arg-type]
         if fault == "apply_late" and about["seconds"] in accidents.TOO_LATE:
-            self.applied_too_late.add(request.query.get("external_transaction_id", ""))
+            # Of a waiver our key stands in the comment.
+            said = request.query.get("comment", "").partition(" ")[0]
+            self.applied_too_late.add(request.query.get("external_transaction_id", said))
 
     # -- PeopleSoft --------------------------------------------------------------------------------------------
 
@@ -794,14 +811,15 @@ def summary(task: str, done: Any) -> str:
 
 
 def own_payments(fee: Fee) -> list[tuple[str, int]]:
-    """The payments on a fee with a whole key of ours, told by their look, not by the package."""
-    return [
-        (t.external_transaction_id, t.amount_cents)
+    """The payments on a fee with a whole key of ours, and the waivers; told by their look, not by the package."""
+    marks = [
+        (
+            (t.comment or "").partition(" ")[0] if t.kind == "WAIVE" else t.external_transaction_id or "",
+            t.amount_cents,
+        )
         for t in fee.transactions
-        if t.external_transaction_id is not None
-        and len(t.external_transaction_id) == 16
-        and t.external_transaction_id.startswith("SFS")
     ]
+    return [(key, cents) for key, cents in marks if len(key) == 16 and key.startswith("SFS")]
 
 
 def own_paid(fee: Fee) -> int:
