@@ -378,14 +378,14 @@ class AirflowHome:
         """Unpause a DAG, start a run and return the run's id. Waits until the DAG file has been read."""
         self.unpause(dag_id, timeout=timeout)
         body = {"logical_date": None, "conf": dict(conf or {})}
-        # Airflow 3.1 answers before it commits, so for a moment neither DAG nor run may be there yet.
+        # Airflow 3.1 answers before it commits, so for a moment neither DAG nor run may be there yet. 500: SQLite is busy.
         deadline = time.monotonic() + 10
         run_id = ""
         while not run_id:
             try:
                 run_id = str(self.api("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body)["dag_run_id"])
             except AirflowRefusedError as refused:
-                if refused.status != 404 or time.monotonic() > deadline:
+                if refused.status not in (404, 500) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.2)
         while not self._is_known(dag_id, run_id) and time.monotonic() < deadline:
@@ -422,7 +422,8 @@ class AirflowHome:
                 self.api("PATCH", f"/api/v2/dags/{quote(dag_id)}", {"is_paused": False})
                 return
             except AirflowRefusedError as refused:
-                if refused.status != 404:
+                # 500: its SQLite is busy. The same may be said again.
+                if refused.status not in (404, 500):
                     raise
             self._check_alive()
             errors = self.import_errors()

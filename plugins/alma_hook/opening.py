@@ -170,8 +170,10 @@ def match(
         lines=tuple(_line(item, fee_id, fee, campus, as_of) for item, fee_id, fee in owing),
         accounts={
             fee_id: accounts[student].user_id if student in accounts else student
-            for item, fee_id, _ in taken
+            for item, fee_id, fee in taken
             for student in [owner.get(fee_id, item.emplid)]
+            # One that was paid and is gone from Alma would be looked for by every run, for nothing.
+            if fee is not None or item.balance
         },
         matched=len(matched),
         matched_cents=sum(item.balance for item in matched),

@@ -23,8 +23,9 @@ class PaymentFile:
     """A file as read: every line is in one of the two, but for those that the settings leave out as no payments.
 
     ``unclear``: keys of payments that a refused line may be about, so that nothing follows from their absence.
-    ``blind``: a refused line may be about any payment. ``taken_back``: what lines of their own take back of payments that are
-    not in the file; of one that is, that is off its amount, which may be nought then. ``reversals``: how many such lines.
+    ``blind``: a refused line may be about any payment. ``taken_back``: lines of their own that take back payments which are
+    not in the file; what they take back of one that is, is off its amount, which may be nought then. ``reversals``: how many
+    such lines there are of both.
     """
 
     payments: tuple[Payment, ...]
@@ -71,7 +72,7 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
 def _less(
     payments: Sequence[Payment], reversals: Sequence[Payment]
 ) -> tuple[tuple[Payment, ...], tuple[Payment, ...]]:
-    """Take off the payments what lines of their own take back; return them, and what is taken back of others, one each."""
+    """Take off the payments what lines of their own take back; return them, and the lines that are about others."""
     back: dict[str, int] = {}
     for each in reversals:
         back[each.payment_key] = back.get(each.payment_key, 0) + each.amount
@@ -79,8 +80,7 @@ def _less(
         replace(each, amount=max(0, each.amount - back.get(each.payment_key, 0))) for each in payments
     )
     there = {each.payment_key for each in payments}
-    others = {each.payment_key: each for each in reversals if each.payment_key not in there}
-    return left, tuple(replace(each, amount=back[key]) for key, each in others.items())
+    return left, tuple(each for each in reversals if each.payment_key not in there)
 
 
 def _kind(values: Mapping[str, str], campus: Campus) -> str | None:

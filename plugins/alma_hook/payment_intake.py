@@ -6,6 +6,7 @@ A payment is taken in once for ever, whatever file it stands in again; of lists 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -335,14 +336,9 @@ def _subject(payment_key: str) -> str:
 def _take_in_file(
     tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus, counts: TakeInCounts, lines: int
 ) -> None:
-    known = entries.known(tx, [p.payment_key for p in (*file.payments, *file.taken_back)])
-    strange = [each for each in file.taken_back if each.payment_key not in known]
-    lowered = [
-        replace(each, amount=max(0, known[each.payment_key] - each.amount))
-        for each in file.taken_back
-        if each.payment_key in known
-    ]
-    file = replace(file, payments=(*file.payments, *lowered))
+    # Whether what such a line takes back is off its payment's amount already can't be told: that it is not there means nothing.
+    file = replace(file, unclear=file.unclear | {each.payment_key for each in file.taken_back})
+    known = entries.known(tx, [payment.payment_key for payment in file.payments])
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in file.payments:
         by_key.setdefault(payment.payment_key, []).append(payment)
@@ -389,16 +385,7 @@ def _take_in_file(
         or (payment.amount < before and not campus.sis_to_alma.cumulative and reversals.seen_once(tx, key))
     ]
     listed += [_refused(row, line) for line in file.refused]
-    listed += [
-        Listed(
-            "payment line refused",
-            _subject(each.payment_key),
-            each.amount,
-            f"line {each.line_no} of {row['name']} takes back a payment that was never told of",
-            fee_id=each.fee_id,
-        )
-        for each in strange
-    ]
+    listed += _taken_back_alone(row, file.taken_back)
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
     heard = by_key if reversals.newest(tx, row) else {}
@@ -412,6 +399,22 @@ def _take_in_file(
     )
     _taken(tx, row, lines, len(new), len(file.refused), counts)
     _older(tx, row, unheard, counts)
+
+
+def _taken_back_alone(row: Row, lines: Sequence[entries.Payment]) -> list[Listed]:
+    """List each line that takes back a payment which its file does not tell of; the same line of another file is the same."""
+    alike: Counter[str] = Counter()
+    found = []
+    for line in lines:
+        said = f"{line.payment_key}\n{line.amount}\n{line.paid_on}"
+        alike[said] += 1
+        detail = f"line {line.line_no} of {row['name']} takes back {amount(line.amount)} of a payment that is not in that file"
+        found.append(
+            Listed(
+                exceptions.ALONE, _subject(f"{said}\n{alike[said]}"), line.amount, detail, fee_id=line.fee_id
+            )
+        )
+    return found
 
 
 def _refused(row: Row, line: RefusedLine) -> Listed:

@@ -20,7 +20,7 @@ from alma_hook.ledger.store import LEASE_MINUTES
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
 from tests.unit import test_applied, test_reversals, test_without_reference
-from tests.unit.test_applied import by_level
+from tests.unit.test_applied import by_level, raised
 from tests.unit.test_confirmations import load, see, tell, void, with_items
 from tests.unit.test_guard import (
     copied,
@@ -825,3 +825,33 @@ def test_which_fees_stand_for_an_older_one_after_a_repair(tmp_path: Path, older:
 
     assert (in_all(bridge, old, first, second), kinds(bridge)) == ([(1000, 0), (0, 0), (0, 0)], [])
     assert bridge.books().alma_cents == bridge.books().peoplesoft_cents == 400
+
+
+def test_a_payment_that_a_copy_has_as_credited_and_a_person_has_settled_since(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=cumulative)
+    fee, other = charged(bridge, 1000, 50)
+    pay(bridge, other)
+    night(bridge)
+    pay(bridge, fee)
+    bridge.far.alma.pay_at_desk(fee.id)
+    night(bridge)
+    equalise(bridge)
+    assert kinds(bridge) == []
+    copy = copied(bridge)
+
+    # The library raises the fee, and the office gives the money back.
+    raised(bridge, fee, 600)
+    equalise(bridge)
+    bridge.far.alma.dispute(fee.id)
+    night(bridge)
+    ((exception_id, _, _),) = listed(bridge, "fee is INDISPUTE in Alma")
+    resolve(bridge, exception_id)
+    night(bridge)
+
+    put_back(bridge, copy)
+    repaired(bridge)
+    bridge.far.alma.restore(fee.id)
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+    assert applied(fee) == [[]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ import pytest
 
 from alma_hook import opening, opening_file
 from alma_hook.errors import BadFile, Fatal, SendingStopped, SettingsError
+from alma_hook.ledger import institutions, payments
 from alma_hook.ledger import opening as opened
-from alma_hook.ledger import payments
 from alma_hook.opening import FirstRun, Matching
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
 from tests.unit.test_applied import by_level, one_list
-from tests.unit.test_guard import repaired
-from tests.unit.test_reversals import applied, equal, kinds, listed
+from tests.unit.test_guard import lose, repaired
+from tests.unit.test_reversals import applied, cumulative, equal, kinds, listed
+from tests.unit.test_waivers import reversing
 
 OPENING = """
 [opening.columns]
@@ -717,3 +718,111 @@ def test_an_item_whose_student_alma_does_not_know_is_listed(small: Unopened) -> 
     small.run("all_users")
     assert small.loads() == []
     assert sorted(kinds(small)) == sorted([opened.ITEM_WITHOUT_FEE, "user not found in Alma"])
+
+
+def bounces_after_the_opening(folder: Path, shape: Callable[[str], str]) -> tuple[Unopened, Fee]:
+    """A cheque of before the opening is returned: PeopleSoft's item is open by so much more, and Alma's fee is not."""
+    bridge = unopened(folder, shape=shape)
+    fee = a_campus(bridge)["part"]
+    bridge.far.clock.advance(hours=24)
+    bridge.accept()
+    bridge.run()
+    bridge.night()
+    (payment,) = bridge.far.peoplesoft.payments
+    bridge.far.peoplesoft.bounce(payment)
+    for _ in range(3):
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output(bounced="reversal" if "kinds" in bridge.file.read_text() else "omit")
+        bridge.sis_to_alma()
+        bridge.run()
+    return bridge, fee
+
+
+@pytest.mark.parametrize("by_a_line", [False, True])
+def test_a_payment_of_before_that_bounces_afterwards_is_listed(tmp_path: Path, by_a_line: bool) -> None:
+    bridge, fee = bounces_after_the_opening(
+        tmp_path, lambda text: reversing(cumulative(text)) if by_a_line else cumulative(text)
+    )
+    ((exception_id, cents, fee_id),) = listed(bridge)
+    assert fee_id == fee.id
+    assert bridge.books().fees[fee.id].difference_cents == -cents
+    assert bridge.balances()["unexplained"] == 0
+
+    with closing(bridge.ledger("by hand")) as ledger, ledger.write() as tx:
+        payments.resolve(tx, exception_id, "the bursar", "written off")
+    bridge.night()
+    assert listed(bridge) == []
+
+
+def test_a_fee_made_anew_for_a_payment_of_before_is_not_charged_again(tmp_path: Path) -> None:
+    bridge, fee = bounces_after_the_opening(tmp_path, cumulative)
+    ((exception_id, cents, _),) = listed(bridge)
+    again = a_fee(bridge, cents, student=bridge.far.students.index(fee.user))
+    bridge.run()
+    assert kinds(bridge).count("payment taken back, new fees wait") == 1
+    sent = len(bridge.loads())
+    with closing(bridge.ledger("by hand")) as ledger, ledger.write() as tx:
+        payments.resolve(tx, exception_id, "the bursar", "made anew", again.id)
+    bridge.run()
+    bridge.night()
+    assert len(bridge.loads()) == sent
+    assert listed(bridge) == []
+
+    # And so after the ledger is lost.
+    lose(bridge, opened=False)
+    repaired(bridge)
+    bridge.run()
+    bridge.night()
+    assert len(bridge.loads()) == sent
+    assert listed(bridge) == []
+
+
+def test_a_paid_item_whose_fee_is_gone_from_alma_is_looked_for_by_nobody(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path, shape=cumulative)
+    a_campus(bridge)
+    purged = "1381234567890123"
+    bridge.far.peoplesoft.charge(
+        bridge.far.students[0].primary_id, "300000000001", "2261", f"ALMA{purged}", 300, 300
+    )
+    bridge.far.clock.advance(hours=24)
+    bridge.accept()
+    for _ in range(2):
+        bridge.run("all_users")
+    assert f"fee {purged}" not in bridge.exceptions()
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_opening_that_died_is_none_where_the_campus_began_clean(tmp_path: Path, lost: bool) -> None:
+    class Killed(BaseException):
+        pass
+
+    def before(action: str, path: str) -> None:
+        if action == "written" and path.endswith(".manifest.csv"):
+            raise Killed
+
+    bridge = unopened(tmp_path, shape=cumulative)
+    fee = a_fee(bridge, 5000)
+    bridge.far.charged_before(fee, 5000, paid=2000)
+    bridge.far.alma.pay_at_desk(fee.id, 2000)
+    bridge.far.clock.advance(hours=24)
+    bridge.folder.before = before
+    with suppress(Killed):
+        bridge.accept()
+    bridge.folder.before = lambda _action, _path: None
+
+    # The business office settles the old items instead.
+    bridge.far.peoplesoft.items.clear()
+    bridge.far.peoplesoft.payments.clear()
+    with closing(bridge.ledger("setup")) as ledger, ledger.write() as tx:
+        institutions.open_clean(tx, "the bursar")
+    if lost:
+        bridge.run()
+        lose(bridge, opened=False)
+    repaired(bridge)
+    bridge.run()
+    bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 1000)
+    for _ in range(2):
+        bridge.night()
+    assert applied(fee) == [[1000]]
+    assert bridge.exceptions() == {}
+    assert bridge.loads() == [("charges", 3000)]

@@ -11,8 +11,10 @@ from alma_hook import campus
 from alma_hook.errors import AlmaHookError, SendingStopped, SettingsError
 from alma_hook.ledger import exceptions
 from simulator.alma_records import Fee
+from simulator.peoplesoft_records import Payment
 from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.bridge import SETTINGS, Bridge
+from tests.unit.test_applied import raised
 from tests.unit.test_guard import copied, lose, put_back, repaired
 from tests.unit.test_older_copies import copy_after, person
 from tests.unit.test_reversals import charged, cumulative, equalise, kinds, night, pay
@@ -439,7 +441,7 @@ def test_a_file_of_new_lines_only_tells_of_an_older_payment(tmp_path: Path) -> N
     bridge.folder.put("/sfs/outbound/LIBRARY_1.csv", (heading + row + strange).encode())
     bridge.sis_to_alma()
     assert posted(fee) == [1000]
-    assert sorted(amounts(bridge)) == [("payment line refused", 1000), ("payment with another amount", -1000)]
+    assert sorted(amounts(bridge)) == [("payment taken back by a line of its own", 1000)] * 2
 
 
 def amounts(bridge: Bridge) -> list[tuple[str, int]]:
@@ -448,3 +450,80 @@ def amounts(bridge: Bridge) -> list[tuple[str, int]]:
         found = [(row["kind"], int(row["amount"])) for row in exceptions.open_items(tx)]
     ledger.close()
     return found
+
+
+def file_of(bridge: Bridge, *rows: str) -> None:
+    """PeopleSoft leaves a file of these lines, and the DAG runs."""
+    bridge.far.clock.advance(hours=24)
+    heading = "Emplid,Payment ID,Date Paid,Reference Number,Paid Amount,Item Type\r\n"
+    name = f"/sfs/outbound/LIBRARY_{bridge.far.clock.now():%Y%m%d%H%M%S}.csv"
+    bridge.folder.put(name, (heading + "".join(rows)).encode())
+    bridge.sis_to_alma()
+
+
+def line_of(payment: Payment, paid: str, item_type: str = "300000000001") -> str:
+    return f"{payment.emplid},{payment.payment_id},12/01/2026,{payment.reference},{paid},{item_type}\r\n"
+
+
+@pytest.mark.parametrize("payable", [True, False])
+def test_what_was_taken_in_lower_is_lowered_no_more_by_the_line_alone(tmp_path: Path, payable: bool) -> None:
+    """Files of several days: the payment's day falls out of them before that of the line which takes it back."""
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=reversing)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    if not payable:
+        bridge.far.alma.dispute(fee.id)
+    file_of(bridge, paid, back)
+    for _ in range(2):
+        file_of(bridge, back)
+    if not payable:
+        bridge.far.alma.restore(fee.id)
+    file_of(bridge)
+    equalise(bridge)
+    assert posted(fee) == [600]
+    assert amounts(bridge) == [("payment taken back by a line of its own", 400)]
+
+
+@pytest.mark.parametrize("second", ["3.00", "4.00"])
+def test_each_line_that_takes_back_is_listed_by_itself(tmp_path: Path, second: str) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=reversing)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    file_of(bridge, line_of(payment, "10.00"))
+    assert posted(fee) == [1000]
+    first = line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, first)
+    file_of(bridge, first, line_of(payment, second, REVERSAL_ITEM_TYPE))
+    file_of(bridge, first)
+    assert sorted(cents for _, cents in amounts(bridge)) == sorted([400, int(second.replace(".", ""))])
+    assert {kind for kind, _ in amounts(bridge)} == {"payment taken back by a line of its own"}
+    assert bridge.balances()["unexplained"] == 0
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_the_rest_of_a_waiver_is_listed_whoever_saw_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clear: bool
+) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    bridge.far.alma.pay_at_desk(fee.id, 800)
+    waive(bridge, fee, 1000)
+    if not clear:
+        bridge.far.faults.add_http("drop_after", method="POST", path="/fees")
+    night(bridge)
+    bridge.far.faults.clear()
+    if not clear:
+        bridge.far.clock.advance(seconds=3600)
+        assert person(bridge, monkeypatch, "mark-waived", "1") == 0
+    assert amounts(bridge) == [("paid more than Alma's balance", 800)]
+    equalise(bridge)
+    assert kinds(bridge) == []
+
+    # What the credit made up for is asked for again.
+    raised(bridge, fee, 800)
+    for _ in range(3):
+        equalise(bridge)
+        night(bridge)
+    assert bridge.balances()["unexplained"] == 0

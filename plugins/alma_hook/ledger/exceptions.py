@@ -35,6 +35,7 @@ OTHER_PAYMENTS = "payments in Alma differ from those posted"
 SHRUNKEN = "file has far fewer lines than the last one"
 OLDER = "file older than one taken in"
 GONE = "refused payment file is gone"
+ALONE = "payment taken back by a line of its own"
 
 
 def of_payment(row: Row, kind: str, value: int, more: str = "") -> Listed:

@@ -38,6 +38,14 @@ def opened_at(tx: Tx) -> str | None:
     return None if found is None else str(found)
 
 
+def opened_clean(tx: Tx) -> bool:
+    """Whether the books are open and were opened with nothing in PeopleSoft."""
+    sql = (
+        "SELECT 1 FROM institution WHERE institution = :i AND opened_at IS NOT NULL AND opened_as_of IS NULL"
+    )
+    return tx.one(sql) is not None
+
+
 def open_clean(tx: Tx, by: str) -> None:
     """Open the books with nothing in PeopleSoft. Raises ``Fatal`` when they are open already.
 

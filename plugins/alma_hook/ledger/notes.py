@@ -61,7 +61,7 @@ def unnoted(tx: Tx) -> list[Note]:
     """
     rows = tx.rows(
         "SELECT p.*, f.user_id AS account FROM payment p LEFT JOIN fee f ON f.institution = p.institution "
-        "AND f.fee_id = p.posted_to WHERE p.institution = :i AND (p.state IN ('settled', 'credited') "
+        "AND f.fee_id = COALESCE(p.posted_to, p.fee_id) WHERE p.institution = :i AND (p.state IN ('settled', 'credited') "
         "OR (p.waive IS NOT NULL AND p.state <> 'new') "
         "OR EXISTS (SELECT 1 FROM reversal v WHERE v.institution = p.institution AND v.payment_key = p.payment_key "
         "AND (v.settled > 0 OR v.covered > 0)) "
@@ -161,13 +161,14 @@ def _of_payments(notes: Iterable[Note]) -> list[dict[str, Any]]:
 def restore(tx: Tx, notes: Sequence[Note]) -> None:
     """Bring what the notes tell into the books."""
     of_payments = _of_payments(notes)
+    for note in notes:
+        if note.external_id == EARLIER:
+            _restore_earlier(tx, note.told()["payments"])
     for told in of_payments:
         _restore_payment(tx, told)
     for told in of_payments:
         _restore_reversals(tx, told)
     for note in notes:
-        if note.external_id == EARLIER:
-            _restore_earlier(tx, note.told()["payments"])
         noted(tx, note.external_id, note.sha256)
 
 
@@ -183,7 +184,7 @@ def _restore_earlier(tx: Tx, told: Sequence[Sequence[Any]]) -> None:
 
 def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
     row = _payment(tx, told["external_id"])
-    met = {told["fee_id"], told["posted_to"], *(carry["to_fee"] for carry in told["carries"])}
+    met = {told["fee_id"], told["posted_to"], *(carry["to_fee"] for carry in told["carries"])} - {None}
     for fee_id in sorted(met) if told["account"] else []:
         if tx.one("SELECT user_id FROM fee WHERE institution = :i AND fee_id = :fee", fee=fee_id) is None:
             fees.meet(tx, fee_id, told["account"])
@@ -202,7 +203,12 @@ def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
     elif row is not None and row["state"] != "posted" and told["state"] == "posted":
         # Alma does not show it any more: its account is gone.
         payments.found_posted(tx, row, int(told["posted"]))
-    elif row is not None and row["state"] in _WAITS and told["state"] in _SETTLED:
+    elif (
+        row is not None
+        and row["state"] in (*_WAITS, payments.CREDITED)
+        and told["state"] in _SETTLED
+        and row["state"] != told["state"]
+    ):
         # What was unclear when the copy was made was not in Alma: until that is known nobody can settle it.
         payments.settle_posting(tx, row, told["state"])
         exceptions.close_subject(tx, f"payment {row['payment_no']}", "it was settled, as the archive tells")

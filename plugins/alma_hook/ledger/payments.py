@@ -644,7 +644,11 @@ def settle_doubt(tx: Tx, payment_no: int, quiet_minutes: int, *, waived: bool) -
 
     Raises ``Fatal`` where that is not so, or where the call may still be on its way.
     """
-    row = tx.row("SELECT * FROM payment WHERE institution = :i AND payment_no = :no", no=payment_no)
+    row = tx.row(
+        "SELECT n.*, p.waive FROM payment_now n JOIN payment p ON p.institution = n.institution "
+        "AND p.payment_key = n.payment_key WHERE n.institution = :i AND n.payment_no = :no",
+        no=payment_no,
+    )
     if row is None or row["waive"] is None or row["state"] not in ("posting", "unknown"):
         raise Fatal(f"Payment {payment_no} is no waiver of unclear outcome; `exceptions` names those.")
     until = moment(row["marked_at"]) + timedelta(minutes=quiet_minutes)
@@ -653,11 +657,14 @@ def settle_doubt(tx: Tx, payment_no: int, quiet_minutes: int, *, waived: bool) -
             f"The call for payment {payment_no} may still be on its way; look again after {instant(until)}."
         )
     state, cents = ("posted", int(row["trying"])) if waived else ("new", 0)
-    settle_posting(tx, {**row, "fee_id": row["posted_to"]}, state, posted=cents)
+    settle_posting(tx, row, state, posted=cents)
     exceptions.close_subject(
         tx, f"payment {payment_no}", f"a person says it is {'' if waived else 'not '}in Alma"
     )
-    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, [row["posted_to"]])), "waiver settled")
+    rest = int(row["stands"]) - cents
+    if waived and rest > 0:
+        exceptions.open_all(tx, [exceptions.of_payment(row, exceptions.OVERPAID, rest)])
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, [row["fee_id"]])), "waiver settled")
     return int(row["trying"])
 
 

@@ -26,6 +26,12 @@ EARLIER = "earlier"
 #: A file with the same bytes that lies there again under its name sooner than this may be the very same one, sent twice.
 SAME_FILE_APART = timedelta(hours=12)
 _STANDS = "('standing', 'settled')"
+#: A payment on a charge of before the books were opened concerns us where its item stands for a fee of ours since then.
+#: (Of applied amounts what was applied before is told by its sum, see ``applied.since_opening``.)
+_COUNTS = (
+    f"(p.state <> '{EARLIER}' OR EXISTS (SELECT 1 FROM opening_item o JOIN institution n ON n.institution = o.institution "
+    "WHERE o.institution = p.institution AND o.fee_id = p.fee_id AND n.payment_shape <> 'applied'))"
+)
 #: A file lacks no payment that a later one was the first to tell of, nor one that Alma alone tells of and has
 #: since that day: a repair reads old ones again.
 _TOLD_BY_THEN = (
@@ -83,7 +89,7 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
             before.setdefault(row["payment_key"], []).append(row)
         elif row["state"] == "seen_once":
             later.add(row["payment_key"])
-    known = f"SELECT payment_key, payment_no, amount FROM payment p WHERE institution = :i AND state <> '{EARLIER}'"
+    known = f"SELECT payment_key, payment_no, amount FROM payment p WHERE institution = :i AND {_COUNTS}"
     payments = (
         tx.rows(known + _TOLD_BY_THEN, at=file["written_at"], day=file["written_at"][:10], name=file["name"])
         if shown.lacking
@@ -262,7 +268,14 @@ def restore(tx: Tx, payment: Row, told: Mapping[str, Any], covered_by: str | Non
 def _payment(tx: Tx, number: int) -> Row:
     found = tx.row("SELECT * FROM payment_now WHERE institution = :i AND payment_no = :no", no=number)
     assert found is not None
-    return found
+    return _in_alma(found)
+
+
+def _in_alma(payment: Row) -> Row:
+    """Return a payment with what of it is in Alma: one of before the opening was posted whole, by somebody else."""
+    if payment["state"] != EARLIER:
+        return payment
+    return {**payment, "fee_id": payment["reported_fee_id"], "posted": payment["amount"]}
 
 
 def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
@@ -445,7 +458,7 @@ def _standing(tx: Tx, payment_key: str | None = None) -> list[tuple[Row, list[di
         tx, "SELECT * FROM payment_now WHERE institution = :i AND payment_key", list(of_payment)
     )
     return [
-        (payment, of_payment[payment["payment_key"]])
+        (_in_alma(payment), of_payment[payment["payment_key"]])
         for payment in sorted(payments, key=lambda payment: int(payment["payment_no"]))
     ]
 
@@ -518,8 +531,9 @@ def waiting_students(tx: Tx) -> tuple[frozenset[str], frozenset[str]]:
         "SELECT p.emplid, f.user_id FROM ("
         "SELECT x.payment_key FROM exception_item x WHERE x.institution = :i AND x.kind = :kind AND x.closed_at IS NULL "
         "UNION SELECT v.payment_key FROM reversal v WHERE v.institution = :i AND v.state = 'seen_once') k "
-        "CROSS JOIN payment p LEFT JOIN fee f ON f.institution = p.institution AND f.fee_id = p.posted_to "
-        "WHERE p.institution = :i AND p.payment_key = k.payment_key AND p.state IN ('posted', 'posting', 'unknown')",
+        "CROSS JOIN payment p LEFT JOIN fee f ON f.institution = p.institution "
+        "AND f.fee_id = COALESCE(p.posted_to, p.fee_id) WHERE p.institution = :i AND p.payment_key = k.payment_key "
+        f"AND p.state IN ('posted', 'posting', 'unknown', '{EARLIER}')",
         kind=TAKEN_BACK,
     )
     return frozenset(row["emplid"] for row in rows), frozenset(row["user_id"] for row in rows)
