@@ -61,3 +61,11 @@ LEFT JOIN (
         SUM(CASE WHEN confirmed_at IS NULL AND credit_item = 0 THEN 1 ELSE 0 END) AS unconfirmed
       FROM line WHERE state = 'sent' GROUP BY institution, item_fee
 ) t ON t.institution = k.institution AND t.item_fee = k.fee_id;
+
+-- Payments of which nothing tells whether the items' balances had taken them in when the books were opened.
+CREATE VIEW payment_of_unclear_day AS
+SELECT p.institution, p.payment_key
+FROM payment p
+JOIN institution i ON i.institution = p.institution
+WHERE i.payment_shape <> 'applied' AND p.state = 'new' AND p.after_opening = 0 AND p.paid_on <= i.opened_as_of
+  AND EXISTS (SELECT 1 FROM opening_item o WHERE o.institution = p.institution AND o.fee_id = p.fee_id);

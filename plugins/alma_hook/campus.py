@@ -520,6 +520,14 @@ class SisToAlma(_Section):
             raise ValueError(
                 "has a reversal, which names by columns.payment_id and columns.reference what it takes back: without them list it"
             )
+        if (
+            told
+            and any(kind.startswith(WAIVE) for kind in kinds.values())
+            and "payment_id" not in info.data["columns"]
+        ):
+            raise ValueError(
+                "has a waiver, and without columns.payment_id one can't be told from a payment of that amount and day: list it"
+            )
         if kinds and not told and "columns" in info.data:
             raise ValueError("needs columns.kind: the heading whose values these are")
         return kinds

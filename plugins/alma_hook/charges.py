@@ -25,7 +25,7 @@ import pandas as pd
 from alma_hook import brake, charge_file, guard
 from alma_hook.campus import Campus
 from alma_hook.errors import Fatal, SendingStopped
-from alma_hook.fees import USER_GONE
+from alma_hook.fees import NOT_FOUND, USER_GONE
 from alma_hook.guard import MarkPlace
 from alma_hook.layouts import Layout
 from alma_hook.ledger import (
@@ -121,7 +121,7 @@ class Position:
 
 def decide(position: Position, campus: Campus, day: date) -> Line | Listed | None:
     """Return the line a fee needs, or why it is held, or ``None``."""
-    if position.problem == USER_GONE and position.expected() == 0:
+    if position.expected() == 0 and (position.problem == USER_GONE or never_seen(position)):
         # PeopleSoft has nothing of it, and nobody can be charged.
         return None
     kind = hold(position, campus, day)
@@ -134,6 +134,11 @@ def decide(position: Position, campus: Campus, day: date) -> Line | Listed | Non
     if position.sent is None or starts_anew(position):
         return first_charge(position, campus, day)
     return further_charge(position, campus, day) if position.due() > 0 else credit(position, campus, day)
+
+
+def never_seen(position: Position) -> bool:
+    """Whether only PeopleSoft ever told of a fee: an item with our reference, of a fee that Alma does not have."""
+    return position.problem == NOT_FOUND and not position.original and not position.posted
 
 
 def hold(position: Position, campus: Campus, day: date) -> str | None:
@@ -379,7 +384,7 @@ def plan(
         day = campus.today(moment(tx.now))
         oldest = instant(moment(tx.now) - READING_AGE)
         own = fees.own_payments_of_run(tx)
-        shown_nowhere = campus.sis_to_alma.waivers_shown_by == "ledger"
+        shown_nowhere = campus.sis_to_alma.waivers_shown_by != "comment"
         waived = payments.posted_by_fee(tx, waivers_alone=True) if shown_nowhere else {}
         posted = payments.posted_by_fee(tx)
         above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)

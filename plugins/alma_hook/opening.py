@@ -130,6 +130,8 @@ def match(
     for item in items:
         if item.fee_id is not None:
             ours[item.fee_id].append(item)
+    # Whose open fees may be what an item is about that stands for none.
+    doubtful: set[str] = set()
     taken: list[tuple[HeldItem, str, Fee | None]] = []
     holds: dict[str, Hold] = {}
     matched: list[HeldItem] = []
@@ -145,12 +147,13 @@ def match(
             user_id = account.user_id if account else student
             due = (fee.balance if fee else 0) - sum(item.balance for item in of_fee)
             holds[fee_id] = Hold(fee_id, user_id, due, f"{why}; {_lines(of_fee)}")
+            if fee is None:
+                doubtful |= {item.emplid for item in of_fee if item.balance}
     of_others = [item for item in items if item.fee_id is None and item.balance]
     bearers = Counter(item.reference for item in items)
     nameless = {item.line_no for item in of_others if not item.reference or bearers[item.reference] > 1}
     pairs = _pairs(of_others, accounts, ours.keys(), campus)
     loose: list[Loose] = []
-    doubtful: set[str] = set()
     for item in of_others:
         fee = pairs.get(item.line_no)
         if fee is not None and item.line_no not in nameless:

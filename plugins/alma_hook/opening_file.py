@@ -43,6 +43,8 @@ def read(name: str, content: bytes, campus: Campus, settings: Opening) -> tuple[
         numbers = {meaning: _cents(values, meaning, campus, found) for meaning in ("balance", "applied")}
         for meaning in ("emplid", "item_type", "reference", "term"):
             _check(values, meaning, found)
+        if values["emplid"] and not any(error.field == "emplid" for error in found):
+            _require_pattern(values["emplid"], campus, found)
         faults += [Fault(name, str(error), line=line_no, field=columns[error.field]) for error in found]
         if not found:
             reference = values.get("reference", "").strip()
@@ -74,6 +76,12 @@ def _cents(values: Mapping[str, str], meaning: str, campus: Campus, found: list[
         found.append(error)
         return 0
     return value
+
+
+def _require_pattern(emplid: str, campus: Campus, found: list[LineError]) -> None:
+    """One whose noughts a spreadsheet has taken is nobody's: nothing of that student would be held."""
+    if re.fullmatch(campus.emplid.pattern, emplid, re.ASCII) is None:
+        found.append(LineError("emplid", "is of another shape than emplid.pattern of the settings says"))
 
 
 def _check(values: Mapping[str, str], meaning: str, found: list[LineError]) -> None:

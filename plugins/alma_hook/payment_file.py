@@ -50,7 +50,8 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     refused: list[RefusedLine] = []
     hidden: list[str | None] = []
     reversals: list[Payment] = []
-    for line_no, values in query_output.rows(name, content, settings.delimiter, columns):
+    rows = query_output.rows(name, content, settings.delimiter, columns)
+    for line_no, values in rows:
         if _kind(values, campus) == "ignore":
             continue
         try:
@@ -65,7 +66,16 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
             if not _tells_enough(values, campus):
                 hidden.append(_key_of_refused(values, campus))
     unclear = frozenset(key for key in hidden if key is not None)
-    left, missing = _less(payments, reversals)
+    doubted = {payment.line_no for payment in payments if payment.payment_key in unclear}
+    # The other line may take it back.
+    why = LineError(
+        "payment_id",
+        "is that of another line too, which can't be read: what the payment comes to can't be told",
+    )
+    refused += [
+        query_output.refused(line_no, values, columns, why) for line_no, values in rows if line_no in doubted
+    ]
+    left, missing = _less([payment for payment in payments if payment.line_no not in doubted], reversals)
     return PaymentFile(left, tuple(refused), unclear, None in hidden, missing, len(reversals))
 
 

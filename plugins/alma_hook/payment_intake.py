@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from alma_hook import applied_file, confirmations, guard, item_file, payment_file, query_forms
 from alma_hook.applied_file import AppliedFile
-from alma_hook.campus import Campus, Items, SisToAlma
+from alma_hook.campus import REVERSAL, Campus, Items, SisToAlma
 from alma_hook.errors import BadFile, Fault
 from alma_hook.guard import MarkPlace
 from alma_hook.item_file import ItemFile
@@ -267,8 +267,11 @@ def _older(tx: Tx, row: Row, cents: Sequence[int], counts: TakeInCounts) -> None
 
 
 def _shown(tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus) -> Shown:
-    """Return what a file says of known payments; one that is older than another taken in says nothing."""
-    if not reversals.newest(tx, row):
+    """Return what a file says of known payments; one that is older than another taken in says nothing.
+
+    Nor does one with a line that may take back any of them.
+    """
+    if not reversals.newest(tx, row) or (file.blind and REVERSAL in campus.sis_to_alma.kinds.values()):
         return Shown({}, lacking=False)
     cents: dict[str, int] = {}
     for payment in file.payments:
@@ -389,7 +392,7 @@ def _take_in_file(
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
     heard = by_key if reversals.newest(tx, row) else {}
-    entries.correct_emplids(tx, [first for first, *_ in heard.values()])
+    entries.correct(tx, [first for first, *_ in heard.values()])
     lower = [key for key, found in heard.items() if found[0].amount <= known.get(key, 0)]
     exceptions.close_kind(
         tx,

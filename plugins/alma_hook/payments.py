@@ -235,7 +235,7 @@ class _Poster:
     ) -> None:
         self.ledger, self.lease, self.campus, self.alma = ledger, lease, campus, alma
         self.monotonic, self.note = monotonic, note
-        self.waivers_shown = campus.sis_to_alma.waivers_shown_by != "ledger"
+        self.waivers_shown = campus.sis_to_alma.waivers_shown_by == "comment"
         self.may_be_earlier = may_be_earlier
         self.counts = PostCounts()
         self._books = Lock()

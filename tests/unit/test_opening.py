@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from alma_hook import opening, opening_file
+from alma_hook import confirmations, opening, opening_file
 from alma_hook.errors import BadFile, Fatal, SendingStopped, SettingsError
 from alma_hook.ledger import institutions, payments
 from alma_hook.ledger import opening as opened
 from alma_hook.opening import FirstRun, Matching
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
-from tests.unit.test_applied import by_level, one_list
+from tests.unit.test_applied import by_level, one_list, raised
 from tests.unit.test_guard import lose, repaired
 from tests.unit.test_reversals import applied, cumulative, equal, kinds, listed
 from tests.unit.test_waivers import reversing
@@ -400,8 +400,13 @@ def test_an_item_of_a_type_that_no_fee_bears_is_nobodys(small: Unopened) -> None
     assert small.loads() == []
 
 
-def test_an_item_under_another_of_the_students_ids_is_nobodys(small: Unopened) -> None:
+def any_id(text: str) -> str:
+    return f'{text}\n[emplid]\npattern = "[0-9A-Z]+"\n'
+
+
+def test_an_item_under_another_of_the_students_ids_is_nobodys(tmp_path: Path) -> None:
     """Alma answers to it, and the item would be credited under an EMPLID that it does not have."""
+    small = unopened(tmp_path, shape=any_id)
     fee = a_fee(small, 1000)
     barcode = small.far.students[0].identifiers["BARCODE"]
     small.far.peoplesoft.charge(barcode, "300000000001", "2261", "X", 1000)
@@ -415,7 +420,7 @@ def test_an_item_under_another_of_the_students_ids_is_nobodys(small: Unopened) -
 
 def test_a_student_without_the_identifier_is_told_from_one_that_alma_does_not_know(tmp_path: Path) -> None:
     """Alma finds them by their primary id, under which no run would charge them."""
-    bridge = unopened(tmp_path, shape=by_identifier)
+    bridge = unopened(tmp_path, shape=lambda text: by_identifier(text).replace("{14}", "{9,14}"))
     fee = a_fee(bridge, 500)
     bridge.far.peoplesoft.charge(fee.user.primary_id, "300000000001", "2261", "X", 500)
     matching, _ = bridge.matched()
@@ -580,6 +585,8 @@ def test_a_bad_file_is_told_with_all_its_faults(small: Unopened) -> None:
         "012345678,3E+11,2261,A,x,0.00\n"
         ",300000000001,2261,A,1.00,-1.00\n"
     )
+    # Whose noughts a spreadsheet has taken.
+    content += "12345,300000000001,2261,A,1.00,0.00\n"
     with pytest.raises(BadFile) as caught:
         small.matched(content.encode())
     assert [(fault.line, fault.field) for fault in caught.value.faults] == [
@@ -587,6 +594,7 @@ def test_a_bad_file_is_told_with_all_its_faults(small: Unopened) -> None:
         (3, "Item Type"),
         (4, "Applied Amt"),
         (4, "Emplid"),
+        (5, "Emplid"),
     ]
     assert "012345678" not in str(caught.value)
 
@@ -826,3 +834,91 @@ def test_an_opening_that_died_is_none_where_the_campus_began_clean(tmp_path: Pat
     assert applied(fee) == [[1000]]
     assert bridge.exceptions() == {}
     assert bridge.loads() == [("charges", 3000)]
+
+
+def test_a_payment_of_which_nobody_knows_stands_in_for_none_that_is_taken_back(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path, shape=cumulative)
+    fee = a_fee(bridge, 5000)
+    bridge.far.charged_before(fee, 5000, paid=2000)
+    bridge.far.alma.pay_at_desk(fee.id, 2000)
+    bridge.accept()
+    bridge.run()
+    bridge.night()
+    assert kinds(bridge) == [opened.BEFORE_OR_AFTER]
+    bridge.far.peoplesoft.pay(f"ALMA{fee.id}")
+    bridge.night()
+    assert applied(fee) == [[3000]]
+    bridge.far.peoplesoft.bounce(max(bridge.far.peoplesoft.payments))
+    for _ in range(3):
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output(bounced="omit")
+        bridge.sis_to_alma()
+    assert [cents for _, cents, _ in listed(bridge)] == [3000]
+    assert opened.BEFORE_OR_AFTER in kinds(bridge)
+
+
+def test_an_item_of_ours_whose_fee_alma_does_not_have_holds_the_students_open_fees(tmp_path: Path) -> None:
+    """The library has deleted the fee and made it anew: PeopleSoft holds it under the old id."""
+    bridge = unopened(tmp_path, shape=cumulative)
+    fee = a_fee(bridge, 1000)
+    other = a_fee(bridge, 300, 1)
+    bridge.far.peoplesoft.charge(fee.user.primary_id, "300000000001", "2261", "ALMA1381234567890123", 1000)
+    bridge.accept()
+    bridge.run()
+    assert bridge.loads() == [("charges", 300)]
+    assert set(bridge.listed_fees()) >= {fee.id}
+    assert other.id not in bridge.listed_fees()
+
+
+def test_an_item_whose_fee_alma_never_had_leaves_the_list_when_it_is_made_void(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path, shape=cumulative)
+    fee = a_fee(bridge, 400)
+    bridge.far.charged_before(fee, 400)
+    gone = "1381234567890123"
+    bridge.far.peoplesoft.charge(fee.user.primary_id, "300000000001", "2261", f"ALMA{gone}", 700)
+    bridge.accept()
+    bridge.run("all_users")
+    assert f"fee {gone}" in bridge.exceptions()
+    (line_no,) = [row["line_no"] for row in bridge.table("line") if row["fee_id"] == gone]
+    with closing(bridge.ledger("by hand")) as ledger, ledger.lease("out", "by hand") as lease:
+        confirmations.void(
+            ledger, lease, "000000", line_no, "reversed by the office", rejected=True, settings=None
+        )
+    for _ in range(2):
+        bridge.run("all_users")
+    assert bridge.exceptions() == {}
+
+
+@pytest.mark.parametrize("raised_later", [False, True])
+def test_what_was_applied_before_is_no_payment_when_the_item_goes_to_another_emplid(
+    tmp_path: Path, raised_later: bool
+) -> None:
+    bridge = unopened(tmp_path, shape=by_level)
+    far = bridge.far
+    fee = a_fee(bridge, 5000)
+    far.charged_before(fee, 5000, paid=2000)
+    far.alma.pay_at_desk(fee.id, 2000)
+    bridge.accept()
+    bridge.run()
+    far.peoplesoft.pay(f"ALMA{fee.id}")
+    for _ in range(2):
+        bridge.night("applied")
+    assert applied(fee) == [[3000]]
+    (item,) = far.peoplesoft.items.values()
+    old, new = item.emplid, "999000111"
+    item.emplid = new
+    for payment in far.peoplesoft.payments.values():
+        payment.emplid = new
+    far.alma.rekey_user(old, new)
+    if far.peoplesoft.emplids is not None:
+        far.peoplesoft.emplids.add(new)
+    for _ in range(2):
+        bridge.run("all_users")
+        bridge.night("applied")
+    if raised_later:
+        raised(bridge, fee, 500)
+        for _ in range(3):
+            bridge.run("all_users")
+            bridge.night("applied")
+    assert applied(fee) == [[3000]]
+    assert [row["amount"] for row in bridge.table("payment")] == [3000]

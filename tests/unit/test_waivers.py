@@ -126,10 +126,11 @@ def test_more_waived_than_is_open_is_listed(bridge: Bridge) -> None:
 
     assert in_alma(fee) == [("PAYMENT", 800, None), ("WAIVE", 200, "GOODWILL")]
     assert kinds(bridge) == ["paid more than Alma's balance"]
-    # The desk's payment becomes a credit, which explains it.
+    # The desk's payment becomes a credit, beside which that rest would pay the student's next fee.
     equalise(bridge)
-    assert kinds(bridge) == []
-    even(bridge)
+    night(bridge)
+    assert kinds(bridge) == ["paid more than Alma's balance"]
+    assert bridge.balances()["unexplained"] == 0
 
 
 def test_the_same_file_again_waives_nothing_again(bridge: Bridge) -> None:
@@ -358,6 +359,16 @@ KINDS = f'kind = "Item Type"\n[sis_to_alma.kinds]\n{PAID}7 = "waive:OTHER"\n'
         (lambda text: text + KINDS, "sis_to_alma.waivers_shown_by: is needed"),
         (lambda text: text + KINDS.replace("waive:OTHER", "waive:"), "sis_to_alma.kinds"),
         (
+            lambda text: (
+                (text + KINDS)
+                .replace('payment_id = "Payment ID"\n', "")
+                .replace(
+                    "[sis_to_alma]\n", '[sis_to_alma]\nwaivers_shown_by = "comment"\ncomplete_days = true\n'
+                )
+            ),
+            "can't be told from a payment of that amount and day",
+        ),
+        (
             lambda text: text.replace("[sis_to_alma]\n", '[sis_to_alma]\nwaivers_shown_by = "comment"\n'),
             "is of no use",
         ),
@@ -517,13 +528,115 @@ def test_the_rest_of_a_waiver_is_listed_whoever_saw_it(
     if not clear:
         bridge.far.clock.advance(seconds=3600)
         assert person(bridge, monkeypatch, "mark-waived", "1") == 0
-    assert amounts(bridge) == [("paid more than Alma's balance", 800)]
-    equalise(bridge)
-    assert kinds(bridge) == []
-
-    # What the credit made up for is asked for again.
+    for _ in range(2):
+        assert amounts(bridge) == [("paid more than Alma's balance", 800)]
+        equalise(bridge)
+        night(bridge)
     raised(bridge, fee, 800)
     for _ in range(3):
         equalise(bridge)
         night(bridge)
+    assert bridge.balances()["unexplained"] == 0
+
+
+@pytest.mark.parametrize("broken", ["4711,{item}", ",{item}", "{id},900000000010"])
+def test_a_line_that_can_not_be_read_and_may_take_back_gives_nothing_back(
+    tmp_path: Path, broken: str
+) -> None:
+    """A payment stands as taken back by its line; in the next file that line is another one, or names nobody."""
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=lambda text: reversing(cumulative(text)))
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    bridge.far.alma.dispute(fee.id)
+    night_of_reversals(bridge)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        night_of_reversals(bridge)
+    bridge.far.alma.restore(fee.id)
+    payment_id, item_type = broken.format(id=payment.payment_id, item=REVERSAL_ITEM_TYPE).split(",")
+    paid = "1o.00" if payment_id == "4711" else "10.00"
+    back = f"{payment.emplid},{payment_id if payment_id != '4711' else payment.payment_id},12/01/2026,{payment.reference},"
+    for _ in range(2):
+        file_of(bridge, line_of(payment, "10.00"), f"{back}{paid},{item_type}\r\n")
+    assert posted(fee) == []
+    assert bridge.books().fees[fee.id].peoplesoft_cents == 1000
+    assert set(kinds(bridge)) == {"payment line refused"}
+
+
+def test_a_payment_is_not_posted_while_another_line_of_its_id_can_not_be_read(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=lambda text: reversing(cumulative(text)))
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    file_of(bridge, line_of(payment, "10.00"), line_of(payment, "4.oo", REVERSAL_ITEM_TYPE))
+    assert (posted(fee), kinds(bridge)) == ([], ["payment line refused"] * 2)
+    file_of(bridge, line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE))
+    assert posted(fee) == [600]
+
+
+def corrected(bridge: Bridge, old: str, new: str) -> None:
+    """The campus changes its settings."""
+    bridge.file.write_text(bridge.file.read_text().replace(old, new))
+    bridge.campus = campus.load(bridge.file)
+
+
+def test_a_reason_that_alma_refused_is_corrected_for_what_waits(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    corrected(bridge, "waive:GOODWILL", "waive:NONSENSE")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    with suppress(AlmaHookError):
+        night(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([], ["refused by Alma"])
+    corrected(bridge, "waive:NONSENSE", "waive:GOODWILL")
+    night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    even(bridge)
+
+
+def test_what_was_taken_for_a_payment_is_waived_once_the_settings_say_so(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    right = f'{WAIVER} = "waive:GOODWILL"'
+    wrong = f'{WAIVER} = "payment"\n77 = "waive:GOODWILL"'
+    corrected(bridge, right, wrong)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.alma.dispute(fee.id)
+    night(bridge)
+    corrected(bridge, wrong, right)
+    bridge.far.alma.restore(fee.id)
+    night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_waiver_in_doubt_stays_so_when_the_settings_tell_of_no_waivers_any_more(
+    tmp_path: Path, shown: bool
+) -> None:
+    bridge = made(tmp_path, "comment")
+    first, fee = charged(bridge, 100, 1000)
+    waive(bridge, first)
+    night(bridge)
+    bridge.far.alma.behaviour.waive_comment_returned = shown
+    corrected(bridge, 'waivers_shown_by = "comment"', 'waivers_shown_by = "ledger"')
+    waive(bridge, fee, 400)
+    bridge.far.faults.add_http("drop_after", method="POST", path="/fees")
+    night(bridge)
+    bridge.far.faults.clear()
+    text = bridge.file.read_text().replace(f'{WAIVER} = "waive:GOODWILL"\n', "")
+    corrected(bridge, bridge.file.read_text(), text.replace('waivers_shown_by = "ledger"\n', ""))
+    for _ in range(2):
+        night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+
+
+def test_what_both_have_waived_stays_listed_until_a_person_has_seen_to_it(bridge: Bridge) -> None:
+    """Beside the credit PeopleSoft's waiver would lie on the student's account, and pay the next fee."""
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee)
+    bridge.far.alma.waive_at_desk(fee.id)
+    night(bridge)
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+    assert amounts(bridge) == [("fee already settled in Alma", 1000)]
     assert bridge.balances()["unexplained"] == 0

@@ -42,15 +42,27 @@ class Part:
 
 
 def since_opening(tx: Tx, told: Sequence[Applied]) -> tuple[list[Applied], list[Listed]]:
-    """Return what is applied to each item beside what was before the books were opened, and which have less than that."""
-    before = opening.paid_before(tx)
-    found, short = [], []
+    """Return what is applied to each item beside what was before the books were opened, and which have less than that.
+
+    Of a fee's items the one that it was applied to comes first; PeopleSoft may have put it to another EMPLID since.
+    """
+    before: dict[str, Counter[str]] = defaultdict(Counter)
+    for (fee_id, emplid), cents in opening.paid_before(tx).items():
+        before[fee_id][emplid] = cents
+    left = {item: item.cents - min(item.cents, before[item.fee_id][item.emplid]) for item in told}
     for item in told:
-        more = item.cents - before.get((item.fee_id, item.emplid), 0)
-        found.append(replace(item, cents=max(more, 0)))
-        if more < 0:
-            short.append(opening.less_applied(item.fee_id, item.line_no, -more))
-    return found, short
+        before[item.fee_id][item.emplid] -= item.cents - left[item]
+    for item in told:
+        more = min(left[item], before[item.fee_id].total())
+        before[item.fee_id].subtract({item.emplid: more})
+        left[item] -= more
+    lines = {item.fee_id: item.line_no for item in told}
+    short = [
+        opening.less_applied(fee_id, line_no, before[fee_id].total())
+        for fee_id, line_no in lines.items()
+        if before[fee_id].total() > 0
+    ]
+    return [replace(item, cents=left[item]) for item in told], short
 
 
 def share(total: int, parts: Sequence[Part]) -> list[int]:

@@ -221,12 +221,7 @@ def _set_aside(tx: Tx, payment: Row) -> None:
 
 def may_be_earlier(tx: Tx) -> frozenset[str]:
     """Return the keys of payments of which nothing tells whether the items' balances had taken them in."""
-    rows = tx.rows(
-        "SELECT p.payment_key FROM payment p JOIN institution i ON i.institution = p.institution "
-        "JOIN opening_item o ON o.institution = p.institution AND o.fee_id = p.fee_id "
-        "WHERE p.institution = :i AND i.payment_shape <> 'applied' AND p.state = 'new' AND p.after_opening = 0 "
-        "AND p.paid_on <= i.opened_as_of"
-    )
+    rows = tx.rows("SELECT payment_key FROM payment_of_unclear_day WHERE institution = :i")
     return frozenset(row["payment_key"] for row in rows)
 
 

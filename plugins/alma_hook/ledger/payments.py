@@ -183,23 +183,29 @@ def fees_paid(tx: Tx) -> frozenset[str]:
     return frozenset(row["fee_id"] for row in rows)
 
 
-def correct_emplids(tx: Tx, found: Sequence[Payment]) -> None:
-    """Take over whom a newer file names for payments that wait: an EMPLID may have been wrong in the file before."""
+def correct(tx: Tx, found: Sequence[Payment]) -> None:
+    """Take over whose a newer file says that payments are which wait, and what the settings say now that they are.
+
+    An EMPLID may have been wrong in the file before, and so may the reason of a waiver in the settings.
+    """
     # Few wait, and a file may hold all there ever were.
-    sql = "SELECT payment_key, payment_no, emplid FROM payment WHERE institution = :i AND state = 'new'"
+    sql = (
+        "SELECT payment_key, payment_no, emplid, waive FROM payment WHERE institution = :i AND state = 'new'"
+    )
     before = {row["payment_key"]: row for row in tx.rows(sql)}
     changed = [
         payment
         for payment in found
-        if payment.payment_key in before and before[payment.payment_key]["emplid"] != payment.emplid
+        for row in [before.get(payment.payment_key)]
+        if row is not None and (row["emplid"], row["waive"]) != (payment.emplid, payment.waive)
     ]
     tx.many(
-        "UPDATE payment SET emplid = :emplid WHERE institution = :i AND payment_key = :key AND state = 'new'",
-        [{"key": payment.payment_key, "emplid": payment.emplid} for payment in changed],
+        "UPDATE payment SET emplid = :emplid, waive = :waive WHERE institution = :i AND payment_key = :key AND state = 'new'",
+        [{"key": each.payment_key, "emplid": each.emplid, "waive": each.waive} for each in changed],
     )
     tx.events(
         [
-            (f"payment {before[p.payment_key]['payment_no']}", "EMPLID told otherwise", f"line {p.line_no}")
+            (f"payment {before[p.payment_key]['payment_no']}", "told otherwise", f"line {p.line_no}")
             for p in changed
         ]
     )
@@ -480,13 +486,16 @@ def settle_posting(
 def explained_by_credits(tx: Tx) -> list[Row]:
     """Return the listed payments, not wholly posted, of fees whose credits since then make up for them.
 
-    None of applied amounts: a credit lowers the item, and what is applied to it falls by itself.
+    None of applied amounts: a credit lowers the item, and what is applied to it falls by itself. Nor a waiver: what the
+    credit frees of it is no money of the student's, and would pay the next fee.
     """
     return tx.rows(
         "SELECT p.* FROM payment_now p JOIN unposted u ON u.institution = p.institution AND u.fee_id = p.fee_id "
         "JOIN fee_expected e ON e.institution = p.institution AND e.fee_id = p.fee_id "
         "WHERE p.institution = :i AND p.stands > p.posted AND p.state IN ('new', 'posted') "
         "AND NOT EXISTS (SELECT 1 FROM institution i WHERE i.institution = p.institution AND i.payment_shape = 'applied') "
+        "AND NOT EXISTS (SELECT 1 FROM payment w WHERE w.institution = p.institution AND w.payment_key = p.payment_key "
+        "AND w.waive IS NOT NULL) "
         # While Alma still asks for money the payment may be posted yet: a waiver explains nothing then.
         "AND e.expected <= 0 AND u.credited_since >= u.unposted AND EXISTS (SELECT 1 FROM exception_item x "
         "WHERE x.institution = p.institution AND x.payment_key = p.payment_key AND x.closed_at IS NULL "

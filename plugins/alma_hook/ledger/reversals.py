@@ -493,7 +493,8 @@ def _cover(tx: Tx, payment: Row, row: Row, cents: int) -> int:
     """Let a waiting payment of at most ``cents`` stand in, the largest; return how much it is."""
     other = tx.row(
         "SELECT * FROM payment_now WHERE institution = :i AND fee_id = :fee AND emplid = :emplid AND state = 'new' "
-        "AND stands > 0 AND stands <= :cents AND payment_key <> :key ORDER BY stands DESC, payment_no",
+        "AND stands > 0 AND stands <= :cents AND payment_key <> :key AND payment_key NOT IN "
+        "(SELECT payment_key FROM payment_of_unclear_day WHERE institution = :i) ORDER BY stands DESC, payment_no",
         fee=payment["fee_id"],
         emplid=payment["emplid"],
         cents=cents,
