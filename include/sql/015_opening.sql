@@ -28,6 +28,14 @@ CREATE TABLE opening_hold (
 -- after_opening 1: a person has said that it was paid after the items were asked for.
 ALTER TABLE payment ADD COLUMN after_opening INTEGER NOT NULL DEFAULT 0;
 
+-- What was paid before on the items that are there: of one whose line was made void nothing, what is charged since is another.
+CREATE VIEW opening_paid AS
+SELECT o.institution, o.fee_id, o.emplid, o.paid_before
+FROM opening_item o
+WHERE NOT EXISTS (SELECT 1 FROM line l
+    WHERE l.institution = o.institution AND l.batch_id = '000000' AND l.fee_id = o.fee_id AND l.emplid = o.emplid
+      AND l.state = 'void');
+
 -- amount: of an item that was there at the opening, without what was paid on it before.
 DROP VIEW item_position;
 CREATE VIEW item_position AS
@@ -39,7 +47,7 @@ SELECT
     COALESCE(t.unconfirmed, 0) AS unconfirmed,
     CASE WHEN i.seen_at >= COALESCE(c.written_at, '') THEN 1 ELSE 0 END AS present,
     CAST(CASE WHEN i.seen_at >= COALESCE(c.written_at, '')
-              THEN i.amount - (SELECT COALESCE(SUM(o.paid_before), 0) FROM opening_item o
+              THEN i.amount - (SELECT COALESCE(SUM(o.paid_before), 0) FROM opening_paid o
                                 WHERE o.institution = k.institution AND o.fee_id = k.fee_id)
               ELSE 0 END AS BIGINT) AS amount,
     CASE WHEN i.seen_at >= COALESCE(c.written_at, '') THEN i.seen_at ELSE c.written_at END AS as_of,

@@ -34,8 +34,10 @@ def part(lines: Sequence[Line], approved: Set[Facts], limits: Brake, drop: str |
     Single lines beyond ``max_line`` are set aside by themselves; the others are then judged without
     them. With ``drop``, a report's sudden drop in words, everything not approved is set aside.
     """
-    known = [line for line in lines if facts(line) in approved]
-    fresh = [line for line in lines if facts(line) not in approved]
+    known: list[Line] = []
+    fresh: list[Line] = []
+    for line in lines:
+        (known if approved and facts(line) in approved else fresh).append(line)
     if drop is None:
         groups = [
             [line for line in fresh if line.amount <= limits.max_line],

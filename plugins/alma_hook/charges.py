@@ -384,9 +384,9 @@ def plan(
         day = campus.today(moment(tx.now))
         oldest = instant(moment(tx.now) - READING_AGE)
         own = fees.own_payments_of_run(tx)
-        shown_nowhere = campus.sis_to_alma.waivers_shown_by != "comment"
-        waived = payments.posted_by_fee(tx, waivers_alone=True) if shown_nowhere else {}
-        posted = payments.posted_by_fee(tx)
+        posted, waived = payments.posted_by_fee(tx)
+        if campus.sis_to_alma.waivers_shown_by == "comment":
+            waived = {}
         above, waiting = items.above(tx), _waiting(items.unseen_charges(tx), campus, tx.now)
         emplids, accounts = reversals.waiting_students(tx)
         carried = reversals.carried_lines(tx)
@@ -430,7 +430,8 @@ def plan(
             )
             considered.append(position)
             users[row["fee_id"]] = row["user_id"]
-            seen.append(seen_of(position, int(row["others_paid"])))
+            if not campus.live:
+                seen.append(seen_of(position, int(row["others_paid"])))
         left_out: list[dict[str, Any]] = []
         owed = of_students(considered, campus, day)
         for position in considered:

@@ -26,6 +26,8 @@ _FEW = 3
 NOT_FOUND = "fee not found in Alma"
 USER_GONE = "user not found in Alma"
 INCONSISTENT = "inconsistent reading"
+#: Under which it is listed that accounts could not be read.
+_UNREAD = "accounts"
 
 
 class FeesSource(FeeLists, Protocol):
@@ -108,6 +110,17 @@ def read_account(source: FeesSource, user_id: str, wanted: frozenset[str], of_us
         return AccountReading(user_id, missing=wanted, problem=f"reading refused by Alma, code {error.code}")
 
 
+def nothing_to_read(ledger: Ledger, campus: Campus, live: bool) -> bool:
+    """Whether ``read_accounts`` would ask nobody and change nothing."""
+    with ledger.read() as tx:
+        today = campus.today(books.moment(tx.now)).isoformat()
+        return not (
+            entries.any_listed(tx, live)
+            or entries.left_out_no_more(tx, today, campus.charging_rules)
+            or (live and (batches.unsent(tx) or exceptions.is_open(tx, _UNREAD)))
+        )
+
+
 def read_accounts(
     source: FeesSource,
     ledger: Ledger,
@@ -131,7 +144,8 @@ def read_accounts(
     of_user = OfUser(campus.emplid.source, campus.first_charges.by_user_group)
     with ledger.write(lease) as tx:
         today = campus.today(books.moment(tx.now)).isoformat()
-        entries.add_left_out(tx, live, today, campus.charging_rules)
+        left_out = entries.left_out_no_more(tx, today, campus.charging_rules)
+        entries.add_accounts(tx, live, left_out, "left out until now")
         if live:
             freed = entries.accounts_of_fees(tx, batches.drop_unsent(tx))
             entries.add_accounts(tx, live, sorted(freed), "planned before, never sent")
@@ -189,12 +203,12 @@ def _list_unread(tx: books.Tx, accounts: Sequence[str]) -> None:
     listed = [
         exceptions.Listed(
             "accounts could not be read",
-            "accounts",
+            _UNREAD,
             0,
             f"{len(accounts)} of those that may have changed; the next run tries them again, and what is new on them waits",
         )
     ] * bool(accounts)
-    exceptions.list_only(tx, ["accounts"], listed)
+    exceptions.list_only(tx, [_UNREAD], listed)
 
 
 def _attempt(

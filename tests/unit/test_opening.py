@@ -922,3 +922,27 @@ def test_what_was_applied_before_is_no_payment_when_the_item_goes_to_another_emp
             bridge.night("applied")
     assert applied(fee) == [[3000]]
     assert [row["amount"] for row in bridge.table("payment")] == [3000]
+
+
+def test_what_was_applied_to_an_item_that_was_made_void_is_off_no_other(tmp_path: Path) -> None:
+    """The office reverses the item, what was paid on it goes elsewhere; the fee is charged anew and paid."""
+    bridge = unopened(tmp_path, shape=by_level)
+    far = bridge.far
+    fee = a_fee(bridge, 5000)
+    far.charged_before(fee, 5000, paid=2000, reference="LIB-9")
+    far.alma.pay_at_desk(fee.id, 2000)
+    bridge.accept()
+    bridge.run()
+    far.peoplesoft.items.clear()
+    far.peoplesoft._item_of.clear()
+    far.former_references.clear()
+    with closing(bridge.ledger("by hand")) as ledger, ledger.lease("out", "by hand") as lease:
+        confirmations.void(ledger, lease, "000000", 1, "reversed by the office", rejected=True, settings=None)
+    bridge.run()
+    assert bridge.loads() == [("charges", 3000)]
+    far.peoplesoft.pay(f"ALMA{fee.id}")
+    for _ in range(2):
+        bridge.night("applied")
+        bridge.run("all_users")
+    assert applied(fee) == [[3000]]
+    assert bridge.exceptions() == {}

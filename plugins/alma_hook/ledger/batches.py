@@ -344,13 +344,18 @@ def begin_upload(tx: Tx, batch_id: str, before: str, temporary: str | None) -> N
     )
 
 
+def unsent(tx: Tx) -> list[Row]:
+    """Return every batch that no upload was begun for."""
+    return in_states(tx, "planned", "written", "released")
+
+
 def drop_unsent(tx: Tx) -> list[str]:
     """Give up every batch that no upload was begun for, and return its fees: they are worked out anew.
 
     What was planned before an outage, or released days after it was held, would else be sent on old evidence.
     """
     freed: list[str] = []
-    for row in in_states(tx, "planned", "written", "released"):
+    for row in unsent(tx):
         drop(tx, row["batch_id"], row["state"])
         freed += [line["fee_id"] for line in lines(tx, row["batch_id"])]
     return freed

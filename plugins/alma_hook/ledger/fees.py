@@ -16,6 +16,13 @@ _ADD = (
     "INSERT INTO account_to_read (institution, live, user_id, why, added_at, added_run) "
     "{source} ON CONFLICT (institution, live, user_id) DO UPDATE SET read_run = NULL"
 )
+#: Rows of a report from JSON, by database.
+_FROM_JSON = {
+    "postgresql": 'fee, "user", balance FROM json_to_recordset(CAST(:rows AS JSON)) '
+    'AS j(fee TEXT, "user" TEXT, balance BIGINT)',
+    "sqlite": "json_extract(value, '$.fee'), json_extract(value, '$.user'), json_extract(value, '$.balance') "
+    "FROM json_each(:rows)",
+}
 _FEE = (
     "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) VALUES (:i, :fee, :user, :now) "
     "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id"
@@ -73,21 +80,14 @@ def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     A fee may stand in several rows, one a transaction; they are the same fee, so the last counts.
     """
     newest = {row["fee"]: row for row in rows}
-    keep = "ON CONFLICT (institution, run_id, fee_id) DO UPDATE SET user_id = excluded.user_id, balance = excluded.balance"
-    columns = "INSERT INTO reported_fee (institution, run_id, fee_id, user_id, balance)"
-    if tx.dialect == "postgresql":
-        # A page in one value: as a row each, most of the time would go into sending them.
-        tx.run(
-            f'{columns} SELECT :i, CAST(:run AS TEXT), fee, "user", balance FROM json_to_recordset(CAST(:rows AS JSON)) '
-            f'AS j(fee TEXT, "user" TEXT, balance BIGINT) {keep}',
-            run=tx.run_id,
-            rows=json.dumps(list(newest.values())),
-        )
-    else:
-        tx.many(
-            f"{columns} VALUES (:i, :run, :fee, :user, :balance) {keep}",
-            [{"run": tx.run_id, **row} for row in newest.values()],
-        )
+    # A page in one value: as a row each, most of the time would go into handing them over.
+    tx.run(
+        "INSERT INTO reported_fee (institution, run_id, fee_id, user_id, balance) "
+        f"SELECT :i, CAST(:run AS TEXT), {_FROM_JSON[tx.dialect]} WHERE true "
+        "ON CONFLICT (institution, run_id, fee_id) DO UPDATE SET user_id = excluded.user_id, balance = excluded.balance",
+        run=tx.run_id,
+        rows=json.dumps(list(newest.values())),
+    )
 
 
 def nominate(tx: Tx, live: bool) -> tuple[int, int]:
@@ -145,6 +145,25 @@ def accounts_left(tx: Tx, live: bool) -> list[str]:
         run=tx.run_id,
     )
     return [row["user_id"] for row in rows]
+
+
+def any_listed(tx: Tx, live: bool) -> bool:
+    """Whether there are accounts to read, or read and not considered by a plan yet."""
+    return (
+        tx.one(
+            "SELECT 1 FROM account_to_read WHERE institution = :i AND live = :live LIMIT 1", live=int(live)
+        )
+        is not None
+    )
+
+
+def any_read(tx: Tx) -> bool:
+    """Whether this run has read an account."""
+    sql = (
+        "SELECT 1 FROM account_to_read WHERE institution = :i AND read_run = :run "
+        "UNION ALL SELECT 1 FROM reading WHERE institution = :i AND run_id = :run LIMIT 1"
+    )
+    return tx.one(sql, run=tx.run_id) is not None
 
 
 def put_back_stale(tx: Tx, live: bool) -> int:
@@ -306,8 +325,8 @@ def forget_read(tx: Tx, live: bool, again: Sequence[str]) -> None:
     )
 
 
-def add_left_out(tx: Tx, live: bool, day: str, rules: str) -> int:
-    """List the accounts of what was left out until today, by other rules than those of now, or read a week ago.
+def left_out_no_more(tx: Tx, day: str, rules: str) -> list[str]:
+    """Return the accounts of what was left out until today, by other rules than those of now, or read a week ago.
 
     What a user's export or no report names would else never be seen to have changed.
     """
@@ -322,7 +341,7 @@ def add_left_out(tx: Tx, live: bool, day: str, rules: str) -> int:
         week_ago=instant(moment(tx.now) - LEFT_OUT_LOOKED_AT),
         run=tx.run_id,
     )
-    return add_accounts(tx, live, [row["user_id"] for row in rows], "left out until now")
+    return [row["user_id"] for row in rows]
 
 
 def leave_out(tx: Tx, considered: Sequence[str], rows: Sequence[Mapping[str, Any]], rules: str) -> None:

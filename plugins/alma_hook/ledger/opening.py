@@ -175,7 +175,7 @@ def references(tx: Tx) -> dict[str, str]:
 
 def paid_before(tx: Tx) -> dict[tuple[str, str], int]:
     """Return, by fee and EMPLID, the cents that were applied to its items when the books were opened."""
-    rows = tx.rows("SELECT fee_id, emplid, paid_before FROM opening_item WHERE institution = :i")
+    rows = tx.rows("SELECT fee_id, emplid, paid_before FROM opening_paid WHERE institution = :i")
     return {(row["fee_id"], row["emplid"]): int(row["paid_before"]) for row in rows}
 
 

@@ -586,18 +586,18 @@ def resolve(
     exceptions.close(tx, exception_id, by, reason)
 
 
-def posted_by_fee(tx: Tx, *, waivers_alone: bool = False) -> dict[str, dict[str, int]]:
-    """Return what this run's readings should show: per fee, our key and cents of each posted payment, or waiver."""
-    found: dict[str, dict[str, int]] = {}
+def posted_by_fee(tx: Tx) -> tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]]:
+    """Return what this run's readings should show: per fee, our key and cents of each posted payment; and of waivers alone."""
+    found: tuple[dict[str, dict[str, int]], dict[str, dict[str, int]]] = ({}, {})
     for row in tx.rows(
         # See `fees.readings_of_run` for the CROSS JOIN.
-        "SELECT r.fee_id, p.external_id, p.posted FROM reading r CROSS JOIN payment p "
+        "SELECT r.fee_id, p.external_id, p.posted, p.waive FROM reading r CROSS JOIN payment p "
         "WHERE p.institution = r.institution AND p.posted_to = r.fee_id "
-        "AND r.institution = :i AND r.run_id = :run AND p.state = 'posted'"
-        f"{' AND p.waive IS NOT NULL' if waivers_alone else ''}",
+        "AND r.institution = :i AND r.run_id = :run AND p.state = 'posted'",
         run=tx.run_id,
     ):
-        found.setdefault(row["fee_id"], {})[row["external_id"]] = int(row["posted"])
+        for of_fee in found[: 1 if row["waive"] is None else 2]:
+            of_fee.setdefault(row["fee_id"], {})[row["external_id"]] = int(row["posted"])
     return found
 
 

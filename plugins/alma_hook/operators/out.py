@@ -245,8 +245,12 @@ class ReadFees(CampusOperator):
 
     def work(self, run: Run) -> dict[str, Any]:
         """Read what is left to read; a retry goes on where the last attempt stopped."""
-        from alma_hook.fees import read_accounts
+        from alma_hook.fees import ReadCounts, nothing_to_read, read_accounts
 
+        if nothing_to_read(run.ledger, run.campus, run.live):
+            # Nobody has to be asked, neither Alma nor the archive.
+            self.say("Nothing to read: no account differs from the ledger.")
+            return asdict(ReadCounts())
         hook, api = alma_of(run)
         with ExitStack() as stack:
             marks = marks_now(run, stack)
@@ -274,13 +278,24 @@ class PlanBatches(CampusOperator):
     operator_extra_links = (SummaryOfRun(),)
 
     def work(self, run: Run) -> dict[str, Any]:
-        """Plan from this run's readings only."""
-        from alma_hook import charges, guard, sftp
-        from alma_hook.ledger import holds, institutions
+        """Plan from this run's readings only; without any there is nothing to look for at PeopleSoft's either."""
+        from alma_hook.ledger import fees, institutions
 
-        if run.live:
-            with run.ledger.read() as tx:
+        with run.ledger.read() as tx:
+            if run.live:
                 institutions.require_opened(tx)
+            idle = not fees.any_read(tx) and run.campus.sfs.nothing_to_send != "empty_file"
+        if not idle:
+            return self._plan(run)
+        self.say("Nothing was read, so nothing is planned.")
+        if not run.campus.live:
+            self._say_what_would_have_left(run)
+        return {"read": 0, "batches": [], "held": []}
+
+    def _plan(self, run: Run) -> dict[str, Any]:
+        from alma_hook import charges, guard, sftp
+        from alma_hook.ledger import holds
+
         with ExitStack() as stack:
             target, marks = "rehearsal", []
             if run.live:
@@ -317,11 +332,15 @@ class WriteSfsFiles(CampusOperator):
 
     def work(self, run: Run) -> list[str]:
         """Write what is planned, this run's or an earlier one's that stopped here."""
-        from alma_hook import charges, delivery
         from alma_hook.ledger import batches
 
         with run.ledger.read() as tx:
             rows = batches.in_states(tx, "planned") if run.live else batches.previews_of_run(tx)
+        if not rows:
+            self.say("Nothing to write.")
+            return []
+        from alma_hook import charges, delivery
+
         with run.lease("out") as lease:
             for row in rows:
                 content = charges.write_file(run.ledger, lease, run.campus, run.layout, row)
