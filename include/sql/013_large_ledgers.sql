@@ -3,6 +3,11 @@
 -- differs 1: its account has to be read.
 ALTER TABLE reported_fee ADD COLUMN differs INTEGER NOT NULL DEFAULT 0;
 
+-- Lines that a plan looks for among all of a fee's, and that are few.
+CREATE INDEX line_unseen ON line (institution, fee_id)
+    WHERE state = 'sent' AND kind = 'charge' AND confirmed_at IS NULL;
+CREATE INDEX line_given_up ON line (institution, fee_id) WHERE state IN ('void', 'dropped');
+
 -- The sums of fee_position for all fees at once; that one is for a few fees.
 CREATE VIEW fee_sums AS
 SELECT

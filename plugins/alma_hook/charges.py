@@ -143,27 +143,27 @@ def never_seen(position: Position) -> bool:
 
 def hold(position: Position, campus: Campus, day: date) -> str | None:
     """Return why nothing may be sent for a fee now, or ``None``. The order is that of the evidence."""
-    p = position
+    p, due = position, position.due()
     if p.problem is not None:
         return p.problem
     if sorted(p.own) != sorted(p.posted.items()):
         return exceptions.OTHER_PAYMENTS
-    if p.due() == 0 and p.status != "INDISPUTE":
+    if due == 0 and p.status != "INDISPUTE":
         return None
     if p.held_since_opening:
         return opening.HELD_SINCE_OPENING
     if p.sent is None and p.own:
         return "paid by us and never charged"
-    if p.sent is None and p.paid and p.due() > 0:
+    if p.sent is None and p.paid and due > 0:
         # Its item is in PeopleSoft then, whatever the ledger says: it would be charged twice.
         return "paid in PeopleSoft and never charged"
-    if p.given_up_and_paid and p.due() > 0:
+    if p.given_up_and_paid and due > 0:
         return "paid in PeopleSoft after its charge was given up"
     if p.type == CREDIT_TYPE:
         return CREDIT
     # With something open under another EMPLID the fee is no new one: that is listed below.
     nothing_open = p.charged - p.credited - p.own_paid() == 0
-    left_out = left_out_by(p, campus, day) if p.due() > 0 and starts_anew(p) and nothing_open else None
+    left_out = left_out_by(p, campus, day) if due > 0 and starts_anew(p) and nothing_open else None
     if left_out is not None:
         return left_out
     if p.status == "INDISPUTE":
@@ -176,13 +176,13 @@ def hold(position: Position, campus: Campus, day: date) -> str | None:
         return "other currency"
     if p.sent is not None and p.emplid != p.sent.emplid and p.charged - p.credited - p.own_paid() != 0:
         return "EMPLID changed since the charge"
-    if p.due() < 0 and (p.sent is None or -p.due() > p.charged - p.credited):
+    if due < 0 and (p.sent is None or -due > p.charged - p.credited):
         return "credit above what was charged"
-    if p.due() < 0 and p.sent is not None and campus.credit_item_type(p.sent.item_type) is None:
+    if due < 0 and p.sent is not None and campus.credit_item_type(p.sent.item_type) is None:
         return "item type without credit item type"
-    if p.due() < 0 and p.waits:
+    if due < 0 and p.waits:
         return items.CREDIT_WAITS
-    if p.due() > 0 and p.above:
+    if due > 0 and p.above:
         return "charge waits while its item in PeopleSoft is above what it was told"
     return first_charge_hold(p, campus) if starts_anew(p) else None
 

@@ -357,15 +357,15 @@ _COPIED = ("emplid", "item_type", "term", "reference", "description", "account_t
 
 
 # In what follows a CROSS JOIN lets SQLite begin with this run's readings, which are few, where it would begin with all that
-# the other table has of the institution; sorted by it, it would do the same.
+# the other table has of the institution; sorted, grouped or made distinct by it, it would do the same.
 
 
 def readings_of_run(tx: Tx) -> list[Row]:
     """Return this run's readings with the fee's position and the line that a credit would copy (``line_...``)."""
     charges = _last_charges(tx)
     rows = tx.rows(
-        "SELECT r.*, p.user_id, p.version, p.charged, p.carried, p.credited, p.pending, p.received, p.posted, "
-        "p.in_flight FROM reading r JOIN fee_position p ON p.institution = r.institution AND p.fee_id = r.fee_id "
+        "SELECT r.*, p.user_id, p.version, p.charged, p.carried, p.credited, p.pending, p.in_flight "
+        "FROM reading r JOIN fee_position p ON p.institution = r.institution AND p.fee_id = r.fee_id "
         "WHERE r.institution = :i AND r.run_id = :run",
         run=tx.run_id,
     )

@@ -205,13 +205,16 @@ def unseen_charges(tx: Tx) -> dict[str, str]:
     """Return, of the fees this run has read, those with charges not seen in PeopleSoft: when the last was delivered."""
     rows = tx.rows(
         # See `fees.readings_of_run` for the CROSS JOIN.
-        "SELECT r.fee_id, MAX(b.delivered_at) AS at FROM reading r CROSS JOIN line l "
+        "SELECT r.fee_id, b.delivered_at FROM reading r CROSS JOIN line l "
         "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
         "WHERE l.institution = r.institution AND l.fee_id = r.fee_id AND r.institution = :i AND r.run_id = :run "
-        "AND l.state = 'sent' AND l.kind = 'charge' AND l.confirmed_at IS NULL GROUP BY r.fee_id",
+        "AND l.state = 'sent' AND l.kind = 'charge' AND l.confirmed_at IS NULL",
         run=tx.run_id,
     )
-    return {row["fee_id"]: row["at"] for row in rows}
+    last: dict[str, str] = {}
+    for row in rows:
+        last[row["fee_id"]] = max(row["delivered_at"], last.get(row["fee_id"], ""))
+    return last
 
 
 def unconfirmed(tx: Tx) -> list[Row]:
@@ -275,10 +278,10 @@ def given_up_and_paid(tx: Tx) -> frozenset[str]:
     """
     rows = tx.rows(
         # See `fees.readings_of_run` for the CROSS JOIN.
-        "SELECT DISTINCT l.fee_id FROM reading r CROSS JOIN line l "
+        "SELECT l.fee_id FROM reading r CROSS JOIN line l "
         "JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
         "WHERE l.institution = r.institution AND l.fee_id = r.fee_id AND r.institution = :i AND r.run_id = :run "
-        f"AND {_MAY_BE_LOADED_ALL_THE_SAME} AND l.kind = 'charge' "
+        f"AND l.state IN ('void', 'dropped') AND {_MAY_BE_LOADED_ALL_THE_SAME} AND l.kind = 'charge' "
         "AND l.amount + (SELECT COALESCE(SUM(c.amount), 0) FROM line c "
         "WHERE c.institution = l.institution AND c.item_fee = l.item_fee AND c.state = 'sent' AND c.kind = 'charge') "
         "<= (SELECT COALESCE(SUM(p.stands), 0) FROM payment_now p WHERE p.institution = l.institution "

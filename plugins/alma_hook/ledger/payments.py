@@ -176,8 +176,9 @@ def known(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
 def fees_paid(tx: Tx) -> frozenset[str]:
     """Return the fees of this run's readings on which a payment waits to be posted."""
     rows = tx.rows(
-        "SELECT DISTINCT p.fee_id FROM payment_now p JOIN reading r ON r.institution = p.institution "
-        "AND r.fee_id = p.fee_id WHERE p.institution = :i AND r.run_id = :run AND p.state = 'new' AND p.stands > 0",
+        # Few wait, and a run may have read many. See `fees.readings_of_run`, also for why nothing is made distinct here.
+        "SELECT p.fee_id FROM payment_now p CROSS JOIN reading r WHERE r.institution = p.institution "
+        "AND r.fee_id = p.fee_id AND p.institution = :i AND r.run_id = :run AND p.state = 'new' AND p.stands > 0",
         run=tx.run_id,
     )
     return frozenset(row["fee_id"] for row in rows)
