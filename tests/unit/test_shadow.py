@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from alma_hook import __main__ as command_line
 from alma_hook import charge_file, charges, payment_intake, shadow
-from alma_hook.ledger import batches
+from alma_hook.ledger import batches, payments
 from alma_hook.ledger import shadow as entries
 from alma_hook.shadow import Shadow
 from simulator.alma_records import Fee
@@ -405,6 +406,17 @@ def test_the_report_stays_what_it_was_when_the_campus_is_live(dry: Bridge, fee: 
     assert told(again) == [("credit", 700, "waived")]
     assert again.lines[0].line.emplid == dry.far.students[0].primary_id
     assert [(posted.cents, posted.why) for posted in again.posted] == [(2000, "")]
+
+
+def test_the_report_stays_what_it_was_when_the_books_are_opened(dry: Bridge, fee: Fee) -> None:
+    pays(dry, 2000)
+    dry_sis_to_alma(dry)
+    PresentProcess(dry).post()
+    before = dry_run(dry)
+    assert [(posted.cents, posted.why) for posted in before.posted] == [(2000, "")]
+    with closing(dry.ledger("opening")) as ledger, ledger.write() as tx:
+        assert payments.set_aside_as_earlier(tx) == 1
+    assert shown(dry) == before
 
 
 def test_a_dry_run_of_a_live_campus_is_no_part_of_it(open_campus: OpenCampus) -> None:
