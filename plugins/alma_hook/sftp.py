@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
+from socket import gaierror
 from typing import TYPE_CHECKING, Any
 
 from alma_hook.errors import Fatal, NotPermitted, Retriable
@@ -175,4 +176,15 @@ def _connect_error(conn_id: str, error: Exception) -> Exception:
             f"The SFTP server of connection {conn_id} is not known by its host key. Get the key from its "
             "operator and put it as host_key into the connection's extra; do not switch the check off."
         )
-    return Retriable(f"The SFTP server of connection {conn_id} can't be reached ({type(error).__name__}).")
+    if isinstance(error, FileNotFoundError):
+        return NotPermitted(
+            f"The key_file of connection {conn_id} is not there on this machine; see its extra."
+        )
+    if isinstance(error, ValueError) or "Invalid key" in str(error):
+        # The libraries that read keys say no more than this.
+        return NotPermitted(
+            f"The host_key, or the key, in the extra of connection {conn_id} can't be read: host_key is type and base64, such as "
+            "ssh-ed25519 AAAA..."
+        )
+    named = "its host's name is not known here" if isinstance(error, gaierror) else type(error).__name__
+    return Retriable(f"The SFTP server of connection {conn_id} can't be reached ({named}).")

@@ -68,6 +68,20 @@ def test_a_wrong_password_is_refused(sftp: SftpServer, connect: Connect) -> None
     assert "not-the-password" not in message
 
 
+def test_a_key_file_that_is_not_there(sftp: SftpServer, connect: Connect, tmp_path: Path) -> None:
+    extra = {"host_key": sftp.host_key, "key_file": str(tmp_path / "gone")}
+    connect("sfs_sftp", **sftp_fields(sftp, password="", extra=extra))
+    assert "The key_file of connection sfs_sftp is not there" in refused_login(NotPermitted)
+
+
+@pytest.mark.parametrize("host_key", ["ssh-ed25519 BBBB", "ssh-ed25519 !!", "nonsense", "ssh-rsa " + "A" * 7])
+def test_a_host_key_that_is_none(sftp: SftpServer, connect: Connect, host_key: str) -> None:
+    connect("sfs_sftp", **sftp_fields(sftp, extra={"host_key": host_key}))
+    said = refused_login(NotPermitted)
+    assert "host_key" in said
+    assert host_key not in said
+
+
 def test_no_server(sftp: SftpServer) -> None:
     sftp.stop()
     assert "can't be reached" in refused_login(Retriable)

@@ -458,7 +458,7 @@ def query_output(world: World) -> str | None:
         since = world.clock.now().date() - timedelta(days=world.rng.randrange(1, 4))
     path = world.far.path(
         world.far.write_query_output(
-            cumulative=world.nature.output != "new only", since=since, bounced=world.nature.bounced
+            cumulative=world.nature.output != "new only", since=since, bounced=world.nature.taken_back_as
         )
     )
     written = path.stat().st_mtime

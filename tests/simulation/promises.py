@@ -20,6 +20,7 @@ from alma_hook.ledger.items import DIFFERS
 from alma_hook.ledger.reversals import BACK, TAKEN_BACK
 from simulator.alma_records import Fee
 from simulator.money import cents_of
+from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.simulation.world import World, by_api, own_paid, own_payments
 
 _DOUBLE = "payments in Alma differ from those posted"
@@ -432,7 +433,7 @@ def _fell_in_two(world: World, fee_id: str) -> bool:
 def _shows(world: World, content: bytes, row: Row) -> int:
     """What a file shows of a payment, in cents."""
     reference = world.far.reference_prefix + row["reported_fee_id"]
-    cents = place = 0
+    cents = place = back = 0
     for line in csv.DictReader(io.StringIO(content.decode())):
         try:
             value = cents_of(line["Paid Amount"])
@@ -441,6 +442,8 @@ def _shows(world: World, content: bytes, row: Row) -> int:
         same = line["Reference Number"] == reference and line["Emplid"] == row["emplid"]
         if world.nature.payment_ids:
             same = same and line["Payment ID"].lstrip("0") == row["payment_key"].split(":")[1]
+            if same and line["Item Type"] == REVERSAL_ITEM_TYPE:
+                back, same = back + value, False
         else:
             month, day, year = line["Date Paid"].split("/")
             same = same and value == row["amount"] and f"{year}-{month}-{day}" == row["paid_on"]
@@ -448,7 +451,7 @@ def _shows(world: World, content: bytes, row: Row) -> int:
             # Of equal ones this is the one with that number.
             same = same and place == int(row["payment_key"].split(":")[2])
         cents = max(cents, value if same else 0)
-    return cents
+    return max(0, cents - back)
 
 
 def fees(world: World, said: Said) -> list[str]:

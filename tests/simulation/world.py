@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,7 @@ from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
 from simulator.clock import Clock
 from simulator.limits import Limits
+from simulator.query_output import REVERSAL_ITEM_TYPE
 from simulator.sfs_layout import Detail, parse
 from tests.bridge import Bridge, LocalFolder
 from tests.simulation import accidents
@@ -65,12 +67,11 @@ balance = "Item Balance"
 
 #: The item type of what the office waives, and what a line is by its item type.
 WAIVER = "900000000007"
-KINDS = f"""
+KINDS = """
 [sis_to_alma.kinds]
 300000000001 = "payment"
 300000000002 = "payment"
 300000000003 = "payment"
-{WAIVER} = "waive:GOODWILL"
 """
 
 #: What PeopleSoft held before, as the books are opened with it.
@@ -166,6 +167,7 @@ class Nature:
     first_charges: str | None
     opening: bool
     waives: bool
+    reverses: bool
 
     @classmethod
     def of(cls, rng: random.Random, rules: random.Random) -> Nature:
@@ -196,7 +198,14 @@ class Nature:
             first_charges=rules.choice(RULES) if rules.random() < 0.25 else None,
             opening=rules.random() < 0.1,
             waives=rules.random() < 0.15 and payment_ids and not applied,
+            # A line of its own takes a payment back, beside the payment's.
+            reverses=rules.random() < 0.2 and payment_ids and not applied,
         )
+
+    @property
+    def taken_back_as(self) -> str:
+        """How its output shows a payment taken back."""
+        return "reversal" if self.reverses else self.bounced
 
     @property
     def lists(self) -> bool:
@@ -240,10 +249,13 @@ class Nature:
                 "[sis_to_alma]", "[sis_to_alma]\ncomplete_days = true"
             )
         term = f'\n[[terms]]\nfirst = {(begin - timedelta(days=60)).date()}\nterm = "2267"\n'
+        more = ITEMS * self.items + OPENING * self.opening
         if self.waives:
             text = text.replace("[sis_to_alma]", '[sis_to_alma]\nwaivers_shown_by = "comment"')
+        if self.waives or self.reverses:
             text = text.replace('paid_on = "Date Paid"\n', 'paid_on = "Date Paid"\nkind = "Item Type"\n')
-        more = ITEMS * self.items + OPENING * self.opening + KINDS * self.waives
+            more += KINDS + f'{WAIVER} = "waive:GOODWILL"\n' * self.waives
+            more += f'{REVERSAL_ITEM_TYPE} = "reversal"\n' * self.reverses
         return text + f'[emplid]\nsource = "{self.emplid}"\n' + more + term
 
 
@@ -412,6 +424,8 @@ class World:
                 continue
             cents = fee.balance_cents + (rng.choice([-1, 100]) if rng.random() < 0.25 else 0)
             emplid = fee.user.identifiers.get("UNIV_ID", fee.user.primary_id)
+            if re.fullmatch(bridge.campus.emplid.pattern, emplid) is None:
+                continue  # PeopleSoft knows no such person
             far.peoplesoft.charge(emplid, item_type, "2261", far.reference_prefix + fee.id, cents)
             self.held_before[fee.id] = cents
         bridge.database.lose(opened=False)
@@ -757,7 +771,9 @@ class World:
             self._was_left(self.far.write_query_output(kind="applied"))
         if not self.nature.applied:
             cumulative = self.nature.output != "new only"
-            self._was_left(self.far.write_query_output(cumulative=cumulative, bounced=self.nature.bounced))
+            self._was_left(
+                self.far.write_query_output(cumulative=cumulative, bounced=self.nature.taken_back_as)
+            )
 
     def _was_left(self, path: str) -> None:
         """Note a file that PeopleSoft left just now, if it tells of payments."""

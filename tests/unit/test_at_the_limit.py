@@ -375,3 +375,47 @@ def test_the_reserve_stops_a_posting_with_all_outcomes_known(many: tuple[Bridge,
         post(bridge, AlmaApi(send, pause=lambda _: None))
     done = sum(len(applied(fee)) for fee in made) - 1
     assert post(bridge, bridge.api).posted == 60 - done
+
+
+# -- nothing to do --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "what", ["a fee", "nothing", "left out until today", "planned and never sent", "listed"]
+)
+def test_whether_there_is_anything_to_read_is_known_without_asking(
+    make_bridge: MakeBridge, what: str
+) -> None:
+    """Else a run would connect to Alma and to the archive for nothing."""
+    rules = "\n[first_charges]\nminimum_age_days = 2\n" if what == "left out until today" else ""
+    bridge = make_bridge(fees=0, settings=lambda text: text + rules)
+    if what != "nothing":
+        bridge.far.alma.add_fee(bridge.far.students[0], 500)
+    bridge.far.refresh_analytics()
+    with bridge.working("out") as (ledger, lease):
+        tasks = dict(bridge.tasks_out("analytics_report"))
+        tasks["retrieve"](ledger, lease)
+        if what in ("a fee", "nothing"):
+            assert fees.nothing_to_read(ledger, bridge.campus, True) is (what == "nothing")
+        if what == "listed":
+            bridge.far.faults.add_http("fail_before", path="/users/.*", times=None)
+            with suppress(Retriable):
+                tasks["read"](ledger, lease)
+            bridge.far.faults.clear()
+            with ledger.write(lease) as tx:
+                tx.run("DELETE FROM account_to_read WHERE institution = :i")
+            assert not fees.nothing_to_read(ledger, bridge.campus, True)
+            return
+        tasks["read"](ledger, lease)
+        with ledger.read() as tx:
+            assert fee_entries.any_read(tx) is (what != "nothing")
+        tasks["plan"](ledger, lease)
+    if what == "left out until today":
+        for hours, nothing in ((1, True), (48, False)):
+            bridge.far.clock.advance(hours=hours)
+            with bridge.working("out") as (ledger, _):
+                assert fees.nothing_to_read(ledger, bridge.campus, True) is nothing
+    if what == "planned and never sent":
+        with bridge.working("out") as (ledger, _):
+            assert not fees.nothing_to_read(ledger, bridge.campus, True)
+            assert fees.nothing_to_read(ledger, bridge.campus, False)

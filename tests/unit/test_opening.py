@@ -18,7 +18,7 @@ from alma_hook.opening import FirstRun, Matching
 from simulator.alma_records import Fee
 from tests.bridge import Bridge
 from tests.unit.test_applied import by_level, one_list, raised
-from tests.unit.test_guard import lose, repaired
+from tests.unit.test_guard import copied, lose, put_back, repaired
 from tests.unit.test_reversals import applied, cumulative, equal, kinds, listed
 from tests.unit.test_waivers import reversing
 
@@ -946,3 +946,27 @@ def test_what_was_applied_to_an_item_that_was_made_void_is_off_no_other(tmp_path
         bridge.run("all_users")
     assert applied(fee) == [[3000]]
     assert bridge.exceptions() == {}
+
+
+def test_an_older_copy_learns_of_more_payments_of_before(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path)
+    fees = [a_fee(bridge, 5000, student) for student in (0, 1)]
+    for fee in fees:
+        bridge.far.charged_before(fee, 5000, paid=2000)
+        bridge.far.alma.pay_at_desk(fee.id, 2000)
+    told = dict(bridge.far.peoplesoft.payments)
+    late = max(told)
+    bridge.far.clock.advance(hours=24)
+    bridge.accept()
+    bridge.run()
+    del bridge.far.peoplesoft.payments[late]
+    bridge.night()
+    copy = copied(bridge)
+    bridge.far.peoplesoft.payments[late] = told[late]
+    bridge.night()
+    assert [row["state"] for row in bridge.table("payment")] == ["earlier"] * 2
+    put_back(bridge, copy)
+    repaired(bridge)
+    assert [row["state"] for row in bridge.table("payment")] == ["earlier"] * 2
+    bridge.night()
+    assert applied(*fees) == [[], []]
