@@ -365,7 +365,7 @@ FIELD_KEYS = {
     "fill": "One character that fills the rest. Not told: a text with blanks, a number with zeros. A text that begins or ends "
     "with what it would be filled with is listed, not sent.",
     "decimals": "Of an amount: `12.50`, or `implied`: `1250`.",
-    "negative": "Of an amount: below nought in `credits`.",
+    "negative": "Of an amount: below nought in a file of `credits`, be they reversals or items of their own.",
     "sign": "And where its minus stands; at the `end` of a field with a width it has a column of its own.",
     "charge": "Of `reversal`: what marks a charge. May be empty.",
     "credit": "And what marks a credit. May be empty.",

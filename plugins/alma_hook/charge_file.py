@@ -240,8 +240,11 @@ def _texts_of(f: FieldLayout, lines: pd.DataFrame, control: Control | None) -> l
     elif f.source in AMOUNTS:
         values = lines[f.source].tolist()
         if f.negative == "credits":
-            marks = lines["reversal"].tolist()
-            values = [-value if mark == "Y" else value for value, mark in zip(values, marks, strict=True)]
+            # As in the control total: whether a credit reverses its charge or is an item of its own.
+            kinds = lines["kind"].tolist()
+            values = [
+                -value if kind == "credits" else value for value, kind in zip(values, kinds, strict=True)
+            ]
         texts = _amounts(f, values)
     elif f.source in DATES:
         values = lines[f.source].tolist()
@@ -304,7 +307,8 @@ def _constant(f: FieldLayout, control: Control) -> str:
 def read(layout: Layout, content: bytes) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Return header's and trailer's values and the lines' by source, as text without padding.
 
-    Amounts come back as plain decimals above nought, ``reversal`` as Y or N where the layout marks credits.
+    Amounts come back as plain decimals above nought, ``reversal`` as Y or N where the layout marks credits: by its
+    mark, and where it has none Y of what is below nought.
     Raises ``BadFile`` with every line that does not fit the layout, and when the control count or total
     disagrees with the lines.
     """
