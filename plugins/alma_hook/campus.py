@@ -293,7 +293,11 @@ class Sfs(_Section):
     @model_validator(mode="after")
     def _layout_is_enough(self, info: ValidationInfo) -> Sfs:
         layout = layouts.load(self.layout, (info.context or {}).get("folder"))
-        constants = {"business_unit": self.business_unit, "origin_id": self.origin_id}
+        constants = {
+            "business_unit": self.business_unit,
+            "origin_id": self.origin_id,
+            "account_type": self.account_type,
+        }
         faults = layout.unfit_constants(constants)
         if not layout.marks_credits and self.credits_by == "reversal":
             faults.append(
@@ -628,6 +632,20 @@ class SisToAlma(_Section):
                 return "their item"
 
 
+#: What a student reads of a fee type without a row in ``descriptions``.
+_DESCRIPTION = "Library fee"
+
+
+def _undescribed(descriptions: Mapping[str, str], info: ValidationInfo) -> dict[str, str]:
+    """The text of the fee types without one of their own, by a key that names them; empty where there are none."""
+    tables = [info.data.get("item_types", {}), *info.data.get("item_types_of", {}).values()]
+    first = info.data.get("first_charges")
+    without = sorted({fee_type for table in tables for fee_type in table} - set(descriptions))
+    others = isinstance(first, FirstCharges) and first.other_item_type is not None
+    named = [*without, *["fee types without a row"] * others]
+    return {f"{_DESCRIPTION!r} for {', '.join(named)}": _DESCRIPTION} if named else {}
+
+
 class Alerts(_Section):
     """Who is told of what, by which of Airflow's notifiers. Without one nobody is."""
 
@@ -696,14 +714,57 @@ class Campus(_Section):
     item_types: Mapping[Text, ItemType] = Field(min_length=1)
     item_types_of: Mapping[Text, Mapping[Text, ItemType]] = {}
     first_charges: FirstCharges = FirstCharges()
-    descriptions: Mapping[Text, Text] = {}
-    terms: tuple[TermRow, ...] = ()
+    descriptions: Mapping[Text, Text] = Field(default={}, validate_default=True)
+    terms: tuple[TermRow, ...] = Field(default=(), validate_default=True)
     sis_to_alma: SisToAlma
     credit_item_types: Mapping[ItemType, ItemType] = Field(default={}, validate_default=True)
     opening: Opening | None = None
     # Where the file was read from: the layouts of a campus lie in a folder beside it.
     folder: Path = Field(default=Path(), exclude=True)
     _references: Mapping[str, str] = PrivateAttr(default={})
+
+    @field_validator("sfs")
+    @classmethod
+    def _currency_fits(cls, sfs: Sfs, info: ValidationInfo) -> Sfs:
+        layout = layouts.load(sfs.layout, (info.context or {}).get("folder"))
+        faults = layout.unfit_constants({"currency": info.data.get("currency", "USD")})
+        if faults:
+            raise ValueError("; ".join(faults))
+        return sfs
+
+    @field_validator(
+        "item_types", "item_types_of", "first_charges", "descriptions", "terms", "credit_item_types"
+    )
+    @classmethod
+    def _fit_the_layout(cls, told: Any, info: ValidationInfo) -> Any:
+        """What can't stand in any line is a fault of the settings, not of each fee that needs it."""
+        sfs = info.data.get("sfs")
+        if not isinstance(sfs, Sfs):
+            return told
+        layout = layouts.load(sfs.layout, (info.context or {}).get("folder"))
+        source: layouts.LineSource = "item_type"
+        texts: Mapping[str, str]
+        match info.field_name:
+            case "item_types_of":
+                texts = {
+                    f"{owner}.{fee_type}": item_type
+                    for owner, rows in told.items()
+                    for fee_type, item_type in rows.items()
+                }
+            case "first_charges":
+                texts = {"other_item_type": told.other_item_type} if told.other_item_type else {}
+            case "descriptions":
+                source, texts = "description", {**_undescribed(told, info), **told}
+            case "terms":
+                source, texts = "term", {f"term {row.term}": row.term for row in told} or {"no row": ""}
+            case _:
+                texts = told
+        faults = layout.unfit(source, texts)
+        if info.field_name == "terms" and len({row.first for row in told}) < len(told):
+            faults.append("has two rows of one day: which term a charge carries from then on can't be told")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return told
 
     @field_validator("credit_item_types")
     @classmethod
@@ -813,7 +874,7 @@ class Campus(_Section):
 
     def description(self, fee_type: str) -> str:
         """The fixed text of a fee type; never Alma's own, which can tell what was borrowed."""
-        return self.descriptions.get(fee_type, "Library fee")
+        return self.descriptions.get(fee_type, _DESCRIPTION)
 
     def reference(self, fee_id: str) -> str:
         """What stands in REF1_DESCR for a fee."""

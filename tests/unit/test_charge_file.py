@@ -218,6 +218,8 @@ def own_layouts(draw: st.DrawFn) -> dict[str, Any]:
             told["only"] = draw(st.sampled_from(["charges", "credits"])) if draw(st.booleans()) else None
         if source in ("term", "reference"):
             told["optional"] = draw(st.booleans())
+        if source == "due_date":
+            told["optional"] = told["only"] is None or draw(st.booleans())
         return {name: value for name, value in told.items() if value is not None}
 
     def record(sources: list[str]) -> dict[str, Any]:

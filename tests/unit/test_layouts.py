@@ -124,9 +124,10 @@ def test_an_unknown_layout_is_named(tmp_path: Path) -> None:
         (WHOLE.replace('source = "emplid"', 'source = "emplid", decimals = "implied"'), "decimals says nothing"),
         (WHOLE.replace('source = "amount"', 'source = "amount", value = "1.00", credit = "Y"'),
          "credit says nothing of this source; value says nothing of this source"),
+        (WHOLE.replace('"reference"', '"due_date", format = "MMDDYYYY"'), "a credit has no due date: say optional = true"),
         (
             'form = "delimited"\ndelimiter = "/"\nquote = "never"\n'
-            + WHOLE.replace('"reference"', '"due_date", format = "MM/DD/YYYY"'),
+            + WHOLE.replace('"reference"', '"effective_date", format = "MM/DD/YYYY"'),
             "the delimiter stands in its dates",
         ),
         ("name = ", "not TOML"),
