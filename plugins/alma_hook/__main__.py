@@ -489,6 +489,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _check_campus(options: argparse.Namespace) -> None:
     """Each connection by itself, so that one that fails hides nothing of the others."""
+    import logging
     import time
 
     from alma_hook import campus_check, layouts, sftp
@@ -498,6 +499,9 @@ def _check_campus(options: argparse.Namespace) -> None:
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     settings = _settings(options)
     out, back, connections = settings.alma_to_sis, settings.sis_to_alma, settings.connections
+    # The SFTP library tells of each connection, in between.
+    logging.getLogger("paramiko").setLevel(logging.WARNING)
+    print("Asking Alma and the SFTP server, which is given some seconds to take a file.", flush=True)
 
     def over_sftp(conn_id: str, *looks: Callable[[SftpFolder], Iterator[Finding]]) -> Iterator[Finding]:
         with sftp.connect(conn_id) as folder:
@@ -538,14 +542,15 @@ def _check_campus(options: argparse.Namespace) -> None:
     )
     found += ledger
     for one in found:
-        print(f"{'WRONG' if one.wrong else 'ok':6} {one.about}: {one.text}")
+        print(f"{one.verdict:6} {one.about}: {one.text}")
     if not any(one.wrong for one in ledger):
         print()
         layout = layouts.load(settings.sfs.layout, settings.folder)
         with _ledger(options).read() as tx:
             print("\n".join(campus_check.previews(tx, settings, layout)))
     wrong = sum(one.wrong for one in found)
-    print(f"\n{wrong} of {len(found)} to put right")
+    look = sum(one.verdict == "LOOK" for one in found)
+    print(f"\n{wrong} of {len(found)} to put right{f', {look} to look at' if look else ''}")
     if wrong:
         raise SystemExit(1)
 
