@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -29,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from alma_hook import layouts
+from alma_hook import layouts, toml_file
 from alma_hook.errors import Fault, SettingsError
 from alma_hook.money import PLAIN, NumberFormat, cents
 from alma_hook.plain_words import faults_of
@@ -937,13 +936,13 @@ def find(beside: Path | None = None) -> Path:
 def load(path: Path) -> Campus:
     """Read and check a settings file. Raises ``SettingsError`` naming every fault with its key."""
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        data = toml_file.read(path)
     except OSError as error:
         raise SettingsError("The settings can't be read.", [Fault(path.name, error.strerror or "")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise SettingsError("The settings are not TOML.", [Fault(path.name, str(error))]) from None
     folder = path.resolve().parent
     try:
         return Campus.model_validate({**data, "folder": folder}, context={"folder": folder})
     except ValidationError as error:
-        raise SettingsError("The settings have faults:", faults_of(path.name, error)) from None
+        raise SettingsError("The settings have faults:", faults_of(path.name, error, data)) from None

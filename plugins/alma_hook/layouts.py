@@ -7,7 +7,6 @@ what no field covers is blank. In a delimited one the fields follow one another.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from itertools import pairwise
@@ -16,6 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from alma_hook import toml_file
 from alma_hook.errors import Fault, SettingsError
 from alma_hook.plain_words import faults_of
 from alma_hook.resources import include
@@ -408,11 +408,15 @@ def load(name: str, folder: Path | None = None) -> Layout:
             ],
         )
     try:
-        return Layout.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        told = toml_file.read(path)
+    except OSError as error:
+        raise SettingsError("A layout can't be read.", [Fault(path.name, error.strerror or "")]) from None
+    except ValueError as error:
         raise SettingsError("A layout is not TOML.", [Fault(path.name, str(error))]) from None
+    try:
+        return Layout.model_validate(told)
     except ValidationError as error:
-        raise SettingsError("A layout has faults:", faults_of(path.name, error)) from None
+        raise SettingsError("A layout has faults:", faults_of(path.name, error, told)) from None
 
 
 def shipped() -> list[str]:

@@ -139,7 +139,7 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[sfs]", '[brake]\nmax_line = "-1.00"\n[sfs]', "brake.max_line", "must be 0 or more"),
         ("[sfs]", "[brake]\nmax_drop = 101\n[sfs]", "brake.max_drop", "must be 100 or less"),
         ("[sfs]", "[brake]\napproval_hours = 0\n[sfs]", "brake.approval_hours", "must be 1 or more"),
-        ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms.0.term", "must be up to 4 letters or digits"),
+        ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms[1].term", "must be up to 4 letters or digits"),
         ("[sfs]", '[sfs]\nlayout = "uta_csv"', "sfs", "does not mark credits"),
         ("[sfs]", '[sfs]\nlayout = "humboldt_csv"', "sfs", "does not mark credits"),
         (
@@ -196,11 +196,12 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[alma_to_sis]", "[alma_to_sis]\nfee_transactions = []", "alma_to_sis.fee_transactions", "must be true or"),
         ("[sfs]", '[sfs]\nmode = "move"', "sfs.mode", "must be 'rename' or 'direct'"),
         ("[sfs]", '[connections]\nalma = ""\n[sfs]', "connections.alma", "must not be empty"),
-        ("[sfs]", '[[terms]]\nfirst = "soon"\nterm = "2267"\n[sfs]', "terms.0.first", "must be a day"),
-        ("[sfs]", '[[terms]]\nfirst = 2026-08-20T07:00:00\nterm = "2267"\n[sfs]', "terms.0.first", "must be a day"),
-        ("[sfs]", '[[terms]]\nfirst = true\nterm = "2267"\n[sfs]', "terms.0.first", "must be a day"),
-        ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\nterms = 1', "terms", "a list of tables"),
+        ("[sfs]", '[[terms]]\nfirst = "soon"\nterm = "2267"\n[sfs]', "terms[1].first", "must be a day"),
+        ("[sfs]", '[[terms]]\nfirst = 2026-08-20T07:00:00\nterm = "2267"\n[sfs]', "terms[1].first", "must be a day"),
+        ("[sfs]", '[[terms]]\nfirst = true\nterm = "2267"\n[sfs]', "terms[1].first", "must be a day"),
+        ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\nterms = 1', "terms", "a list in brackets"),
         ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\ndescriptions = 1', "descriptions", "a section"),
+        ("[item_types]", '[first_charges]\nowners = "LAW"\n[item_types]', "first_charges.owners", "a list in brackets"),
         ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\nemplid = 1', "emplid", "a section"),
     ],
 )  # fmt: skip
@@ -359,8 +360,17 @@ def test_settings_that_are_no_toml_name_the_place(tmp_path: Path) -> None:
 def test_settings_in_another_encoding(tmp_path: Path) -> None:
     file = tmp_path / "campus.toml"
     file.write_bytes(SHORTEST.replace("Emplid", "Matrikel für").encode("cp1252"))
-    with pytest.raises(SettingsError, match=r"campus\.toml"):
+    with pytest.raises(
+        SettingsError, match=r"campus\.toml: is not UTF-8 text \(line 14 holds .*\): save it as UTF-8"
+    ):
         campus.load(file)
+    file.write_bytes(SHORTEST.encode("utf-16"))
+    with pytest.raises(SettingsError, match=r"campus\.toml: is UTF-16 text: save it as UTF-8"):
+        campus.load(file)
+
+
+def test_a_byte_order_mark_of_an_editor_is_passed_over(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff" + SHORTEST).institution == "01CAMPUS_INST"
 
 
 def test_missing_settings_name_the_file(tmp_path: Path) -> None:
