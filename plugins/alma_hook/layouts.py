@@ -163,8 +163,8 @@ class FieldLayout(BaseModel):
 
     @property
     def limit(self) -> int:
-        """The most characters its value may have."""
-        return self.width or self.max_width or 0
+        """The most characters its value may have; a day has as many as its format."""
+        return self.width or self.max_width or len(self.format or "")
 
     @property
     def end(self) -> int:

@@ -202,6 +202,8 @@ def own_layouts(draw: st.DrawFn) -> dict[str, Any]:
         else:
             told["max_width" if delimited and draw(st.booleans()) else "width"] = width
         if source in ("effective_date", "due_date", "file_date"):
+            if delimited and draw(st.booleans()):
+                told = {"source": source}
             told["format"] = draw(st.sampled_from(list(layouts.DateFormat.__args__)))  # type: ignore[attr-defined]
         if source in ("amount", "control_total", "line_count"):
             side, fill = draw(st.sampled_from([("right", "0"), ("right", " "), ("left", " ")]))
