@@ -356,8 +356,8 @@ FIELD_KEYS = {
     "at": "Its first column, from 1. In a delimited layout there is none: fields follow one another.",
     "width": "Its columns; a shorter value is filled up. Without it a value is as long as it is: the last text of a fixed "
     "line, or any value of a delimited one.",
-    "max_width": "Without `width`: the most characters it may have. One of both is needed, but for a literal, a mark, a blank, and "
-    "in a delimited layout a day, which has its `format`.",
+    "max_width": "Without `width`: the most characters it may have. One of both is needed, but for a literal, a mark, a blank, "
+    "and in a delimited layout a day, which has its `format`.",
     "source": "What stands there: see below.",
     "value": "Of a `literal`: its text.",
     "format": "Of a day.",
