@@ -135,8 +135,11 @@ class ParsedFile:
 
 
 def read_layout(path: Path) -> Layout:
-    """The layout a TOML file declares. Raises ValueError when a field lacks ``source``, or its place ``at``."""
-    return declared_layout(tomllib.loads(path.read_text(encoding="utf-8")))
+    """The layout a TOML file declares.
+
+    Raises ValueError when a field lacks ``source`` or its place ``at``, or has a format of no day.
+    """
+    return declared_layout(tomllib.loads(path.read_text(encoding="utf-8-sig")))
 
 
 def declared_layout(declared: Mapping[str, Any]) -> Layout:
@@ -161,6 +164,9 @@ def _shape(declared: dict[str, Any] | None, delimited: bool) -> RecordShape | No
     for entry in declared["fields"]:
         if "source" not in entry or ("at" in entry) == delimited:
             raise ValueError(f"a field needs a source, and a place where there are places: {entry}")
+        if entry.get("format") not in (None, *_DATES):
+            said = f"{entry.get('name', entry['source'])} has no format of a day that there is"
+            raise ValueError(f"{said} ({', '.join(_DATES)}): {entry['format']}")
         number = entry["source"] in ("amount", "control_total", "line_count")
         fields.append(
             Field(
