@@ -4,15 +4,18 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from simulator.address import LOOPBACK
-from simulator.campus import DEFAULT_LAYOUT
+from simulator.campus import DEFAULT_LAYOUT, Campus
 from simulator.days import days
-from simulator.demo import Demo, RefusedError, demo
+from simulator.demo import CALLS_PER_SECOND, Demo, RefusedError, connections, demo
 from simulator.demo_killed import KilledDemo
+from simulator.own_settings import options_of, require_layout
 from simulator.screenshots import NoBrowserError, screenshots
-from simulator.serve import serve
+from simulator.serve import serve, write_whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,7 +24,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True)
     command = commands.add_parser("serve", help="run Alma, PeopleSoft and SFTP until SIGTERM or Ctrl-C")
     _servers(command)
-    command.add_argument("--layout", type=Path, default=DEFAULT_LAYOUT, help="SFS layout declaration (TOML)")
+    told = command.add_mutually_exclusive_group()
+    told.add_argument("--layout", type=Path, default=DEFAULT_LAYOUT, help="SFS layout declaration (TOML)")
+    told.add_argument(
+        "--settings",
+        type=Path,
+        help="a campus.toml: its institution, layout, item types and folders are the simulated ones; writes the "
+        "connections to them into connections.json of the folder",
+    )
     command.set_defaults(run=_serve)
     command = commands.add_parser(
         "days", help="the same, where days pass by themselves, for an Airflow elsewhere (docker-compose.yaml)"
@@ -86,7 +96,7 @@ def _servers(command: argparse.ArgumentParser) -> None:
     command.add_argument("--fees", type=int, default=1500)
 
 
-def _of_servers(arguments: argparse.Namespace) -> dict[str, int]:
+def _of_servers(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in ("alma_port", "sftp_port", "seed", "students", "fees")}
 
 
@@ -108,8 +118,24 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    serve(arguments.work, layout=arguments.layout, **_of_servers(arguments))
+    work = arguments.work.resolve()
+    try:
+        if arguments.settings is None:
+            require_layout(arguments.layout)
+            options: dict[str, Any] = {"layout": arguments.layout}
+        else:
+            options = {**options_of(arguments.settings), "hand_over": partial(_hand_over, work)}
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    serve(work, **options, **_of_servers(arguments))
     return 0
+
+
+def _hand_over(work: Path, campus: Campus, facts: dict[str, Any]) -> None:
+    campus.limits.per_second = CALLS_PER_SECOND + 5
+    ledger = {"conn_type": "sqlite", "host": str(work / "ledger.db")}
+    write_whole(work / "connections.json", json.dumps(connections(facts, ledger), indent=2) + "\n")
 
 
 def _days(arguments: argparse.Namespace) -> int:

@@ -59,11 +59,12 @@ class Campus:
         report_path: str = REPORT_PATH,
         limits: Limits | None = None,
         reference_prefix: str = REFERENCE_PREFIX,
+        folders: Folders | None = None,
     ) -> None:
         self.rng = random.Random(seed)
         self.clock = clock or Clock()
         self.faults = Faults(seed)
-        self.folders = Folders()
+        self.folders = folders or Folders()
         self.oddities = Oddities()
         self.reference_prefix = reference_prefix
         self.alma = AlmaModel(institution, environment, self.clock, random.Random(seed + 1), currency)

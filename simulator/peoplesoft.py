@@ -138,7 +138,11 @@ class PeopleSoftModel:
             return item
 
     def _is_credit(self, detail: Detail) -> bool:
-        return detail.reversal or detail.item_type in self.credit_item_types
+        return detail.reversal or detail.below_nought or detail.item_type in self.credit_item_types
+
+    def _reverses(self, detail: Detail) -> bool:
+        """A minus alone says that it is a credit; of which kind, its item type."""
+        return detail.reversal or (detail.below_nought and detail.item_type not in self.credit_item_types)
 
     def _check_control(self, parsed: ParsedFile, credits: bool) -> None:
         control = parsed.control
@@ -148,6 +152,10 @@ class PeopleSoftModel:
             )
         total = sum(detail.amount_cents for detail in parsed.details)
         expected = -total if credits and control.total_negative_for_credits else total
+        if credits and self.layout.amounts_negative_for_credits:
+            unsigned = next((d.line_number for d in parsed.details if not d.below_nought), None)
+            if unsigned is not None:
+                raise BadFile(f"line {unsigned}: a credit without a minus")
         if control.total_cents is not None and control.total_cents != expected:
             raise BadFile(f"the control total is {control.total_cents} cents, the lines make {expected}")
         if control.origin_id is not None and control.origin_id != self.origin_id:
@@ -163,7 +171,7 @@ class PeopleSoftModel:
             return "item type unknown"
         if detail.amount_cents <= 0:
             return "amount not above nought"
-        if detail.reversal and self._key(detail) not in self._item_of:
+        if self._reverses(detail) and self._key(detail) not in self._item_of:
             return "no charge to reverse"
         return None
 
@@ -173,7 +181,7 @@ class PeopleSoftModel:
 
     def _post(self, group_id: str, detail: Detail, credits: bool) -> None:
         now = self.clock.now()
-        if credits and not detail.reversal:
+        if credits and not self._reverses(detail):
             # A credit item: money that pays the charge with the same reference, else stays on account.
             payment = self._new_payment(
                 detail.emplid, detail.amount_cents, detail.reference, detail.item_type

@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,14 @@ def running(
     institution: str = "01SIMULATED_INST",
     name: str = LOOPBACK,
     credit_item_types: tuple[str, ...] = (),
+    **more: Any,
 ) -> Iterator[tuple[Campus, dict[str, Any]]]:
     """A campus with both servers up: yields it and what ``simulator.json`` holds.
 
     The SFTP root is ``work/sftp``; its host key is kept in ``work`` so that a restart is the same host.
     ``credit_item_types``: item types whose lines are credits, where no line is marked as a reversal.
     ``name``: what other machines call this one; unless it is told, only this machine can reach the servers.
+    ``more``: what else ``Campus`` may be told.
     """
     work.mkdir(parents=True, exist_ok=True)
     campus = Campus(
@@ -46,6 +48,7 @@ def running(
         layout=layout,
         institution=institution,
         credit_item_types=credit_item_types,
+        **more,
     )
     sftp = campus.sftp_server(port=sftp_port, key_file=work / "sftp_host_key", name=name)
     described = work / "simulator.json"
@@ -89,12 +92,16 @@ def describe(campus: Campus, alma: AlmaServer, sftp: SftpServer) -> dict[str, An
     }
 
 
-def serve(work: Path, **options: Any) -> None:
-    """Serve until SIGTERM or SIGINT; ``options`` are those of ``running``."""
+def serve(
+    work: Path, *, hand_over: Callable[[Campus, dict[str, Any]], None] | None = None, **options: Any
+) -> None:
+    """Serve until SIGTERM or SIGINT; ``options`` are those of ``running``, and ``hand_over`` is told what that yields."""
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     with running(work, **options) as (campus, facts):
+        if hand_over is not None:
+            hand_over(campus, facts)
         print("SIMULATOR: not Alma, not PeopleSoft. Its people and fees are generated.")
         print(f"  Alma        {facts['alma']['url']}")
         print(f"  SFTP        {facts['sftp']['login']}@127.0.0.1:{facts['sftp']['port']}")

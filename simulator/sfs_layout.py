@@ -90,10 +90,18 @@ class Layout:
     detail: RecordShape
     trailer: RecordShape | None
 
+    @property
+    def amounts_negative_for_credits(self) -> bool:
+        """Whether a credit's line bears a minus."""
+        return any(field.source == "amount" and field.negative_credits for field in self.detail.fields)
+
 
 @dataclass(frozen=True)
 class Detail:
-    """One detail line. ``amount_cents`` as it stands in the file, ``reversal`` the Y/N mark."""
+    """One detail line: ``amount_cents`` without its sign where the layout writes credits below nought.
+
+    ``reversal``: the Y/N mark; ``below_nought``: such an amount bears a minus.
+    """
 
     line_number: int
     emplid: str
@@ -104,6 +112,7 @@ class Detail:
     reference: str
     description: str
     effective_date: date | None
+    below_nought: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,8 +135,11 @@ class ParsedFile:
 
 
 def read_layout(path: Path) -> Layout:
-    """The layout a TOML file declares. Raises ValueError when a field lacks ``source``, or its place ``at``."""
-    return declared_layout(tomllib.loads(path.read_text(encoding="utf-8")))
+    """The layout a TOML file declares.
+
+    Raises ValueError when a field lacks ``source`` or its place ``at``, or has a format of no day.
+    """
+    return declared_layout(tomllib.loads(path.read_text(encoding="utf-8-sig")))
 
 
 def declared_layout(declared: Mapping[str, Any]) -> Layout:
@@ -152,6 +164,9 @@ def _shape(declared: dict[str, Any] | None, delimited: bool) -> RecordShape | No
     for entry in declared["fields"]:
         if "source" not in entry or ("at" in entry) == delimited:
             raise ValueError(f"a field needs a source, and a place where there are places: {entry}")
+        if entry.get("format") not in (None, *_DATES):
+            said = f"{entry.get('name', entry['source'])} has no format of a day that there is"
+            raise ValueError(f"{said} ({', '.join(_DATES)}): {entry['format']}")
         number = entry["source"] in ("amount", "control_total", "line_count")
         fields.append(
             Field(
@@ -293,17 +308,18 @@ def _detail(layout: Layout, line: str, number: int) -> Detail:
         field.date_format for field in shape.fields if field.source == "effective_date" and field.date_format
     ]
     effective = values.get("effective_date", "").strip()
-    below = any(field.source == "amount" and field.negative_credits for field in shape.fields) and cents < 0
+    below = layout.amounts_negative_for_credits and cents < 0
     return Detail(
         line_number=number,
         emplid=values["emplid"],
         item_type=values["item_type"],
         amount_cents=-cents if below else cents,
-        reversal=below or values.get("reversal", "N") == "Y",
+        reversal=values.get("reversal", "N") == "Y",
         term=values.get("term", ""),
         reference=values.get("reference", ""),
         description=values.get("description", ""),
         effective_date=_day(effective, formats[0], number) if effective and formats else None,
+        below_nought=below,
     )
 
 

@@ -356,7 +356,8 @@ FIELD_KEYS = {
     "at": "Its first column, from 1. In a delimited layout there is none: fields follow one another.",
     "width": "Its columns; a shorter value is filled up. Without it a value is as long as it is: the last text of a fixed "
     "line, or any value of a delimited one.",
-    "max_width": "Without `width`: the most characters it may have.",
+    "max_width": "Without `width`: the most characters it may have. One of both is needed, but for a literal, a mark, a blank, "
+    "and in a delimited layout a day, which has its `format`.",
     "source": "What stands there: see below.",
     "value": "Of a `literal`: its text.",
     "format": "Of a day.",
@@ -365,7 +366,7 @@ FIELD_KEYS = {
     "fill": "One character that fills the rest. Not told: a text with blanks, a number with zeros. A text that begins or ends "
     "with what it would be filled with is listed, not sent.",
     "decimals": "Of an amount: `12.50`, or `implied`: `1250`.",
-    "negative": "Of an amount: below nought in `credits`.",
+    "negative": "Of an amount: below nought in a file of `credits`, be they reversals or items of their own.",
     "sign": "And where its minus stands; at the `end` of a field with a width it has a column of its own.",
     "charge": "Of `reversal`: what marks a charge. May be empty.",
     "credit": "And what marks a credit. May be empty.",

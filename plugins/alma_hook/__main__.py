@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
             )
             sub.add_argument(
                 "--as-of",
-                type=date.fromisoformat,
+                type=_day,
                 metavar="DATE",
                 help="the day on which PeopleSoft's query was run",
             )
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("what", help="as the message names it; `marks` for the marks outside the ledger")
             sub.add_argument("--reason", required=True, help="what was changed, for whoever reads it later")
         if name in ("mark-waived", "mark-not-waived"):
-            sub.add_argument("payment", type=int, help="its number, as `exceptions` names it")
+            sub.add_argument("payment", type=_count, help="its number, as `exceptions` names it")
         elif name.startswith("mark") or name in ("release", "refuse", "void"):
             sub.add_argument("batch")
         if name == "release":
@@ -139,11 +139,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--reason", required=True, help="why, for whoever reads it later")
         if name == "mark-delivered":
             sub.add_argument(
-                "--line", type=int, help="a line of it that was made void, and that PeopleSoft has"
+                "--line", type=_count, help="a line of it that was made void, and that PeopleSoft has"
             )
         if name == "void":
             sub.add_argument(
-                "--line", type=int, help="the line's number in the file's order; without it, all lines"
+                "--line", type=_count, help="the line's number in the file's order; without it, all lines"
             )
             sub.add_argument("--reason", required=True, help="what was found out, for whoever reads it later")
             sub.add_argument(
@@ -152,15 +152,15 @@ def _parser() -> argparse.ArgumentParser:
                 help="PeopleSoft's office says that it did not and will not load it",
             )
         if name == "batches":
-            sub.add_argument("--state", help="those in this state only, such as delivered or cancelled")
+            sub.add_argument("--state", choices=batches.STATES, help="those in this state only")
             sub.add_argument(
-                "--newest", type=int, default=30, metavar="N", help="so many (default: %(default)s)"
+                "--newest", type=_count, default=30, metavar="N", help="so many (default: %(default)s)"
             )
         if name == "explain":
             sub.add_argument("fee_id")
         if name == "assign":
             sub.add_argument(
-                "payment", type=int, help="its number, as `exceptions` names it; the next run posts it"
+                "payment", type=_count, help="its number, as `exceptions` names it; the next run posts it"
             )
             sub.add_argument("fee", metavar="FEE_ID")
             sub.add_argument(
@@ -204,9 +204,22 @@ def _cents(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no day such as 2026-11-22") from None
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return int(text)
+
+
 def _add_report_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--since", type=date.fromisoformat, metavar="DATE", help="the first day that is told of")
-    sub.add_argument("--until", type=date.fromisoformat, metavar="DATE", help="the last day that is told of")
+    sub.add_argument("--since", type=_day, metavar="DATE", help="the first day that is told of")
+    sub.add_argument("--until", type=_day, metavar="DATE", help="the last day that is told of")
     sub.add_argument(
         "--compare",
         type=Path,
@@ -229,12 +242,17 @@ def _init(options: argparse.Namespace) -> None:
     targets = [(file, options.directory / "dags" / file.name) for file in sorted(_dag_files())]
     targets.append((include("campus.toml"), options.directory / "include" / "campus.toml"))
     for source, target in targets:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists():
-            print(f"kept     {target}")
-        else:
-            shutil.copyfile(source, target)
-            print(f"written  {target}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                print(f"kept     {target}")
+            else:
+                shutil.copyfile(source, target)
+                print(f"written  {target}")
+        except OSError as error:
+            raise Fatal(
+                f"{target} was not written: {error.strerror}. Name a folder that you may write to; what was written stays."
+            ) from None
     print("Next: fill in include/campus.toml, create its connections, run `python -m alma_hook migrate`.")
 
 
@@ -246,8 +264,12 @@ def _dag_files() -> list[Path]:
     return list(folder.glob("*.py"))
 
 
+def _settings_file(options: argparse.Namespace) -> Path:
+    return options.settings or campus.find(Path.cwd())
+
+
 def _settings(options: argparse.Namespace) -> campus.Campus:
-    return campus.load(options.settings or campus.find(Path.cwd()))
+    return campus.load(_settings_file(options))
 
 
 def _ledger(options: argparse.Namespace) -> Ledger:
@@ -314,7 +336,7 @@ def _open(options: argparse.Namespace) -> None:
             "The ledger was not opened.",
             [
                 Fault(
-                    "campus.toml",
+                    _settings_file(options).name,
                     f"{PLACEHOLDER} is only the template's; put your own code from Alma there",
                     field="institution",
                 )
@@ -417,6 +439,8 @@ def _packet(options: argparse.Namespace) -> None:
         packet.write(settings, options.output, settings.today(datetime.now(UTC)))
     except FileExistsError:
         raise Fatal(f"{options.output} is there already; name a new file.") from None
+    except OSError as error:
+        raise Fatal(f"{options.output} was not written: {error.strerror}.") from None
     print(f"{options.output}: open it in a browser, print it, and go through it with the business office.")
 
 
@@ -489,6 +513,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _check_campus(options: argparse.Namespace) -> None:
     """Each connection by itself, so that one that fails hides nothing of the others."""
+    import logging
     import time
 
     from alma_hook import campus_check, layouts, sftp
@@ -498,6 +523,9 @@ def _check_campus(options: argparse.Namespace) -> None:
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     settings = _settings(options)
     out, back, connections = settings.alma_to_sis, settings.sis_to_alma, settings.connections
+    # The SFTP library tells of each connection, in between.
+    logging.getLogger("paramiko").setLevel(logging.WARNING)
+    print("Asking Alma and the SFTP server, which is given some seconds to take a file.", flush=True)
 
     def over_sftp(conn_id: str, *looks: Callable[[SftpFolder], Iterator[Finding]]) -> Iterator[Finding]:
         with sftp.connect(conn_id) as folder:
@@ -538,14 +566,15 @@ def _check_campus(options: argparse.Namespace) -> None:
     )
     found += ledger
     for one in found:
-        print(f"{'WRONG' if one.wrong else 'ok':6} {one.about}: {one.text}")
+        print(f"{one.verdict:6} {one.about}: {one.text}")
     if not any(one.wrong for one in ledger):
         print()
         layout = layouts.load(settings.sfs.layout, settings.folder)
         with _ledger(options).read() as tx:
             print("\n".join(campus_check.previews(tx, settings, layout)))
     wrong = sum(one.wrong for one in found)
-    print(f"\n{wrong} of {len(found)} to put right")
+    look = sum(one.verdict == "LOOK" for one in found)
+    print(f"\n{wrong} of {len(found)} to put right{f', {look} to look at' if look else ''}")
     if wrong:
         raise SystemExit(1)
 

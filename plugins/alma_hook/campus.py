@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -29,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from alma_hook import layouts
+from alma_hook import layouts, toml_file
 from alma_hook.errors import Fault, SettingsError
 from alma_hook.money import PLAIN, NumberFormat, cents
 from alma_hook.plain_words import faults_of
@@ -293,7 +292,11 @@ class Sfs(_Section):
     @model_validator(mode="after")
     def _layout_is_enough(self, info: ValidationInfo) -> Sfs:
         layout = layouts.load(self.layout, (info.context or {}).get("folder"))
-        constants = {"business_unit": self.business_unit, "origin_id": self.origin_id}
+        constants = {
+            "business_unit": self.business_unit,
+            "origin_id": self.origin_id,
+            "account_type": self.account_type,
+        }
         faults = layout.unfit_constants(constants)
         if not layout.marks_credits and self.credits_by == "reversal":
             faults.append(
@@ -628,6 +631,20 @@ class SisToAlma(_Section):
                 return "their item"
 
 
+#: What a student reads of a fee type without a row in ``descriptions``.
+_DESCRIPTION = "Library fee"
+
+
+def _undescribed(descriptions: Mapping[str, str], info: ValidationInfo) -> dict[str, str]:
+    """The text of the fee types without one of their own, by a key that names them; empty where there are none."""
+    tables = [info.data.get("item_types", {}), *info.data.get("item_types_of", {}).values()]
+    first = info.data.get("first_charges")
+    without = sorted({fee_type for table in tables for fee_type in table} - set(descriptions))
+    others = isinstance(first, FirstCharges) and first.other_item_type is not None
+    named = [*without, *["fee types without a row"] * others]
+    return {f"{_DESCRIPTION!r} for {', '.join(named)}": _DESCRIPTION} if named else {}
+
+
 class Alerts(_Section):
     """Who is told of what, by which of Airflow's notifiers. Without one nobody is."""
 
@@ -696,14 +713,57 @@ class Campus(_Section):
     item_types: Mapping[Text, ItemType] = Field(min_length=1)
     item_types_of: Mapping[Text, Mapping[Text, ItemType]] = {}
     first_charges: FirstCharges = FirstCharges()
-    descriptions: Mapping[Text, Text] = {}
-    terms: tuple[TermRow, ...] = ()
+    descriptions: Mapping[Text, Text] = Field(default={}, validate_default=True)
+    terms: tuple[TermRow, ...] = Field(default=(), validate_default=True)
     sis_to_alma: SisToAlma
     credit_item_types: Mapping[ItemType, ItemType] = Field(default={}, validate_default=True)
     opening: Opening | None = None
     # Where the file was read from: the layouts of a campus lie in a folder beside it.
     folder: Path = Field(default=Path(), exclude=True)
     _references: Mapping[str, str] = PrivateAttr(default={})
+
+    @field_validator("sfs")
+    @classmethod
+    def _currency_fits(cls, sfs: Sfs, info: ValidationInfo) -> Sfs:
+        layout = layouts.load(sfs.layout, (info.context or {}).get("folder"))
+        faults = layout.unfit_constants({"currency": info.data.get("currency", "USD")})
+        if faults:
+            raise ValueError("; ".join(faults))
+        return sfs
+
+    @field_validator(
+        "item_types", "item_types_of", "first_charges", "descriptions", "terms", "credit_item_types"
+    )
+    @classmethod
+    def _fit_the_layout(cls, told: Any, info: ValidationInfo) -> Any:
+        """What can't stand in any line is a fault of the settings, not of each fee that needs it."""
+        sfs = info.data.get("sfs")
+        if not isinstance(sfs, Sfs):
+            return told
+        layout = layouts.load(sfs.layout, (info.context or {}).get("folder"))
+        source: layouts.LineSource = "item_type"
+        texts: Mapping[str, str]
+        match info.field_name:
+            case "item_types_of":
+                texts = {
+                    f"{owner}.{fee_type}": item_type
+                    for owner, rows in told.items()
+                    for fee_type, item_type in rows.items()
+                }
+            case "first_charges":
+                texts = {"other_item_type": told.other_item_type} if told.other_item_type else {}
+            case "descriptions":
+                source, texts = "description", {**_undescribed(told, info), **told}
+            case "terms":
+                source, texts = "term", {f"term {row.term}": row.term for row in told} or {"no row": ""}
+            case _:
+                texts = told
+        faults = layout.unfit(source, texts)
+        if info.field_name == "terms" and len({row.first for row in told}) < len(told):
+            faults.append("has two rows of one day: which term a charge carries from then on can't be told")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return told
 
     @field_validator("credit_item_types")
     @classmethod
@@ -813,7 +873,7 @@ class Campus(_Section):
 
     def description(self, fee_type: str) -> str:
         """The fixed text of a fee type; never Alma's own, which can tell what was borrowed."""
-        return self.descriptions.get(fee_type, "Library fee")
+        return self.descriptions.get(fee_type, _DESCRIPTION)
 
     def reference(self, fee_id: str) -> str:
         """What stands in REF1_DESCR for a fee."""
@@ -876,13 +936,13 @@ def find(beside: Path | None = None) -> Path:
 def load(path: Path) -> Campus:
     """Read and check a settings file. Raises ``SettingsError`` naming every fault with its key."""
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+        data = toml_file.read(path)
     except OSError as error:
         raise SettingsError("The settings can't be read.", [Fault(path.name, error.strerror or "")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise SettingsError("The settings are not TOML.", [Fault(path.name, str(error))]) from None
     folder = path.resolve().parent
     try:
         return Campus.model_validate({**data, "folder": folder}, context={"folder": folder})
     except ValidationError as error:
-        raise SettingsError("The settings have faults:", faults_of(path.name, error)) from None
+        raise SettingsError("The settings have faults:", faults_of(path.name, error, data)) from None

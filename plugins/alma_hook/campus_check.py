@@ -16,9 +16,10 @@ from typing import Protocol
 from alma_hook import analytics, applied_file, charge_file, charges, item_file, payment_file
 from alma_hook.analytics import ReportSource
 from alma_hook.campus import WAIVE, Campus
-from alma_hook.errors import AlmaHookError, NotPermitted, Refused, Retriable
+from alma_hook.errors import AlmaHookError, BadFile, NotPermitted, Refused, Retriable, SendingStopped
 from alma_hook.layouts import Layout
-from alma_hook.ledger import Ledger, Row, Tx, batches
+from alma_hook.ledger import Ledger, Row, Tx, batches, payments
+from alma_hook.ledger.guard import bindings
 from alma_hook.money import amount
 from alma_hook.query_output import RefusedLine
 from alma_hook.remote import RemoteFile, RemoteFolder
@@ -35,11 +36,17 @@ _ROWS = 25
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was found about one thing; ``wrong``: it has to be put right before a run."""
+    """What was found about one thing; ``wrong``: it has to be put right before a run, ``doubtful``: looked at."""
 
     about: str
     text: str
     wrong: bool = False
+    doubtful: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """In a word."""
+        return "WRONG" if self.wrong else "LOOK" if self.doubtful else "ok"
 
 
 class Alma(ReportSource, Protocol):
@@ -230,7 +237,8 @@ def of_outbound(folder: RemoteFolder, campus: Campus) -> Iterator[Finding]:
     back = campus.sis_to_alma
     for kind, pattern in back.patterns.items():
         files = folder.files(back.directory, pattern)
-        yield Finding(f"{back.directory}, {kind}", _told(files, pattern))
+        only = f"; {files[-1].name} alone is read here" if len(files) > 1 else ""
+        yield Finding(f"{back.directory}, {kind}", _told(files, pattern) + only)
         if files:
             yield from each(files[-1].name, partial(_of_file, folder, campus, kind, files[-1]))
 
@@ -247,13 +255,13 @@ def _of_file(folder: RemoteFolder, campus: Campus, kind: str, file: RemoteFile) 
         applied = applied_file.read(file.name, content, campus)
         lines, refused = applied.lines, applied.refused
     else:
-        payments = payment_file.read(file.name, content, campus)
-        lines, refused = payments.lines, payments.refused
+        paid = payment_file.read(file.name, content, campus)
+        lines, refused = paid.lines, paid.refused
     if refused:
         first = refused[0]
         where = f"line {first.line_no}, {first.field}: {first.text}"
         said = f"{len(refused)} of {lines} lines can't be taken in; the first is {where}"
-        yield Finding(file.name, said, wrong=len(refused) == lines)
+        yield Finding(file.name, said, wrong=len(refused) == lines, doubtful=True)
     else:
         yield Finding(file.name, f"can be read, {lines} lines")
 
@@ -266,7 +274,7 @@ def _told(files: Sequence[RemoteFile], patterns: str) -> str:
 
 
 def of_ledger(ledger: Ledger, campus: Campus) -> Iterator[Finding]:
-    """The ledger: its tables, and whether it is open where the campus is live."""
+    """The ledger: its tables, whether it is open where the campus is live, and whether payments are told apart as before."""
     about = f"connection {campus.connections.ledger}"
     ledger.check()
     with ledger.read() as tx:
@@ -280,18 +288,32 @@ def of_ledger(ledger: Ledger, campus: Campus) -> Iterator[Finding]:
             else "which is right for dry runs"
         )
         yield Finding(about, f"the ledger is not open yet, {so}", wrong=campus.live)
+    with ledger.read() as tx:
+        # What is bound is only compared; what is not would be bound, which is the first intake's affair.
+        if payments.IDENTITY in bindings(tx):
+            try:
+                payments.require_shape(tx, campus.sis_to_alma.told_apart, campus.payment_identity)
+            except SendingStopped as error:
+                yield Finding("sis_to_alma.columns", str(error), wrong=True)
 
 
 def previews(tx: Tx, campus: Campus, layout: Layout) -> Iterator[str]:
     """Yield, for each file that the newest dry run would send: its sums, a ruler, and ten lines without EMPLIDs."""
     rows = batches.newest_previews(tx)
-    if not rows:
+    if not rows and campus.live:
+        yield "No dry run's files to show, as the campus is live: `python -m alma_hook batches` lists what was sent."
+    elif not rows:
         yield "No dry run yet: with live = false, trigger alma_to_sis, then ask again."
     for row in rows:
         lines = batches.lines(tx, row["batch_id"])
         text = f"{row['file_name']}: {row['kind']}, {row['line_count']} lines, {amount(int(row['total']))}"
         yield f"{text}, as layout {layout.name}; without its EMPLIDs:"
-        yield from _masked(row, lines[:_LINES], campus, layout)
+        try:
+            yield from _masked(row, lines[:_LINES], campus, layout)
+        except BadFile as error:
+            wrong = sorted({fault.text for fault in error.faults})
+            yield f"They were planned for another layout and fit this one no more: {'; '.join(wrong)}."
+            yield "Trigger alma_to_sis, then ask again."
 
 
 def _masked(row: Row, lines: Sequence[Row], campus: Campus, layout: Layout) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from alma_hook.errors import BadFile, Fault
-from alma_hook.layouts import AMOUNTS, CONSTANT_SOURCES, DATES, FieldLayout, Layout, RecordLayout
+from alma_hook.layouts import AMOUNTS, CONSTANT_SOURCES, DATES, FieldLayout, Layout, RecordLayout, printable
 from alma_hook.money import amount, cents
 
 #: Columns of a frame of lines. ``amount`` in cents, dates as ISO text or blank; ``kind`` is charges or credits,
@@ -167,12 +167,12 @@ def _misfits(layout: Layout, lines: pd.DataFrame, columns: Sequence[_Column]) ->
         fits = (
             longest <= f.limit
             and (shortest or f.may_be_blank)
-            and _printable("".join(values), layout.encoding)
+            and printable("".join(values), layout.encoding)
         )
         if fits and not _doubtful(layout, f, values):
             continue
         for fee_id, text in zip(fee_ids, column.by_line(), strict=True):
-            for said in _misfits_of(layout, f, text):
+            for said in layout.misfits(f, text):
                 wrong.setdefault(str(fee_id), []).append(f"{f.label} {said}")
     return {fee_id: "; ".join(said) for fee_id, said in wrong.items()}
 
@@ -187,28 +187,6 @@ def _doubtful(layout: Layout, f: FieldLayout, values: Iterable[str]) -> bool:
         return True
     edge = f"{f.filling}\0" if f.side == "left" else f"\0{f.filling}"
     return f.width is not None and f.source not in DATES and edge in together
-
-
-def _hides(f: FieldLayout, value: str) -> bool:
-    """Whether a value begins, or ends, with what it is filled with."""
-    edge = value[-1:] if f.side == "left" else value[:1]
-    return f.width is not None and f.source not in DATES and edge == f.filling
-
-
-def _misfits_of(layout: Layout, f: FieldLayout, text: str) -> Iterator[str]:
-    if len(text) > f.limit:
-        yield f"is longer than its {f.limit} columns"
-    if not text and not f.may_be_blank:
-        yield "is missing"
-    # A control character would break the line in two, so only printable text is let through.
-    if not _printable(text, layout.encoding):
-        yield f"is not {layout.encoding} text"
-    if not f.is_text:
-        return
-    if _hides(f, text):
-        yield f"{'ends' if f.side == 'left' else 'begins'} with {f.filling!r}, with which it is filled"
-    if not layout.fixed and layout.quote == "never" and (layout.delimiter in text or '"' in text):
-        yield "holds the delimiter or a quote, and values are never quoted"
 
 
 def _column(f: FieldLayout, lines: pd.DataFrame, control: Control | None) -> _Column:
@@ -240,8 +218,11 @@ def _texts_of(f: FieldLayout, lines: pd.DataFrame, control: Control | None) -> l
     elif f.source in AMOUNTS:
         values = lines[f.source].tolist()
         if f.negative == "credits":
-            marks = lines["reversal"].tolist()
-            values = [-value if mark == "Y" else value for value, mark in zip(values, marks, strict=True)]
+            # As in the control total: whether a credit reverses its charge or is an item of its own.
+            kinds = lines["kind"].tolist()
+            values = [
+                -value if kind == "credits" else value for value, kind in zip(values, kinds, strict=True)
+            ]
         texts = _amounts(f, values)
     elif f.source in DATES:
         values = lines[f.source].tolist()
@@ -266,16 +247,6 @@ def _amounts(f: FieldLayout, values: Sequence[int]) -> list[str]:
     return texts
 
 
-def _printable(text: str, encoding: str) -> bool:
-    if text.isascii():
-        return text.isprintable()
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        return False
-    return text.isprintable()
-
-
 def _record(
     layout: Layout, name: str, record: RecordLayout | None, control: Control, faults: list[Fault]
 ) -> bytes:
@@ -286,7 +257,7 @@ def _record(
     for f in record.fields:
         text = f.value if f.source in ("literal", "blank") else _constant(f, control)
         long = len(text) > f.limit and f.source != "literal"
-        if long or not _printable(text, layout.encoding):
+        if long or not printable(text, layout.encoding):
             faults.append(Fault(name, f"does not fit its {f.limit} columns", field=f.label))
         columns.append(_Column([text]))
     return b"" if faults else _records(layout, record, columns, 1)
@@ -304,7 +275,8 @@ def _constant(f: FieldLayout, control: Control) -> str:
 def read(layout: Layout, content: bytes) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Return header's and trailer's values and the lines' by source, as text without padding.
 
-    Amounts come back as plain decimals above nought, ``reversal`` as Y or N where the layout marks credits.
+    Amounts come back as plain decimals above nought, ``reversal`` as Y or N where the layout marks credits: by its
+    mark, and where it has none Y of what is below nought.
     Raises ``BadFile`` with every line that does not fit the layout, and when the control count or total
     disagrees with the lines.
     """

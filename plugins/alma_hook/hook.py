@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from airflow.sdk import BaseHook
 
@@ -172,6 +173,24 @@ class AlmaHook(BaseHook):
             with self._counting:
                 self._under_way -= 1
 
+    def _require_address(self, host: str, port: int | None) -> None:
+        """Raise ``SettingsError`` unless host and port make an address. What stands there is not told: it may be a key."""
+        try:
+            parts = urlsplit(host)
+            twice = parts.port is not None and port is not None
+            whole = parts.scheme in ("http", "https") and parts.hostname and not re.search(r"[\s@?#]", host)
+        except ValueError:
+            twice, whole = False, False
+        if whole and not twice:
+            return
+        said = (
+            "its port stands in host and in port: leave one of them out"
+            if twice
+            else "host is no address such as https://api-na.hosted.exlibrisgroup.com, and the port by itself or behind a colon"
+        )
+        fault = Fault("connection", said, field=self.alma_conn_id)
+        raise SettingsError("The connection to Alma can't be used.", [fault])
+
     def _session(self) -> tuple[Session, str, dict[str, Any]]:
         from airflow.providers.http.hooks.http import HttpHook
         from airflow.sdk import Connection
@@ -196,6 +215,7 @@ class AlmaHook(BaseHook):
             def get_connection(cls, _conn_id: str) -> Any:
                 return plain
 
+        self._require_address(host, connection.port)
         http = _Http(adapter=HTTPAdapter(pool_maxsize=self.workers, max_retries=0))
         session = http.get_conn(headers={"Authorization": f"apikey {key}"})
         # At level DEBUG it writes every address, and ours hold user ids.

@@ -7,7 +7,7 @@ what no field covers is blank. In a delimited one the fields follow one another.
 
 from __future__ import annotations
 
-import tomllib
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from alma_hook import toml_file
 from alma_hook.errors import Fault, SettingsError
 from alma_hook.plain_words import faults_of
 from alma_hook.resources import include
@@ -101,6 +102,8 @@ class FieldLayout(BaseModel):
             faults.append("has to stand in the lines of both kinds")
         if self.optional and self.source in ("emplid", "item_type", "amount"):
             faults.append("can't be left out")
+        if self.source == "due_date" and not self.may_be_blank:
+            faults.append('a credit has no due date: say optional = true, or only = "charges"')
         if self.source == "reversal":
             if self.charge.strip() == self.credit.strip():
                 faults.append("a charge and a credit have the same mark")
@@ -160,8 +163,8 @@ class FieldLayout(BaseModel):
 
     @property
     def limit(self) -> int:
-        """The most characters its value may have."""
-        return self.width or self.max_width or 0
+        """The most characters its value may have; a day has as many as its format."""
+        return self.width or self.max_width or len(self.format or "")
 
     @property
     def end(self) -> int:
@@ -337,6 +340,32 @@ class Layout(BaseModel):
         """Whether a line says which fee it is about."""
         return any(f.source == "reference" for f in self.detail.fields)
 
+    def misfits(self, f: FieldLayout, text: str) -> Iterator[str]:
+        """Yield what is wrong with a text as the value of a field of this layout."""
+        if len(text) > f.limit:
+            yield f"is longer than its {f.limit} columns"
+        if not text and not f.may_be_blank:
+            yield "is missing"
+        # A control character would break the line in two, so only printable text is let through.
+        if not printable(text, self.encoding):
+            yield f"is not {self.encoding} text"
+        if not f.is_text:
+            return
+        edge = text[-1:] if f.side == "left" else text[:1]
+        if f.width is not None and f.source not in DATES and edge == f.filling:
+            yield f"{'ends' if f.side == 'left' else 'begins'} with {f.filling!r}, with which it is filled"
+        if not self.fixed and self.quote == "never" and (self.delimiter in text or '"' in text):
+            yield "holds the delimiter or a quote, and values are never quoted"
+
+    def unfit(self, source: LineSource, texts: Mapping[str, str]) -> list[str]:
+        """Return what is wrong with these texts as values of a source; ``texts`` by the key that tells each."""
+        wrong: dict[str, list[str]] = {}
+        for f in self.detail.fields:
+            for key, text in texts.items() if f.source == source else ():
+                for said in self.misfits(f, text):
+                    wrong.setdefault(f"as the layout's {f.label} it {said}", []).append(key)
+        return [f"{', '.join(keys)}: {said}" for said, keys in wrong.items()]
+
     def unfit_constants(self, told: dict[str, str]) -> list[str]:
         """Return what is wrong with the settings that stand in each file or line, by their names."""
         fields = [f for record in self.records.values() for f in record.fields if f.source in told]
@@ -346,6 +375,17 @@ class Layout(BaseModel):
             for f in fields
             if (not told[f.source] and not f.may_be_blank) or len(told[f.source]) > f.limit
         ]  # fmt: skip
+
+
+def printable(text: str, encoding: str) -> bool:
+    """Whether a text can be written in an encoding, on one line."""
+    if text.isascii():
+        return text.isprintable()
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return text.isprintable()
 
 
 def load(name: str, folder: Path | None = None) -> Layout:
@@ -368,11 +408,15 @@ def load(name: str, folder: Path | None = None) -> Layout:
             ],
         )
     try:
-        return Layout.model_validate(tomllib.loads(path.read_text("utf-8")))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        told = toml_file.read(path)
+    except OSError as error:
+        raise SettingsError("A layout can't be read.", [Fault(path.name, error.strerror or "")]) from None
+    except ValueError as error:
         raise SettingsError("A layout is not TOML.", [Fault(path.name, str(error))]) from None
+    try:
+        return Layout.model_validate(told)
     except ValidationError as error:
-        raise SettingsError("A layout has faults:", faults_of(path.name, error)) from None
+        raise SettingsError("A layout has faults:", faults_of(path.name, error, told)) from None
 
 
 def shipped() -> list[str]:

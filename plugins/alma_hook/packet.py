@@ -16,6 +16,7 @@ from markupsafe import Markup, escape
 
 from alma_hook import charge_file, charges, layouts
 from alma_hook.campus import WAIVE, Campus
+from alma_hook.errors import BadFile, Fault, SettingsError
 from alma_hook.ledger.batches import Line
 from alma_hook.money import amount
 from alma_hook.resources import include
@@ -32,7 +33,7 @@ FROM = {
     "file_date": "the day the file was planned",
     "emplid": "Alma user, by `emplid.source`",
     "item_type": "Alma fee type, by `item_types`",
-    "amount": "what the formula says is due, never negative",
+    "amount": "what the formula says is due",
     "reversal": "the line's kind, by `sfs.credits_by`",
     "term": "the day, by `terms`; else blank",
     "effective_date": "the day the line was planned",
@@ -42,6 +43,18 @@ FROM = {
     "description": "Alma fee type, by `descriptions`",
 }
 
+#: Source of a field -> what a line holds by it, in the order in which it is told; what is of the library's own is not.
+_HOLDS = {
+    "emplid": "the EMPLID",
+    "amount": "the amount",
+    "item_type": "the item type",
+    "effective_date": "days",
+    "due_date": "days",
+    "term": "the term",
+    "account_type": "the account type",
+    "description": "a fixed description of the fee type",
+    "reference": "Alma's number of the fee as the reference",
+}
 _RECORDS = {"header": "Header", "detail": "Line", "trailer": "Trailer"}
 _LINE_ENDS = {"lf": "LF", "crlf": "CR LF"}
 #: Of nobody: nine digits that no person has, and a fee that is none.
@@ -93,15 +106,15 @@ def line_end(layout: layouts.Layout) -> str:
 def _more(f: layouts.FieldLayout) -> str:
     """Say what else a field does than its source tells."""
     told = [f"as {f.format}"] if f.format else []
+    if f.source == "amount" and f.negative == "never":
+        told.append("never negative")
     if f.source == "reversal":
         marks = [f"`{mark}`" if mark else "blank" for mark in (f.charge, f.credit)]
         told.append(f"{marks[0]} in a charge, {marks[1]} in a credit that reverses it")
     if f.only is not None:
         told.append(f"in a file of {f.only} only")
     if f.negative == "credits":
-        told.append(
-            "negative in a file of credits" if f.source == "control_total" else "negative in a credit"
-        )
+        told.append("negative in a file of credits")
     if f.decimals == "implied":
         told.append("in cents, without a point")
     return "".join(f", {text}" for text in told)
@@ -124,6 +137,7 @@ def page(campus: Campus, layout: layouts.Layout, day: date) -> str:
         amount=400,
         item_type=campus.credit_item_type(charge.item_type) or charge.item_type,
         credit_item=int(campus.sfs.credits_by == "item_type"),
+        due_date="",
     )
     files = {
         "charges": _file(campus, layout, "charges", [charge, replace(charge, amount=2500)], day),
@@ -139,6 +153,8 @@ def page(campus: Campus, layout: layouts.Layout, day: date) -> str:
             kind: campus.sfs.sent_as(kind) or campus.sfs.name_of(kind, day).replace("{sequence}", "000012")
             for kind in files
         },
+        holds=_and(_holds(layout)),
+        describes=any(f.source == "description" for f in layout.detail.fields),
         item_types=list(_item_types(campus)),
         columns=_columns(campus.sis_to_alma.columns),
         item_columns=_columns(campus.sis_to_alma.items.columns) if campus.sis_to_alma.items else [],
@@ -184,7 +200,25 @@ def _file(campus: Campus, layout: layouts.Layout, kind: str, lines: Sequence[Lin
     control = charge_file.Control(
         kind, len(lines), total, campus.sfs.origin_id, campus.sfs.business_unit, campus.currency, day
     )
-    return charge_file.write(layout, control, charges.frame(lines)).decode(layout.encoding).splitlines()
+    try:
+        content = charge_file.write(layout, control, charges.frame(lines))
+    except BadFile as error:
+        # The example is of one fee, and that is nobody's.
+        said = sorted({(fault.field, text) for fault in error.faults for text in fault.text.split("; ")})
+        faults = [Fault(f"{layout.name}.toml", text, field=field) for field, text in said]
+        raise SettingsError(f"Not even the example of a file of {kind} fits the layout.", faults) from None
+    return content.decode(layout.encoding).splitlines()
+
+
+def _holds(layout: layouts.Layout) -> list[str]:
+    """What a line of a layout holds, each thing once."""
+    sources = {f.source for f in layout.detail.fields}
+    return list(dict.fromkeys(words for source, words in _HOLDS.items() if source in sources))
+
+
+def _and(words: Sequence[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}"
 
 
 def _one_of_each(lines: Sequence[str], layout: layouts.Layout) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -22,6 +23,8 @@ _WORDS = {
     "literal_error": "must be {expected}",
     "string_type": "must be a text, in quotes",
     "string_too_short": "must not be empty",
+    # The one limit there is.
+    "string_too_long": "must be one character",
     "too_short": "must have at least one row",
     "greater_than_equal": "must be {ge} or more",
     "less_than_equal": "must be {le} or less",
@@ -35,16 +38,37 @@ _WORDS = {
     "date_from_datetime_inexact": _DAY,
     "model_type": _SECTION,
     "dict_type": _SECTION,
-    "tuple_type": "must be a list of tables",
+    "tuple_type": "must be a list in brackets",
 }
 
 
-def faults_of(file: str, error: ValidationError) -> list[Fault]:
-    """Return every fault of a file with its key. Values are left out: a secret may stand in the wrong place."""
+def faults_of(file: str, error: ValidationError, told: object) -> list[Fault]:
+    """Return every fault of a file with its key. Values are left out: a secret may stand in the wrong place.
+
+    ``told``: what the file holds, whose rows are named as people find them there.
+    """
     return [
-        Fault(file, _sentence(found), field=".".join(str(part) for part in found["loc"] if part != "[key]"))
+        Fault(file, _sentence(found), field=_key(found["loc"], told))
         for found in error.errors(include_url=False, include_input=False)
     ]
+
+
+def _key(loc: Sequence[int | str], told: object) -> str:
+    """Return the key of a place: of a row of a list its number from 1, and its name where it has one."""
+    key = ""
+    for part in loc:
+        if part == "[key]":
+            continue
+        try:
+            told = told[part]  # type: ignore[index]
+        except (LookupError, TypeError):
+            told = None
+        if isinstance(part, str):
+            key += f".{part}" if key else part
+            continue
+        name = (told.get("name") or told.get("source")) if isinstance(told, dict) else None
+        key += f"[{part + 1}{f', {name}' if isinstance(name, str) else ''}]"
+    return key
 
 
 def _sentence(found: ErrorDetails) -> str:

@@ -29,6 +29,7 @@ _HTML = re.compile(rb"<(?:!doctype\s+html|html|table)[\s>]", re.IGNORECASE)
 # A sheet may show thousands with a mark; of a whole number it can't be one before decimals.
 _COUNT = re.compile(r"[0-9]{1,9}|[0-9]{1,3}(?:,[0-9]{3}){1,2}|[0-9]{1,3}(?:\.[0-9]{3}){1,2}")
 _ROW_END = re.compile(rb"</tr\s*>", re.IGNORECASE)
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _CUT = "the file is cut short; send it again"
 
 #: A row's number and its cells, without blanks around them.
@@ -52,10 +53,14 @@ class Table:
 
 def read(name: str, content: bytes, delimiter: str) -> Table:
     """Return a file's table, whatever its form. Raises ``BadFile`` when there is none that could be looked at."""
-    start = content.removeprefix(codecs.BOM_UTF8).lstrip()
+    as_utf8 = _as_utf8(name, content)
+    start = as_utf8.removeprefix(codecs.BOM_UTF8).lstrip()
     if not start.startswith(b"<"):
-        return _csv(name, content, delimiter)
-    return _html(name, content) if _HTML.search(start[:4096]) else _xml(name, start)
+        return _csv(name, as_utf8, delimiter)
+    if _HTML.search(start[:4096]):
+        return _html(name, as_utf8)
+    # XML declares its encoding in its own bytes.
+    return _xml(name, start if as_utf8 is content else content)
 
 
 def holds_rows(content: bytes) -> bool:
@@ -63,6 +68,8 @@ def holds_rows(content: bytes) -> bool:
 
     The name and the number of rows may stand above the headings: so a third row, or one in XML.
     """
+    if content.startswith(_UTF16):
+        content = content.decode("utf-16", "ignore").encode("utf-8", "ignore")
     start = content.removeprefix(codecs.BOM_UTF8).lstrip()
     if start.startswith(b"<"):
         return len(_ROW_END.findall(start)) >= 3 or b"</row>" in start
@@ -76,6 +83,16 @@ def bad(faults: Sequence[Fault]) -> BadFile:
     return BadFile("A file of PeopleSoft's output can't be taken in.", faults)
 
 
+def _as_utf8(name: str, content: bytes) -> bytes:
+    """Return UTF-16, which Windows' programs write with a mark, as UTF-8; anything else as it is."""
+    if not content.startswith(_UTF16):
+        return content
+    try:
+        return content.decode("utf-16").encode("utf-8")
+    except UnicodeDecodeError:
+        raise bad([Fault(name, f"begins as UTF-16 text and is none to its end, so {_CUT}")]) from None
+
+
 def _decode(name: str, content: bytes) -> str:
     """UTF-8 with or without mark, else the code page that PeopleSoft's servers write."""
     if b"\0" in content:
@@ -83,7 +100,8 @@ def _decode(name: str, content: bytes) -> str:
             [
                 Fault(
                     name,
-                    "holds the character NUL: it was spoilt on its way, or is no text of UTF-8 or Windows-1252",
+                    "holds the character NUL: it was spoilt on its way, or is no text of UTF-8, of UTF-16 with its mark, "
+                    "or of Windows-1252",
                 )
             ]
         )

@@ -270,7 +270,7 @@ def test_an_entry_is_told_with_the_fee_it_is_about(ledger: Ledger) -> None:
         told = sorted(exceptions.describe(row) for row in exceptions.open_items(tx))
     assert told == [
         f"fee {FEE}: no EMPLID, 10.00; detail",
-        f"payment 1 (fee {FEE}): paid more than Alma's balance, 2.50; 2.50 of 12.50 not in Alma; file 000000000000, line 2",
+        f"payment 1 (fee {FEE}): paid more than Alma's balance, 2.50; 2.50 of 12.50 not in Alma; file file.csv, line 2",
     ]
 
 

@@ -202,6 +202,24 @@ def test_a_connection_that_lacks_something(missing: str, alma: AlmaServer, conne
         open_hook().get_conn()
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "said"),
+    [
+        ("http://127.0.0.1:8080", 8080, "its port stands in host and in port"),
+        ("127.0.0.1:8080", 443, "its port stands in host and in port"),
+        ("https://127.0.0.1:http", None, "host is no address"),
+        ("ftp://127.0.0.1", None, "host is no address"),
+        ("https://[::1", None, "host is no address"),
+        ("api-na.hosted .exlibrisgroup.com", None, "host is no address"),
+    ],
+)
+def test_an_address_that_is_none_is_told(host: str, port: int | None, said: str, connect: Connect) -> None:
+    connect("alma_default", conn_type="alma", host=host, port=port, password=FULL_KEY.value)
+    with pytest.raises(SettingsError) as caught:
+        open_hook().get_conn()
+    assert f"connection, alma_default: {said}" in str(caught.value)
+
+
 def test_no_such_connection() -> None:
     with pytest.raises(SettingsError, match="no_such_connection: create it"):
         open_hook("no_such_connection").get_conn()

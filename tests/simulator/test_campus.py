@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import tomllib
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from typing import Any
 import pytest
 import requests
 
-from simulator.campus import STAFF_ID, UNMAPPED_TYPE, Campus
+from simulator.__main__ import main
+from simulator.campus import DEFAULT_LAYOUT, STAFF_ID, UNMAPPED_TYPE, Campus
 from simulator.clock import Clock
+from simulator.own_settings import options_of
 from simulator.serve import running
 
 FileOf = Callable[..., bytes]
@@ -223,6 +226,55 @@ def test_serve_writes_its_whereabouts_and_ends_on_sigterm(tmp_path: Path) -> Non
         out, err = process.communicate(timeout=10)
     assert (process.returncode, err) == (0, "")
     assert "SIMULATOR" in out
+
+
+@pytest.mark.parametrize(
+    ("layout", "said"),
+    [
+        (
+            'name = "own"\n[detail]\nfields = [{ at = 1, source = "due_date", name = "Due", format = "DD.MM.YYYY" }]',
+            "Due has no",
+        ),
+        ('name = "own"\n', "own.toml: 'detail' is missing"),
+        ("name = ", "own.toml: Invalid value"),
+    ],
+)
+def test_serve_refuses_a_layout_by_which_no_file_could_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str, said: str
+) -> None:
+    (tmp_path / "own.toml").write_text(layout)
+    assert main(["serve", "--work", str(tmp_path / "work"), "--layout", str(tmp_path / "own.toml")]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_campus_is_that_of_somebodys_own_settings(tmp_path: Path) -> None:
+    (tmp_path / "layouts").mkdir()
+    (tmp_path / "layouts" / "own.toml").write_text(DEFAULT_LAYOUT.read_text())
+    settings = tmp_path / "campus.toml"
+    text = (ROOT / "include" / "campus.toml").read_text()
+    settings.write_text(
+        text.replace("/sfs/inbound", "/to/sfs").replace('layout = "default"', 'layout = "own"')
+    )
+    told = tomllib.loads(settings.read_text())
+    with running(tmp_path / "work", students=3, fees=4, **options_of(settings)) as (campus, facts):
+        assert facts["alma"]["institution"] == told["institution"]
+        assert campus.path("/to/sfs").is_dir()
+        assert campus.peoplesoft.item_types == set(told["item_types"].values())
+        assert campus.peoplesoft.origin_id == told["sfs"]["origin_id"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "campus.toml: 'sfs' is missing"),
+        ("sfs = 1", "campus.toml: 'sis_to_alma' is missing"),
+        ("sfs = ", "campus.toml: Invalid value"),
+    ],
+)
+def test_settings_that_tell_no_campus_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "campus.toml").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        options_of(tmp_path / "campus.toml")
 
 
 def test_the_witness_shares_no_code_with_the_package() -> None:

@@ -231,7 +231,8 @@ def test_the_newest_file_of_payments_is_read_and_nothing_of_it_is_told(small: Br
     rows = "012345678,17,11/22/2026,ALMA1,5.00,3\n012345678,18,22/11/2026,ALMA1,5.00,3\n"
     small.folder.put("/sfs/outbound/B.csv", f"{head}\n{rows}".encode())
     found = outbound(small)[-1]
-    assert (found.about, found.wrong) == ("B.csv", False)
+    assert (found.about, found.verdict) == ("B.csv", "LOOK")
+    assert outbound(small)[0].text.endswith("; B.csv alone is read here")
     assert found.text.startswith("1 of 2 lines can't be taken in; the first is line 3, Date Paid: ")
     assert "012345678" not in "".join(one.text for one in outbound(small))
 
@@ -263,6 +264,50 @@ def test_a_ledger_that_is_not_open_is_wrong_for_a_live_campus_only(
         ledger.migrate()
         found = each("ledger", lambda: campus_check.of_ledger(ledger, small.campus))
         assert [one.wrong for one in found] == [live]
+
+
+def test_payments_that_would_be_told_apart_in_another_way_are_wrong_before_the_intake_stops(
+    small: Bridge,
+) -> None:
+    def said() -> list[str]:
+        with closing(small.ledger("look")) as ledger:
+            return wrong(each("ledger", lambda: campus_check.of_ledger(ledger, small.campus)))
+
+    columns = small.campus.sis_to_alma.columns
+    change(small, "sis_to_alma", columns={**columns, "payment_id": "PAYMENT_ID_NBR"})
+    assert said() == []
+    change(small, "sis_to_alma", columns=columns)
+    small.far.write_query_output()
+    small.sis_to_alma()
+    assert said() == []
+    change(small, "sis_to_alma", columns={**columns, "payment_id": "PAYMENT_ID_NBR"})
+    (text,) = said()
+    assert "rebind 'payments told apart by'" in text
+
+
+def test_a_live_campus_is_not_sent_to_a_dry_run(small: Bridge) -> None:
+    small.campus = small.campus.model_copy(update={"live": True})
+    with closing(small.ledger("look")) as ledger, ledger.read() as tx:
+        (said,) = campus_check.previews(tx, small.campus, small.layout)
+    assert "the campus is live" in said
+
+
+def test_a_dry_run_of_another_layout_is_told_and_no_fee_is_named(small: Bridge) -> None:
+    small.far.refresh_analytics()
+    small.alma_to_sis(live=False)
+    fields = [
+        f.model_copy(update={"width": 4}) if f.source == "description" else f
+        for f in small.layout.detail.fields
+    ]
+    detail = small.layout.detail.model_copy(update={"fields": tuple(fields)})
+    with closing(small.ledger("look")) as ledger, ledger.read() as tx:
+        said = list(
+            campus_check.previews(tx, small.campus, small.layout.model_copy(update={"detail": detail}))
+        )
+    assert said[1:] == [
+        "They were planned for another layout and fit this one no more: Description is longer than its 4 columns.",
+        "Trigger alma_to_sis, then ask again.",
+    ]
 
 
 def test_the_files_of_the_newest_dry_run_are_shown_under_a_ruler_without_emplids(small: Bridge) -> None:

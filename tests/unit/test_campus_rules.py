@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 
 from alma_hook import campus as campuses
-from alma_hook import confirmations, receivables
+from alma_hook import confirmations, layouts, receivables
 from alma_hook.errors import Fatal, SendingStopped, SettingsError
 from alma_hook.ledger import exceptions
 from alma_hook.repair import repair
 from simulator.alma_records import Fee
+from simulator.sfs_layout import read_layout
 from tests.bridge import SETTINGS, Bridge
 from tests.unit.test_applied import by_level
 
@@ -210,6 +211,37 @@ def test_a_credit_item_that_was_lost_is_not_taken_for_seen_and_made_void_once_th
     assert void(rejected=True) == 1
     run(apart)
     assert (told(apart, fee), apart.books().unequal, listed(apart)) == ((1000, 300), {}, {})
+
+
+@pytest.mark.parametrize("credits_by", ["reversal", "item_type"])
+def test_a_credit_below_nought_is_loaded_whichever_way_credits_are_marked(
+    tmp_path: Path, credits_by: str
+) -> None:
+    def settings(text: str) -> str:
+        return by_item_type(text) if credits_by == "item_type" else text
+
+    bridge = campus_of(tmp_path, settings=settings, credit_item_types=(CREDIT_TYPE,))
+    below = 'source = "control_total", negative = "credits"', 'source = "amount", negative = "credits"'
+    told = (layouts.include("layouts") / "default.toml").read_text()
+    for field in below:
+        told = told.replace(field.split(",")[0], field)
+    (tmp_path / "layouts").mkdir()
+    (tmp_path / "layouts" / "default.toml").write_text(told)
+    bridge.layout = layouts.load("default", tmp_path)
+    bridge.far.peoplesoft.layout = read_layout(tmp_path / "layouts" / "default.toml")
+
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    run(bridge)
+    bridge.far.alma.waive_at_desk(fee.id, 300)
+    run(bridge, load=False)
+    (file,) = bridge.far.path("/sfs/inbound").glob("*.dat")
+    header, line = file.read_text().splitlines()
+    assert (header[11:27], line[24:40]) == ("-000000000003.00",) * 2
+    (result,) = bridge.far.load_inbound()
+    assert (result.kind, result.posted, result.rejects) == ("credits", 1, ())
+    student_pays(bridge, fee, 700)
+    run(bridge)
+    assert (bridge.books().unequal, listed(bridge)) == ({}, {})
 
 
 @pytest.mark.parametrize("before", ["reversal", "item_type"])

@@ -139,7 +139,7 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[sfs]", '[brake]\nmax_line = "-1.00"\n[sfs]', "brake.max_line", "must be 0 or more"),
         ("[sfs]", "[brake]\nmax_drop = 101\n[sfs]", "brake.max_drop", "must be 100 or less"),
         ("[sfs]", "[brake]\napproval_hours = 0\n[sfs]", "brake.approval_hours", "must be 1 or more"),
-        ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms.0.term", "must be up to 4 letters or digits"),
+        ("[sfs]", '[[terms]]\nfirst = 2026-08-20\nterm = "20268"\n[sfs]', "terms[1].term", "must be up to 4 letters or digits"),
         ("[sfs]", '[sfs]\nlayout = "uta_csv"', "sfs", "does not mark credits"),
         ("[sfs]", '[sfs]\nlayout = "humboldt_csv"', "sfs", "does not mark credits"),
         (
@@ -196,11 +196,12 @@ def test_every_missing_answer_is_named(tmp_path: Path) -> None:
         ("[alma_to_sis]", "[alma_to_sis]\nfee_transactions = []", "alma_to_sis.fee_transactions", "must be true or"),
         ("[sfs]", '[sfs]\nmode = "move"', "sfs.mode", "must be 'rename' or 'direct'"),
         ("[sfs]", '[connections]\nalma = ""\n[sfs]', "connections.alma", "must not be empty"),
-        ("[sfs]", '[[terms]]\nfirst = "soon"\nterm = "2267"\n[sfs]', "terms.0.first", "must be a day"),
-        ("[sfs]", '[[terms]]\nfirst = 2026-08-20T07:00:00\nterm = "2267"\n[sfs]', "terms.0.first", "must be a day"),
-        ("[sfs]", '[[terms]]\nfirst = true\nterm = "2267"\n[sfs]', "terms.0.first", "must be a day"),
-        ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\nterms = 1', "terms", "a list of tables"),
+        ("[sfs]", '[[terms]]\nfirst = "soon"\nterm = "2267"\n[sfs]', "terms[1].first", "must be a day"),
+        ("[sfs]", '[[terms]]\nfirst = 2026-08-20T07:00:00\nterm = "2267"\n[sfs]', "terms[1].first", "must be a day"),
+        ("[sfs]", '[[terms]]\nfirst = true\nterm = "2267"\n[sfs]', "terms[1].first", "must be a day"),
+        ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\nterms = 1', "terms", "a list in brackets"),
         ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\ndescriptions = 1', "descriptions", "a section"),
+        ("[item_types]", '[first_charges]\nowners = "LAW"\n[item_types]', "first_charges.owners", "a list in brackets"),
         ('institution = "01CAMPUS_INST"', 'institution = "01CAMPUS_INST"\nemplid = 1', "emplid", "a section"),
     ],
 )  # fmt: skip
@@ -251,6 +252,107 @@ def test_a_layout_of_the_campus_s_own_is_looked_into(tmp_path: Path) -> None:
     assert load(tmp_path, text).sfs.layout == "own"
 
 
+NARROW = """
+name = "own"
+title = "Narrow"
+status = "made up"
+source = "made up"
+form = "delimited"
+delimiter = "|"
+quote = "never"
+[detail]
+fields = [
+  { source = "emplid", max_width = 11 }, { source = "item_type", max_width = 11, name = "Item type" },
+  { source = "amount", max_width = 12 }, { source = "reversal" }, { source = "currency", max_width = 2, name = "Money" },
+  { source = "account_type", max_width = 3, name = "Account" }, { source = "term", max_width = 3, name = "Term" },
+  { source = "description", max_width = 10, name = "Text" }, { source = "reference", max_width = 30 },
+]
+"""
+
+
+def narrow(folder: Path, told: str = NARROW) -> None:
+    (folder / "layouts").mkdir(exist_ok=True)
+    (folder / "layouts" / "own.toml").write_text(told)
+
+
+def test_what_fits_no_line_of_the_layout_is_a_fault_of_its_key(tmp_path: Path) -> None:
+    narrow(tmp_path, NARROW.replace("max_width = 2,", "max_width = 3,"))
+    text = changed(
+        ("[sfs]", '[sfs]\nlayout = "own"\naccount_type = "LIB"'),
+        ("[item_types]", '[item_types]\nSHORT = "30000000001"\nLOST = "300000000002"'),
+        (
+            "[sis_to_alma]",
+            '[item_types_of.LAW]\nLOST = "300000000003"\n[first_charges]\nother_item_type = "300000000004"\n'
+            '[descriptions]\nLOST = "Eleven of 11"\nSHORT = "a|b"\n[[terms]]\nfirst = 2026-08-20\nterm = "2267"\n'
+            "[sis_to_alma]\nlife = 1",
+        ),
+    )
+    wide = "as the layout's Item type it is longer than its 11 columns"
+    assert faults(tmp_path, text) == {
+        "item_types": f"LOST, OVERDUEFINE: {wide}",
+        "item_types_of": f"LAW.LOST: {wide}",
+        "first_charges": f"other_item_type: {wide}",
+        "descriptions": "LOST: as the layout's Text it is longer than its 10 columns; SHORT: as the layout's Text it "
+        "holds the delimiter or a quote, and values are never quoted",
+        "terms": "term 2267: as the layout's Term it is longer than its 3 columns",
+        "sis_to_alma.life": "is not known here: misspelt, or in the wrong section?",
+    }
+
+
+def test_what_students_read_of_other_fee_types_has_to_fit_too(tmp_path: Path) -> None:
+    narrow(tmp_path, NARROW.replace("max_width = 2,", "max_width = 3,").replace("= 11, name", "= 12, name"))
+    text = changed(
+        ("[sfs]", '[sfs]\nlayout = "own"\naccount_type = "LIB"'),
+        (
+            "[item_types]",
+            '[first_charges]\nother_item_type = "1"\n[descriptions]\nLOST = "Lost"\n[item_types]\nLOST = "2"',
+        ),
+        ("[sis_to_alma]", '[[terms]]\nfirst = 2026-08-20\nterm = "227"\n[sis_to_alma]'),
+    )
+    assert faults(tmp_path, text) == {
+        "descriptions": "'Library fee' for OVERDUEFINE, fee types without a row: as the layout's Text it is longer than its 10 "
+        "columns"
+    }
+
+
+def test_a_credits_item_type_has_to_fit_too(tmp_path: Path) -> None:
+    text = NARROW.replace("max_width = 2,", "max_width = 3,").replace("max_width = 10", "max_width = 30")
+    narrow(tmp_path, text.replace('"term", max', '"term", optional = true, max'))
+    settings = changed(
+        ("[sfs]", '[sfs]\nlayout = "own"\naccount_type = "LIB"\ncredits_by = "item_type"'),
+        ("300000000001", "1"),
+        ("[item_types]", '[credit_item_types]\n1 = "820000000001"\n[item_types]'),
+    )
+    assert faults(tmp_path, settings) == {
+        "credit_item_types": "1: as the layout's Item type it is longer than its 11 columns"
+    }
+
+
+def test_what_the_layout_needs_in_each_line_and_the_settings_lack(tmp_path: Path) -> None:
+    narrow(tmp_path, NARROW.replace("max_width = 10", "max_width = 30"))
+    found = faults(tmp_path, changed(("[sfs]", '[sfs]\nlayout = "own"'), ("300000000001", "1")))
+    assert found == {"sfs": "account_type is needed by the layout, as its Account"}
+    found = faults(
+        tmp_path, changed(("[sfs]", '[sfs]\nlayout = "own"\naccount_type = "LIB"'), ("300000000001", "1"))
+    )
+    assert found == {"sfs": "currency has more than the 2 columns of the layout's Money"}
+    narrow(
+        tmp_path,
+        NARROW.replace("max_width = 10", "max_width = 30").replace("max_width = 2,", "max_width = 3,"),
+    )
+    found = faults(
+        tmp_path, changed(("[sfs]", '[sfs]\nlayout = "own"\naccount_type = "LIB"'), ("300000000001", "1"))
+    )
+    assert found == {"terms": "no row: as the layout's Term it is missing"}
+
+
+def test_two_terms_do_not_begin_on_one_day(tmp_path: Path) -> None:
+    rows = '[[terms]]\nfirst = 2026-08-20\nterm = "2272"\n[[terms]]\nfirst = 2026-08-20\nterm = "2268"\n'
+    assert (
+        "two rows of one day" in faults(tmp_path, changed(("[item_types]", f"{rows}[item_types]")))["terms"]
+    )
+
+
 def test_settings_that_are_no_toml_name_the_place(tmp_path: Path) -> None:
     assert "line 2" in " ".join(faults(tmp_path, 'institution = "01CAMPUS_INST"\nlive = yes').values())
 
@@ -258,8 +360,17 @@ def test_settings_that_are_no_toml_name_the_place(tmp_path: Path) -> None:
 def test_settings_in_another_encoding(tmp_path: Path) -> None:
     file = tmp_path / "campus.toml"
     file.write_bytes(SHORTEST.replace("Emplid", "Matrikel für").encode("cp1252"))
-    with pytest.raises(SettingsError, match=r"campus\.toml"):
+    with pytest.raises(
+        SettingsError, match=r"campus\.toml: is not UTF-8 text \(line 14 holds .*\): save it as UTF-8"
+    ):
         campus.load(file)
+    file.write_bytes(SHORTEST.encode("utf-16"))
+    with pytest.raises(SettingsError, match=r"campus\.toml: is UTF-16 text: save it as UTF-8"):
+        campus.load(file)
+
+
+def test_a_byte_order_mark_of_an_editor_is_passed_over(tmp_path: Path) -> None:
+    assert load(tmp_path, "\ufeff" + SHORTEST).institution == "01CAMPUS_INST"
 
 
 def test_missing_settings_name_the_file(tmp_path: Path) -> None:

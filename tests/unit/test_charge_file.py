@@ -45,6 +45,7 @@ def any_lines(draw: st.DrawFn) -> list[Line]:
         effective_date=days,
         due_date=days,
         reason=st.just("new"),
+        credit_item=st.integers(0, 1) if kind == "credit" else st.just(0),
     )
     lines = draw(st.lists(line, min_size=1, max_size=8))
     return [replace(line, fee_id=f"{place:012d}") for place, line in enumerate(lines)]
@@ -57,8 +58,10 @@ def seen(layout: layouts.Layout, line: Line) -> dict[str, str]:
         "amount": amount(line.amount),
         **CONSTANTS,
     }
-    values["reversal"] = "Y" if line.kind == "credit" and not line.credit_item else "N"
     fields = {f.source: f for f in layout.detail.fields if f.source not in ("literal", "blank")}
+    # A minus says that a line is a credit, a mark that it reverses a charge of its own item type.
+    by_mark = "reversal" in fields
+    values["reversal"] = "Y" if line.kind == "credit" and not (by_mark and line.credit_item) else "N"
     told = {
         source: values[source] if f.only in (None, f"{line.kind}s") else "" for source, f in fields.items()
     }
@@ -104,6 +107,8 @@ def check_other_reader(
     assert control.total_cents in (None, -total if below else total)
     assert control.origin_id in (None, "LIB01")
     assert len(parsed.details) == len(lines)
+    marked = any(f.source == "reversal" for f in layout.detail.fields)
+    signed = any(f.source == "amount" and f.negative == "credits" for f in layout.detail.fields)
     for line, detail in zip(lines, parsed.details, strict=True):
         told = seen(layout, line)
         assert (detail.emplid, detail.item_type, detail.amount_cents) == (
@@ -111,7 +116,8 @@ def check_other_reader(
             line.item_type,
             line.amount,
         )
-        assert detail.reversal == (told.get("reversal") == "Y")
+        assert detail.reversal == (marked and told["reversal"] == "Y")
+        assert detail.below_nought == (signed and line.kind == "credit")
         assert (detail.term, detail.reference, detail.description) == tuple(
             told.get(name, "") for name in ("term", "reference", "description")
         )
@@ -177,7 +183,7 @@ def own_layouts(draw: st.DrawFn) -> dict[str, Any]:
             "blank", "business_unit", "origin_id", "currency", "file_date",
         ]), unique=True)),
     ]  # fmt: skip
-    negative = "reversal" not in sources and draw(st.booleans())
+    negative = draw(st.booleans())
     widths = {
         "emplid": 11, "item_type": 12, "amount": 14, "term": 4, "account_type": 3, "reference": 30, "description": 30,
         "control_total": 16,
@@ -196,6 +202,8 @@ def own_layouts(draw: st.DrawFn) -> dict[str, Any]:
         else:
             told["max_width" if delimited and draw(st.booleans()) else "width"] = width
         if source in ("effective_date", "due_date", "file_date"):
+            if delimited and draw(st.booleans()):
+                told = {"source": source}
             told["format"] = draw(st.sampled_from(list(layouts.DateFormat.__args__)))  # type: ignore[attr-defined]
         if source in ("amount", "control_total", "line_count"):
             side, fill = draw(st.sampled_from([("right", "0"), ("right", " "), ("left", " ")]))
@@ -212,6 +220,8 @@ def own_layouts(draw: st.DrawFn) -> dict[str, Any]:
             told["only"] = draw(st.sampled_from(["charges", "credits"])) if draw(st.booleans()) else None
         if source in ("term", "reference"):
             told["optional"] = draw(st.booleans())
+        if source == "due_date":
+            told["optional"] = told["only"] is None or draw(st.booleans())
         return {name: value for name, value in told.items() if value is not None}
 
     def record(sources: list[str]) -> dict[str, Any]:
@@ -299,6 +309,23 @@ def test_a_campus_adds_a_layout_by_data_alone(tmp_path: Path) -> None:
         f"{two.emplid};000000099-;{two.item_type};{two.reference}\r\n"
         "000002;100;;\r\n"
     )
+    check_other_reader(sfs_layout.read_layout(tmp_path / "layouts" / "state_u.toml"), layout, content, lines)
+
+
+@pytest.mark.parametrize("credit_item", [0, 1])
+def test_lines_and_total_of_a_file_of_credits_bear_the_same_sign_whichever_way_credits_are_marked(
+    tmp_path: Path, credit_item: int
+) -> None:
+    (tmp_path / "layouts").mkdir()
+    signed = OWN.replace(
+        'max_width = 12, decimals = "implied"', 'width = 11, negative = "credits", sign = "front"'
+    )
+    (tmp_path / "layouts" / "state_u.toml").write_text(signed)
+    layout = layouts.load("state_u", tmp_path)
+    lines = [replace(line, credit_item=credit_item) for line in golden.lines("credits")[:2]]
+    content = check_read_back(layout, "credits", lines)
+    assert re.findall(r"[0-9]{9}-", content.decode()) == ["000000001-", "000000099-"]
+    assert content.decode().splitlines()[-1] == "000002;-0000001.00;;"
     check_other_reader(sfs_layout.read_layout(tmp_path / "layouts" / "state_u.toml"), layout, content, lines)
 
 

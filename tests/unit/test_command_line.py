@@ -32,7 +32,8 @@ def said(settings: Path, capsys: pytest.CaptureFixture[str]) -> Said:
     """``said("migrate", "--ledger", ...)``: the exit status, and all that was printed."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        status = command_line.main([*arguments, "--settings", str(settings)])
+        # What is given last holds.
+        status = command_line.main([arguments[0], "--settings", str(settings), *arguments[1:]])
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
         return status, printed.out + printed.err
@@ -63,6 +64,47 @@ def test_the_template_s_institution_is_not_opened(said: Said, settings: Path, le
 
 def test_the_template_holds_the_placeholder() -> None:
     assert f'institution = "{command_line.PLACEHOLDER}"' in include("campus.toml").read_text()
+
+
+def test_the_settings_that_were_given_are_named(said: Said, settings: Path, ledger: str) -> None:
+    other = settings.with_name("other.toml")
+    other.write_text(include("campus.toml").read_text())
+    said("migrate", "--ledger", ledger)
+    status, text = said("open", "--begin-clean", "--ledger", ledger, "--settings", str(other))
+    assert (status, "other.toml, institution: " in text) == (1, True)
+
+
+@pytest.mark.parametrize("place", ["campus.toml", "campus.toml/below"])
+def test_init_where_nothing_can_be_written_says_so(
+    settings: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    assert command_line.main(["init", str(settings.parent / place)]) == 1
+    said = capsys.readouterr().err
+    assert "was not written: Not a directory. Name a folder" in said
+
+
+def test_a_packet_for_a_folder_that_is_not_there_says_so(said: Said, tmp_path: Path) -> None:
+    output = tmp_path / "nowhere" / "packet.html"
+    status, text = said("packet", "--output", str(output))
+    assert (status, text) == (1, f"Fatal: {output} was not written: No such file or directory.\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("batches", "--state", "sent"), "(choose from "),
+        (("batches", "--newest", "x"), "--newest: 'x' is no whole number above 0"),
+        (("batches", "--newest", "0"), "--newest: '0' is no whole number above 0"),
+        (("shadow-report", "--since", "2026-06-31"), "--since: '2026-06-31' is no day such as 2026-11-22"),
+        (("assign", "one", "138"), "payment: 'one' is no whole number above 0"),
+    ],
+)
+def test_a_slip_in_the_command_is_told_in_plain_words(
+    said: Said, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(SystemExit):
+        said(*command)
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

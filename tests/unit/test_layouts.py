@@ -88,7 +88,7 @@ def test_an_unknown_layout_is_named(tmp_path: Path) -> None:
         (WHOLE.replace("at = 41,", "at = 14,"), "Reference begins at 14, inside Reversal"),
         (WHOLE.replace("width = 80", "width = 69"), "Reference ends beyond the width 69"),
         (WHOLE.replace("at = 1,", "at = 0,"), "must be 1 or more"),
-        (WHOLE.replace('"reference"', '"fee_type"'), "detail.fields.4.source"),
+        (WHOLE.replace('"reference"', '"fee_type"'), "detail.fields[5, Reference].source"),
         (WHOLE.replace('"reference"', '"control_total"'), "Reference can't stand in this record"),
         (WHOLE.replace("at = 24, width = 16,", "at = 24, max_width = 16,"), "only the last field may go without"),
         (WHOLE.replace("at = 1, width = 11,", "at = 1, max_width = 11,"), "only the last field"),
@@ -124,9 +124,11 @@ def test_an_unknown_layout_is_named(tmp_path: Path) -> None:
         (WHOLE.replace('source = "emplid"', 'source = "emplid", decimals = "implied"'), "decimals says nothing"),
         (WHOLE.replace('source = "amount"', 'source = "amount", value = "1.00", credit = "Y"'),
          "credit says nothing of this source; value says nothing of this source"),
+        (WHOLE.replace('"reference"', '"due_date", format = "MMDDYYYY"'), "a credit has no due date: say optional = true"),
+        (WHOLE.replace('name = "EMPLID"', 'fill = "xx"'), "detail.fields[1, emplid].fill: must be one character"),
         (
             'form = "delimited"\ndelimiter = "/"\nquote = "never"\n'
-            + WHOLE.replace('"reference"', '"due_date", format = "MM/DD/YYYY"'),
+            + WHOLE.replace('"reference"', '"effective_date", format = "MM/DD/YYYY"'),
             "the delimiter stands in its dates",
         ),
         ("name = ", "not TOML"),
@@ -139,12 +141,29 @@ def test_a_layout_that_can_not_be_used_says_why(tmp_path: Path, text: str, said:
     assert "own.toml" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (WHOLE.encode("utf-16"), "is UTF-16 text: save it as UTF-8"),
+        (WHOLE.replace("A campus's", "Gebühren:").encode("cp1252"), "is not UTF-8 text (line 3 holds"),
+    ],
+)
+def test_a_layout_in_another_encoding_says_so(tmp_path: Path, content: bytes, said: str) -> None:
+    own(tmp_path, WHOLE)
+    (tmp_path / "layouts" / "own.toml").write_bytes(b"\xef\xbb\xbf" + WHOLE.encode())
+    assert layouts.load("own", tmp_path).name == "own"
+    (tmp_path / "layouts" / "own.toml").write_bytes(content)
+    with pytest.raises(SettingsError) as caught:
+        layouts.load("own", tmp_path)
+    assert f"own.toml: {said}" in str(caught.value)
+
+
 def test_all_faults_of_a_layout_are_named_at_once(tmp_path: Path) -> None:
     text = WHOLE.replace("at = 1,", "at = 0,").replace('"reference"', '"fee_type"').replace("title", "titel")
     with pytest.raises(SettingsError) as caught:
         own(tmp_path, text)
     assert {fault.field for fault in caught.value.faults} >= {
-        "title", "titel", "detail.fields.0.at", "detail.fields.4.source",
+        "title", "titel", "detail.fields[1, EMPLID].at", "detail.fields[5, Reference].source",
     }  # fmt: skip
 
 

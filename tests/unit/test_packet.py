@@ -13,6 +13,7 @@ from lxml import html
 
 from alma_hook import __main__ as command_line
 from alma_hook import campus, layouts, packet
+from alma_hook.errors import SettingsError
 from alma_hook.resources import include
 from simulator.demo import settings_text
 from simulator.sfs_layout import parse, read_layout
@@ -84,6 +85,52 @@ def test_what_stands_in_each_column_is_what_the_docs_say(tmp_path: Path) -> None
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     for name, place, source, _ in [*header[1:], *detail[1:]]:
         assert f"| {name} | {place} | {source} |" in readme.replace("`", ""), name
+
+
+OWN = """
+name = "own"
+title = "Bars"
+status = "made up"
+source = "made up"
+form = "delimited"
+delimiter = "|"
+[detail]
+fields = [
+  { source = "emplid", max_width = 11 },
+  { source = "amount", max_width = 9, decimals = "implied", negative = "credits", name = "Amount" },
+  { source = "item_type", max_width = 12 },
+  { source = "due_date", format = "YYYY-MM-DD", optional = true },
+]
+"""
+
+
+def with_own(tmp_path: Path, layout: str = OWN, change: Callable[[str], str] = lambda text: text) -> str:
+    (tmp_path / "layouts").mkdir()
+    (tmp_path / "layouts" / "own.toml").write_text(layout)
+    due = "\n[first_charges]\ndue_in_days = 30\n"
+    return of(lambda text: change(text).replace('layout = "default"', 'layout = "own"') + due)
+
+
+def test_the_page_tells_of_no_more_than_the_layout_has(tmp_path: Path) -> None:
+    _, page = made(tmp_path, with_own(tmp_path, change=without))
+    charges, credits = (block.text_content().strip().splitlines() for block in page.iter("pre"))
+    told = " ".join(page.text_content().split())
+
+    assert charges[0] == "012345678|1250|300000000001|2026-12-23"
+    assert credits == ["012345678|-400|300000000001|"]
+    assert "A line holds the EMPLID, the amount, the item type and days. It never holds" in told
+    assert "what the formula says is due, negative in a file of credits, in cents, without a point" in told
+    for said in ("the same reference", "With the reference", "The description is of"):
+        assert said not in told, said
+
+
+def test_an_example_that_does_not_fit_is_the_layouts_fault(tmp_path: Path) -> None:
+    narrow = OWN.replace("max_width = 11 }", 'max_width = 8, name = "Who" }')
+    with pytest.raises(SettingsError) as caught:
+        made(tmp_path, with_own(tmp_path, narrow, without))
+    assert str(caught.value) == (
+        "Not even the example of a file of charges fits the layout.\n  own.toml: Who is longer than its 8 columns"
+    )
 
 
 def test_the_mappings_and_the_query_are_those_of_the_settings(tmp_path: Path) -> None:

@@ -254,6 +254,34 @@ def test_a_byte_order_mark_changes_nothing(form: Format, read: Reader) -> None:
     assert read("payments", codecs.BOM_UTF8 + content, form in XML) == read("payments", content, form in XML)
 
 
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE])
+@pytest.mark.parametrize("form", FORMS)
+def test_utf_16_with_its_mark_says_the_same_and_is_refused_where_it_is_cut(
+    form: Format, mark: bytes, read: Reader
+) -> None:
+    content = file("payments", form)
+    whole = read("payments", content, form in XML)
+    text = content.decode().replace("UTF-8", "UTF-16").replace("utf-8", "utf-16")
+    wide = mark + text.encode("utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be")
+    assert read("payments", wide, form in XML) == whole
+    for length in range(len(wide) - 200, len(wide)):
+        try:
+            found = read("payments", wide[:length], form in XML)
+        except BadFile:
+            continue
+        # As in one byte a character: a whole line of CSV, or what stands behind the table.
+        assert length % 2 == 0
+        assert found == whole or (
+            form in ("csv", "txt") and wide[:length].decode("utf-16")[-1:] in ("\r", "\n")
+        )
+
+
+def test_rows_are_seen_in_utf_16_too() -> None:
+    content = file("payments", "csv").decode()
+    assert query_forms.holds_rows(content.encode("utf-16"))
+    assert not query_forms.holds_rows(content.partition("\n")[0].encode("utf-16"))
+
+
 # -- HTML that is called Excel ----------------------------------------------------------------------------
 
 ROW = f"<td>{SECRET}</td><td>1</td><td>11/22/2026</td><td>ALMA1</td><td>12.50</td>"

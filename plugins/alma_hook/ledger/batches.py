@@ -12,6 +12,8 @@ from alma_hook.ledger.store import Row, Tx, in_list
 
 #: States in which a live batch still has to be worked on, in their order.
 UNFINISHED = ("planned", "written", "uploading", "uploaded", "renaming")
+#: All that a batch may be in: set aside for a person first, and what it comes to in the end; ``preview`` of a dry run.
+STATES = ("held", "released", *UNFINISHED, "delivered", "unconfirmed", "cancelled", "preview")
 
 # What the ledger's events tell of a batch that the archive told of, and of one that was given up wrongly.
 _RESTORED = "restored from the archive"

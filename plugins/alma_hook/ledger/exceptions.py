@@ -40,10 +40,11 @@ ALONE = "payment taken back by a line of its own"
 
 def of_payment(row: Row, kind: str, value: int, more: str = "") -> Listed:
     """Return the entry of a payment of which ``value`` cents are not in Alma."""
-    detail = (
-        f"{amount(value)} of {amount(int(row['amount']))} not in Alma; "
-        f"file {row['file_sha256'][:12]}, line {row['line_no']}"
+    # One that a repair brought back stands in no file's line.
+    place = (
+        f"file {row['file_name']}, line {row['line_no']}" if row["line_no"] else f"told by {row['file_name']}"
     )
+    detail = f"{amount(value)} of {amount(int(row['amount']))} not in Alma; {place}"
     subject = f"payment {row['payment_no']}"
     return Listed(kind, subject, value, detail + more, row["fee_id"], row["payment_key"])
 
