@@ -15,7 +15,8 @@ from typing import Any
 from bench.common import Row, seconds
 
 ROOT = Path(__file__).resolve().parents[1]
-ROUNDS = 3
+#: So many that one run which waited for the scheduler decides nothing.
+ROUNDS = 6
 
 _BARE = """
 from airflow.sdk import DAG, BaseOperator
