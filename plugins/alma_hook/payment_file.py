@@ -113,9 +113,14 @@ def _require_payment(values: Mapping[str, str], campus: Campus) -> None:
 
 
 def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
-    """Whether a refused line hides no payment: it is not ours, of nought, of another kind, or tells of one taken back."""
+    """Whether a refused line hides no payment: it is not ours, of nought, of another kind, or tells of one taken back.
+
+    One that may take a payment back hides what that comes to, whatever its sign.
+    """
     if query_output.of_others(values.get("reference", ""), campus) or _kind(values, campus) == "list":
         return True
+    if _kind(values, campus) in (REVERSAL, None):
+        return False
     try:
         return query_output.cents_of(values, "amount", campus.sis_to_alma.number_format) <= 0
     except LineError:

@@ -374,7 +374,7 @@ def _take_in_file(
     ]
     listed += [
         Listed(
-            "payment with another amount",
+            exceptions.ANOTHER_AMOUNT,
             _subject(key),
             payment.amount - before,
             f"line {payment.line_no} of {row['name']} says {amount(payment.amount)}, taken in before as {amount(before)}",
@@ -396,7 +396,7 @@ def _take_in_file(
     lower = [key for key, found in heard.items() if found[0].amount <= known.get(key, 0)]
     exceptions.close_kind(
         tx,
-        "payment with another amount",
+        exceptions.ANOTHER_AMOUNT,
         [_subject(key) for key in lower if not reversals.seen_once(tx, key)],
         "the amount is the known one again, or stands as taken back",
     )

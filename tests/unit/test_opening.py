@@ -970,3 +970,78 @@ def test_an_older_copy_learns_of_more_payments_of_before(tmp_path: Path) -> None
     assert [row["state"] for row in bridge.table("payment")] == ["earlier"] * 2
     bridge.night()
     assert applied(*fees) == [[], []]
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_cheque_that_bounced_before_the_opening_is_no_payment_of_before(
+    tmp_path: Path, again: bool
+) -> None:
+    """A dry run had heard of it; it was paid anew, which the former process posted, and the books are opened."""
+    bridge = unopened(tmp_path, shape=cumulative)
+    sfs = bridge.far.peoplesoft
+    fee = a_fee(bridge, 5000)
+    bridge.far.charged_before(fee, 5000)
+
+    def dry_night() -> None:
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output()
+        with bridge.working("back") as (ledger, lease):
+            for _, work in bridge.tasks_back()[:2]:
+                work(ledger, lease)
+
+    (bounced,) = sfs.pay(f"ALMA{fee.id}", 2000)
+    dry_night()
+    sfs.bounce(bounced.payment_id)
+    for _ in range(2):
+        dry_night()
+    sfs.pay(f"ALMA{fee.id}", 2000)
+    bridge.far.alma.pay_at_desk(fee.id, 2000)
+    dry_night()
+    bridge.far.clock.advance(hours=48)
+    bridge.accept()
+    bridge.run()
+    bridge.night()
+    if again:
+        sfs.pay(f"ALMA{fee.id}", 2000)
+        for _ in range(2):
+            bridge.night()
+            bridge.run()
+    assert applied(fee) == [[2000] if again else []]
+    assert kinds(bridge) == []
+    assert bridge.books().unequal == {}
+
+
+def test_of_a_cheque_that_bounced_in_part_before_the_opening_only_the_rest_can_bounce_afterwards(
+    tmp_path: Path,
+) -> None:
+    bridge = unopened(tmp_path, shape=cumulative)
+    sfs = bridge.far.peoplesoft
+    fee = a_fee(bridge, 5000)
+    bridge.far.charged_before(fee, 5000)
+    (payment,) = sfs.pay(f"ALMA{fee.id}", 2000)
+
+    def night(dry: bool) -> None:
+        bridge.far.clock.advance(hours=24)
+        bridge.far.write_query_output()
+        with bridge.working("back") as (ledger, lease):
+            for _, work in bridge.tasks_back()[: 2 if dry else None]:
+                work(ledger, lease)
+
+    night(True)
+    sfs.bounce(payment.payment_id, 500)
+    for _ in range(2):
+        night(True)
+    bridge.far.alma.pay_at_desk(fee.id, 1500)
+    bridge.far.clock.advance(hours=48)
+    bridge.accept()
+    night(False)
+    assert kinds(bridge) == []
+    sfs.bounce(payment.payment_id)
+    for _ in range(2):
+        night(False)
+    assert [cents for _, cents, _ in listed(bridge)] == [1500]
+    lose(bridge, opened=False)
+    repaired(bridge)
+    for _ in range(2):
+        night(False)
+    assert [cents for _, cents, _ in listed(bridge)] == [1500]

@@ -17,7 +17,7 @@ from tests.bridge import SETTINGS, Bridge
 from tests.unit.test_applied import raised
 from tests.unit.test_guard import copied, lose, put_back, repaired
 from tests.unit.test_older_copies import copy_after, person
-from tests.unit.test_reversals import charged, cumulative, equalise, kinds, night, pay
+from tests.unit.test_reversals import charged, cumulative, equalise, kinds, listed, night, pay, resolve
 
 WAIVER = "900000000007"
 CHARGES = ("300000000001", "300000000002", "300000000003")
@@ -640,3 +640,59 @@ def test_what_both_have_waived_stays_listed_until_a_person_has_seen_to_it(bridge
         night(bridge)
     assert amounts(bridge) == [("fee already settled in Alma", 1000)]
     assert bridge.balances()["unexplained"] == 0
+
+
+@pytest.mark.parametrize("item_type", [REVERSAL_ITEM_TYPE, "900000000010"])
+@pytest.mark.parametrize("was_posted", [True, False])
+def test_a_refused_line_with_a_minus_gives_nothing_back_either(
+    tmp_path: Path, item_type: str, was_posted: bool
+) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=lambda text: reversing(cumulative(text)))
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    if not was_posted:
+        bridge.far.alma.dispute(fee.id)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "-10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        file_of(bridge, paid, back)
+    if not was_posted:
+        bridge.far.alma.restore(fee.id)
+    bad = line_of(payment, "-10.00", item_type).replace("12/01/2026", "12-01-26")
+    for _ in range(2):
+        file_of(bridge, paid, bad)
+    assert posted(fee) == ([1000] if was_posted else [])
+    assert ("payment taken back in PeopleSoft" in kinds(bridge)) is was_posted
+
+
+def test_a_new_payment_is_not_posted_beside_a_refused_line_with_a_minus(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=lambda text: reversing(cumulative(text)))
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    bad = line_of(payment, "-10.00", REVERSAL_ITEM_TYPE).replace("12/01/2026", "12-01-26")
+    file_of(bridge, line_of(payment, "10.00"), bad)
+    assert posted(fee) == []
+
+
+def test_what_one_file_has_shown_lower_holds_no_new_fee_once_a_person_has_seen_to_it(tmp_path: Path) -> None:
+    """Files of some days: the payment's day falls out of them, and the line that takes it back stays alone."""
+    bridge = Bridge(tmp_path, students=1, fees=0, settings=reversing)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    file_of(bridge, paid, back)
+    for _ in range(2):
+        file_of(bridge, back)
+    bridge.far.alma.add_fee(bridge.far.students[0], 777)
+    equalise(bridge)
+    assert [posting.cents for posting in bridge.far.peoplesoft.postings] == [1000]
+    for kind in ("payment taken back by a line of its own", "payment with another amount"):
+        for exception_id, _, _ in listed(bridge, kind):
+            resolve(bridge, exception_id)
+    equalise(bridge)
+    assert [posting.cents for posting in bridge.far.peoplesoft.postings] == [1000, 777]
+    file_of(bridge, back)
+    assert kinds(bridge) == []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,15 +81,25 @@ class Target:
     done_file: str | None = None
 
 
-_INSERT_LINE = (
-    "INSERT INTO line (institution, batch_id, line_no, fee_id, kind, amount, emplid, item_type, term, reference, "
-    "description, account_type, effective_date, due_date, reason, credit_item, state, item_fee) VALUES (:i, :b, :n, "
-    ":fee_id, :kind, :amount, :emplid, :item_type, :term, :reference, :description, :account_type, :effective_date, "
-    ":due_date, :reason, :credit_item, :state, "
-    # The first fee of that reference: a line about a fee made anew copies the older one's.
+_NUMBERS = ("line_no", "amount", "credit_item")
+_GIVEN = ("line_no", *Line.__slots__, "state")
+_INSERT_LINES = (
+    f"INSERT INTO line (institution, batch_id, {', '.join(_GIVEN)}, item_fee) "
+    f"SELECT :i, CAST(:b AS TEXT), {', '.join(_GIVEN)}, "
+    # The first fee of that reference: a line about a fee made anew copies the older one's, which is in an earlier batch.
     # (Of the bare column SQLite would look for the least one, going through all lines in its order.)
-    "COALESCE((SELECT MIN(m.item_fee || '') FROM line m WHERE m.institution = :i AND m.reference = :reference), :fee_id))"
+    "COALESCE((SELECT MIN(m.item_fee || '') FROM line m WHERE m.institution = :i AND m.reference = j.reference), fee_id) "
 )
+
+
+def _add_lines(tx: Tx, batch_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Add a batch's lines: the fields of ``Line``, ``line_no`` and ``state``."""
+    types = {name: "BIGINT" if name in _NUMBERS else "TEXT" for name in _GIVEN}
+    tx.run(f"{_INSERT_LINES}FROM {tx.given(**types)}", b=batch_id, rows=json.dumps(rows))
+
+
+def _row(line: Line, number: int, state: str) -> dict[str, Any]:
+    return {"line_no": number, "state": state, **{name: getattr(line, name) for name in Line.__slots__}}
 
 
 def open_batch(
@@ -125,17 +136,8 @@ def open_batch(
         count=len(lines),
         total=sum(line.amount for line in lines),
     )
-    tx.many(
-        _INSERT_LINE,
-        [
-            {
-                "b": batch_id,
-                "n": n,
-                "state": "pending" if live else "preview",
-                **{name: getattr(line, name) for name in Line.__slots__},
-            }
-            for n, line in enumerate(lines, 1)
-        ],
+    _add_lines(
+        tx, batch_id, [_row(line, n, "pending" if live else "preview") for n, line in enumerate(lines, 1)]
     )
     if live:
         fees.touch(tx, [line.fee_id for line in lines])
@@ -159,13 +161,7 @@ def bring_opening(tx: Tx, lines: Sequence[Line], file_name: str, data: bytes, sh
         sha=sha256,
     )
     keep_content(tx, OPENING, data, sha256)
-    tx.many(
-        _INSERT_LINE,
-        [
-            {"b": OPENING, "n": n, "state": "sent", **{name: getattr(line, name) for name in Line.__slots__}}
-            for n, line in enumerate(lines, 1)
-        ],
-    )
+    _add_lines(tx, OPENING, [_row(line, n, "sent") for n, line in enumerate(lines, 1)])
     tx.run(
         "UPDATE line SET confirmed_at = :now, confirmed_in = :file WHERE institution = :i AND batch_id = :b",
         now=tx.now,
@@ -574,15 +570,13 @@ def restore(
         **{name: told[name] for name in ("layout", "file_name", "file_date", "target", "directory")},
     )
     keep_content(tx, batch_id, data, str(told["sha256"]))
-    tx.many(
-        _INSERT_LINE,
+    _add_lines(
+        tx,
+        batch_id,
         [
             {
                 **{name: row[name] for name in Line.__slots__},
-                "b": batch_id,
-                "n": int(row["line_no"]),
-                "amount": int(row["amount"]),
-                "credit_item": int(row["credit_item"]),
+                **{name: int(row[name]) for name in _NUMBERS},
                 "state": _LINE_STATES[state],
             }
             for row in of

@@ -36,6 +36,7 @@ SHRUNKEN = "file has far fewer lines than the last one"
 OLDER = "file older than one taken in"
 GONE = "refused payment file is gone"
 ALONE = "payment taken back by a line of its own"
+ANOTHER_AMOUNT = "payment with another amount"
 
 
 def of_payment(row: Row, kind: str, value: int, more: str = "") -> Listed:

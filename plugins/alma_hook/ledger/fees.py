@@ -16,13 +16,6 @@ _ADD = (
     "INSERT INTO account_to_read (institution, live, user_id, why, added_at, added_run) "
     "{source} ON CONFLICT (institution, live, user_id) DO UPDATE SET read_run = NULL"
 )
-#: Rows of a report from JSON, by database.
-_FROM_JSON = {
-    "postgresql": 'fee, "user", balance FROM json_to_recordset(CAST(:rows AS JSON)) '
-    'AS j(fee TEXT, "user" TEXT, balance BIGINT)',
-    "sqlite": "json_extract(value, '$.fee'), json_extract(value, '$.user'), json_extract(value, '$.balance') "
-    "FROM json_each(:rows)",
-}
 _FEE = (
     "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) VALUES (:i, :fee, :user, :now) "
     "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id"
@@ -80,10 +73,10 @@ def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     A fee may stand in several rows, one a transaction; they are the same fee, so the last counts.
     """
     newest = {row["fee"]: row for row in rows}
-    # A page in one value: as a row each, most of the time would go into handing them over.
     tx.run(
         "INSERT INTO reported_fee (institution, run_id, fee_id, user_id, balance) "
-        f"SELECT :i, CAST(:run AS TEXT), {_FROM_JSON[tx.dialect]} WHERE true "
+        'SELECT :i, CAST(:run AS TEXT), fee, "user", balance '
+        f"FROM {tx.given(fee='TEXT', user='TEXT', balance='BIGINT')} WHERE true "
         "ON CONFLICT (institution, run_id, fee_id) DO UPDATE SET user_id = excluded.user_id, balance = excluded.balance",
         run=tx.run_id,
         rows=json.dumps(list(newest.values())),

@@ -32,7 +32,7 @@ _CARRY = ("to_fee", "from_fee", "item_fee", "amount", "carried_at", "carried_by"
 #: The one note that tells of all payments of before the books were opened, a list of each one's columns.
 EARLIER = "earlier"
 EARLIER_FIELDS = ("external_id", "payments")
-_EARLIER = ("external_id", "fee_id", "emplid", "amount", "paid_on")
+_EARLIER = ("external_id", "fee_id", "emplid", "amount", "paid_on", "posted")
 # The states of a payment that may be posted yet.
 _WAITS = ("new", "posting", "unknown")
 # Those in which nothing is to be posted.
@@ -177,9 +177,9 @@ def _restore_earlier(tx: Tx, told: Sequence[Sequence[Any]]) -> None:
         values = dict(zip(_EARLIER, columns, strict=True))
         row = _payment(tx, values["external_id"])
         if row is None:
-            _add_lost(tx, {**SINCE, **values, "state": reversals.EARLIER, "posted": 0, "posted_to": None})
+            _add_lost(tx, {**SINCE, **values, "state": reversals.EARLIER, "posted_to": None})
         elif row["state"] == "new":
-            payments.set_aside(tx, row)
+            payments.set_aside(tx, row, values["posted"])
 
 
 def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:

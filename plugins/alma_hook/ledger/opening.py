@@ -194,26 +194,29 @@ def set_earlier_aside(tx: Tx) -> None:
     for (fee_id, _), cents in paid_before(tx).items():
         left[fee_id] += cents
     for row in tx.rows(
-        "SELECT fee_id, CAST(SUM(amount) AS BIGINT) AS cents FROM payment WHERE institution = :i AND state = :earlier "
+        "SELECT fee_id, CAST(SUM(posted) AS BIGINT) AS cents FROM payment WHERE institution = :i AND state = :earlier "
         "AND fee_id IS NOT NULL GROUP BY fee_id",
         earlier=EARLIER,
     ):
         left[row["fee_id"]] -= int(row["cents"])
     for row in tx.rows(
-        "SELECT payment_key, payment_no, fee_id, amount FROM payment WHERE institution = :i AND state = 'new' "
-        "AND after_opening = 0 AND paid_on < :day AND fee_id IN (SELECT o.fee_id FROM opening_item o WHERE o.institution = :i) "
-        "ORDER BY paid_on, payment_no",
+        "SELECT p.* FROM payment_now p JOIN payment_of_unclear_day d ON d.institution = p.institution "
+        "AND d.payment_key = p.payment_key WHERE p.institution = :i AND p.paid_on < :day AND p.stands > 0 "
+        "ORDER BY p.paid_on, p.payment_no",
         day=as_of,
     ):
-        if int(row["amount"]) <= left[row["fee_id"]]:
-            left[row["fee_id"]] -= int(row["amount"])
+        if int(row["stands"]) <= left[row["reported_fee_id"]]:
+            left[row["reported_fee_id"]] -= int(row["stands"])
             _set_aside(tx, row)
 
 
 def _set_aside(tx: Tx, payment: Row) -> None:
+    """Let a payment be one of before. So much of it as stands now is in Alma, posted by somebody else."""
     tx.run(
-        "UPDATE payment SET state = :earlier, posted_to = NULL WHERE institution = :i AND payment_key = :key AND state = 'new'",
+        "UPDATE payment SET state = :earlier, posted_to = NULL, posted = :stands "
+        "WHERE institution = :i AND payment_key = :key AND state = 'new'",
         earlier=EARLIER,
+        stands=payment["stands"],
         key=payment["payment_key"],
     )
     tx.event(f"payment {payment['payment_no']}", "of before the opening", "never to be posted")
@@ -228,7 +231,7 @@ def may_be_earlier(tx: Tx) -> frozenset[str]:
 def say_when(tx: Tx, payment_key: str, *, after: bool) -> None:
     """Take a person's word on a payment: after the opening it is posted, before it never is."""
     payment = tx.row(
-        "SELECT payment_key, payment_no FROM payment WHERE institution = :i AND payment_key = :key",
+        "SELECT payment_key, payment_no, stands FROM payment_now WHERE institution = :i AND payment_key = :key",
         key=payment_key,
     )
     assert payment is not None

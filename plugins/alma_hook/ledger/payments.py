@@ -228,11 +228,13 @@ def set_aside_as_earlier(tx: Tx) -> int:
     return len(rows)
 
 
-def set_aside(tx: Tx, payment: Row) -> None:
-    """Let a payment be one on a charge of before the books were opened."""
+def set_aside(tx: Tx, payment: Row, posted: int = 0) -> None:
+    """Let a payment be one on a charge of before the books were opened; ``posted``: what somebody else has put into Alma."""
     tx.run(
-        "UPDATE payment SET state = :earlier, posted_to = NULL WHERE institution = :i AND payment_key = :key AND state = 'new'",
+        "UPDATE payment SET state = :earlier, posted_to = NULL, posted = :posted "
+        "WHERE institution = :i AND payment_key = :key AND state = 'new'",
         earlier=reversals.EARLIER,
+        posted=posted,
         key=payment["payment_key"],
     )
     exceptions.close_subject(
@@ -562,6 +564,8 @@ def resolve(
         return
     if taken_back:
         reversals.settle(tx, row, by, reason, replaced_by)
+    if row["kind"] in (exceptions.ALONE, exceptions.ANOTHER_AMOUNT):
+        reversals.let_be(tx, row["payment_key"])
     if row["kind"] == reversals.BACK:
         reversals.take_up(tx, row)
     if row["subject"].startswith("fee "):

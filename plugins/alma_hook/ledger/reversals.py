@@ -207,6 +207,15 @@ def _change(tx: Tx, row: Row, state: str, cents: int, why: str, second_file: str
     fees.touch(tx, [_payment(tx, number)["fee_id"]])
 
 
+def let_be(tx: Tx, payment_key: str) -> None:
+    """Take a person's word on what one file alone has shown of a payment: nothing follows from it any more."""
+    for row in tx.rows(
+        "SELECT * FROM reversal WHERE institution = :i AND payment_key = :key AND state = 'seen_once'",
+        key=payment_key,
+    ):
+        _change(tx, row, "withdrawn", 0, "a person has dealt with it")
+
+
 def number_of(row: Row) -> int:
     """Return the number of the payment that a reversal, or a fee made anew, is about."""
     return int(str(row["reversal_id"]).partition("-")[0])
@@ -272,10 +281,8 @@ def _payment(tx: Tx, number: int) -> Row:
 
 
 def _in_alma(payment: Row) -> Row:
-    """Return a payment with what of it is in Alma: one of before the opening was posted whole, by somebody else."""
-    if payment["state"] != EARLIER:
-        return payment
-    return {**payment, "fee_id": payment["reported_fee_id"], "posted": payment["amount"]}
+    """Return a payment with the fee that it is on in Alma: one of before the opening was posted there by somebody else."""
+    return {**payment, "fee_id": payment["reported_fee_id"]} if payment["state"] == EARLIER else payment
 
 
 def _give_back(tx: Tx, rows: Sequence[Row], cents: int) -> None:
