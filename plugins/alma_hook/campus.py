@@ -638,11 +638,8 @@ _DESCRIPTION = "Library fee"
 def _undescribed(descriptions: Mapping[str, str], info: ValidationInfo) -> dict[str, str]:
     """The text of the fee types without one of their own, by a key that names them; empty where there are none."""
     tables = [info.data.get("item_types", {}), *info.data.get("item_types_of", {}).values()]
-    first = info.data.get("first_charges")
     without = sorted({fee_type for table in tables for fee_type in table} - set(descriptions))
-    others = isinstance(first, FirstCharges) and first.other_item_type is not None
-    named = [*without, *["fee types without a row"] * others]
-    return {f"{_DESCRIPTION!r} for {', '.join(named)}": _DESCRIPTION} if named else {}
+    return {f"{_DESCRIPTION!r} for {', '.join(without)}": _DESCRIPTION} if without else {}
 
 
 class Alerts(_Section):

@@ -23,22 +23,20 @@ class PaymentFile:
     """A file as read: every line is in one of the two, but for those that the settings leave out as no payments.
 
     ``unclear``: keys of payments that a refused line may be about, so that nothing follows from their absence.
-    ``blind``: a refused line may be about any payment. ``taken_back``: lines of their own that take back payments which are
-    not in the file; what they take back of one that is, is off its amount, which may be nought then. ``reversals``: how many
-    such lines there are of both.
+    ``blind``: a refused line may be about any payment. ``reversals``: lines of their own that take payments back; what they take
+    back of one that is in ``payments`` is off its amount there, which may be nought then.
     """
 
     payments: tuple[Payment, ...]
     refused: tuple[RefusedLine, ...]
     unclear: frozenset[str] = frozenset()
     blind: bool = False
-    taken_back: tuple[Payment, ...] = ()
-    reversals: int = 0
+    reversals: tuple[Payment, ...] = ()
 
     @property
     def lines(self) -> int:
         """How many lines of payments the file holds."""
-        return len(self.payments) + len(self.refused) + self.reversals
+        return len(self.payments) + len(self.refused) + len(self.reversals)
 
 
 def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
@@ -75,22 +73,18 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     refused += [
         query_output.refused(line_no, values, columns, why) for line_no, values in rows if line_no in doubted
     ]
-    left, missing = _less([payment for payment in payments if payment.line_no not in doubted], reversals)
-    return PaymentFile(left, tuple(refused), unclear, None in hidden, missing, len(reversals))
+    left = _less([payment for payment in payments if payment.line_no not in doubted], reversals)
+    return PaymentFile(left, tuple(refused), unclear, None in hidden, tuple(reversals))
 
 
-def _less(
-    payments: Sequence[Payment], reversals: Sequence[Payment]
-) -> tuple[tuple[Payment, ...], tuple[Payment, ...]]:
-    """Take off the payments what lines of their own take back; return them, and the lines that are about others."""
+def _less(payments: Sequence[Payment], reversals: Sequence[Payment]) -> tuple[Payment, ...]:
+    """Take off the payments what lines of their own take back."""
     back: dict[str, int] = {}
     for each in reversals:
         back[each.payment_key] = back.get(each.payment_key, 0) + each.amount
-    left = tuple(
+    return tuple(
         replace(each, amount=max(0, each.amount - back.get(each.payment_key, 0))) for each in payments
     )
-    there = {each.payment_key for each in payments}
-    return left, tuple(each for each in reversals if each.payment_key not in there)
 
 
 def _kind(values: Mapping[str, str], campus: Campus) -> str | None:

@@ -339,8 +339,10 @@ def _subject(payment_key: str) -> str:
 def _take_in_file(
     tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus, counts: TakeInCounts, lines: int
 ) -> None:
+    told = {payment.payment_key for payment in file.payments}
+    alone = [line for line in file.reversals if line.payment_key not in told]
     # Whether what such a line takes back is off its payment's amount already can't be told: that it is not there means nothing.
-    file = replace(file, unclear=file.unclear | {each.payment_key for each in file.taken_back})
+    file = replace(file, unclear=file.unclear | {line.payment_key for line in alone})
     known = entries.known(tx, [payment.payment_key for payment in file.payments])
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in file.payments:
@@ -388,7 +390,24 @@ def _take_in_file(
         or (payment.amount < before and not campus.sis_to_alma.cumulative and reversals.seen_once(tx, key))
     ]
     listed += [_refused(row, line) for line in file.refused]
-    listed += _taken_back_alone(row, file.taken_back)
+    subjects = _subjects_of_reversals(file.reversals)
+    listed += [
+        Listed(
+            exceptions.ALONE,
+            subjects[line.line_no],
+            line.amount,
+            f"line {line.line_no} of {row['name']} takes back {amount(line.amount)} of a payment that the file does not tell of",
+            fee_id=line.fee_id,
+            payment_key=line.payment_key,
+        )
+        for line in alone
+    ]
+    exceptions.close_kind(
+        tx,
+        exceptions.ALONE,
+        [subjects[line.line_no] for line in file.reversals if line.payment_key in told],
+        "a file tells of it together with its payment",
+    )
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
     heard = by_key if reversals.newest(tx, row) else {}
@@ -404,19 +423,14 @@ def _take_in_file(
     _older(tx, row, unheard, counts)
 
 
-def _taken_back_alone(row: Row, lines: Sequence[entries.Payment]) -> list[Listed]:
-    """List each line that takes back a payment which its file does not tell of; the same line of another file is the same."""
+def _subjects_of_reversals(lines: Sequence[entries.Payment]) -> dict[int, str]:
+    """Return by its number the subject of each line that takes a payment back: the same of the same line in another file."""
     alike: Counter[str] = Counter()
-    found = []
+    found = {}
     for line in lines:
         said = f"{line.payment_key}\n{line.amount}\n{line.paid_on}"
         alike[said] += 1
-        detail = f"line {line.line_no} of {row['name']} takes back {amount(line.amount)} of a payment that is not in that file"
-        found.append(
-            Listed(
-                exceptions.ALONE, _subject(f"{said}\n{alike[said]}"), line.amount, detail, fee_id=line.fee_id
-            )
-        )
+        found[line.line_no] = _subject(f"{said}\n{alike[said]}")
     return found
 
 

@@ -25,7 +25,6 @@ from alma_hook.payment_intake import take_in
 from alma_hook.remote import RemoteFile, RemoteFolder
 
 _ENDS = ("delivered", "cancelled")
-_NO_END = "unconfirmed"
 #: Before the name of an archived file of payments: when it was archived.
 _STAMP = re.compile(r"^[0-9]{8}T[0-9]{12}_")
 
@@ -35,7 +34,7 @@ class Archived:
     """A batch as the archive tells it. ``state`` is its end, ``unconfirmed`` where none is noted.
 
     By number: lines made ``void``, and those ``counting`` again that once were. ``released``: of an opening, the fees that
-    a person has let go.
+    a person has let go. ``noted``: whether there is a note of its end, be it cut short.
     """
 
     batch: Mapping[str, str]
@@ -45,6 +44,7 @@ class Archived:
     void: frozenset[int]
     counting: frozenset[int]
     released: tuple[str, ...] = ()
+    noted: bool = True
 
 
 @dataclass
@@ -91,7 +91,9 @@ def repair(
         account_of |= batches.accounts_charged(tx, sorted(account_of))
     seen = _read_alma(alma, account_of, counts, progress)
     with ledger.write(out) as tx:
-        told = _without_an_opening_given_up(told, institutions.opened_clean(tx))
+        if institutions.opened_clean(tx):
+            # An opening with items that was begun, died, and was never said again.
+            told = [one for one in told if one.noted or one.batch["batch_id"] != batches.OPENING]
         archived = {str(one.batch["batch_id"]) for one in told}
         for row in batches.in_states(tx, "planned", "written"):
             if row["batch_id"] not in archived:
@@ -132,19 +134,6 @@ def repair(
     return counts
 
 
-def _without_an_opening_given_up(told: list[Archived], opened_clean: bool) -> list[Archived]:
-    """Leave out an opening that was begun, died, and was never said again.
-
-    That it was accepted is noted before anything else is archived; and books that were opened clean never had it.
-    """
-    others = len(told) > 1
-    return [
-        one
-        for one in told
-        if one.batch["batch_id"] != batches.OPENING or one.state != _NO_END or not (others or opened_clean)
-    ]
-
-
 def read_archive(archive: RemoteFolder, campus: Campus) -> tuple[list[Archived], list[words.Note]]:
     """Return every archived batch of this institution, oldest first, and what is noted of payments.
 
@@ -182,8 +171,9 @@ def read_archive(archive: RemoteFolder, campus: Campus) -> tuple[list[Archived],
         void, counting = _numbers(more, "void"), _numbers(more, "counts")
         released = tuple(text[9:] for text in more if text.startswith("released "))
         lines = tuple(row for row in rows if int(row["line_no"]))
-        state = end if end in _ENDS else _NO_END
-        found.append(Archived(rows[0], lines, content, state, void, counting, released))
+        state = end if end in _ENDS else "unconfirmed"
+        noted = archive.size(note) is not None
+        found.append(Archived(rows[0], lines, content, state, void, counting, released, noted))
     words_said, unread = read_payments(archive, directory, campus.institution)
     if faults or unread:
         raise BadFile("The archive can't be read whole; nothing was changed.", [*faults, *unread])

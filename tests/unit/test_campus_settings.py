@@ -310,8 +310,7 @@ def test_what_students_read_of_other_fee_types_has_to_fit_too(tmp_path: Path) ->
         ("[sis_to_alma]", '[[terms]]\nfirst = 2026-08-20\nterm = "227"\n[sis_to_alma]'),
     )
     assert faults(tmp_path, text) == {
-        "descriptions": "'Library fee' for OVERDUEFINE, fee types without a row: as the layout's Text it is longer than its 10 "
-        "columns"
+        "descriptions": "'Library fee' for OVERDUEFINE: as the layout's Text it is longer than its 10 columns"
     }
 
 

@@ -696,3 +696,14 @@ def test_what_one_file_has_shown_lower_holds_no_new_fee_once_a_person_has_seen_t
     assert [posting.cents for posting in bridge.far.peoplesoft.postings] == [1000, 777]
     file_of(bridge, back)
     assert kinds(bridge) == []
+
+
+def test_a_line_alone_is_off_the_list_once_a_file_tells_of_its_payment_too(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=reversing)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid.replace("10.00", "1o.00"), back)
+    assert kinds(bridge) == ["payment line refused", "payment taken back by a line of its own"]
+    file_of(bridge, paid, back)
+    assert (posted(fee), kinds(bridge)) == ([600], ["payment line refused"])
