@@ -168,7 +168,7 @@ MEANINGS = {
     "what is left waits for the next charge or a person.",
     "sis_to_alma.kinds": "What a line is, by its value in `columns.kind`: `payment`; `waive:` and Alma's code of the reason "
     "(table FineFeeTransactionReason), such as `waive:OTHER`, for what PeopleSoft waives or writes off; `reversal`, for a line "
-    "that takes back the payment of its `payment_id` and reference, or a part of it, in the same file; `list`, for a person "
+    "that takes back the payment of its `payment_id` and reference, or a part of it; `list`, for a person "
     "to look at; or `ignore`. A value that is not here is listed, and its line is not taken for a payment. Where every file "
     "lists all, a payment whose value is changed from `payment` to another counts as taken back.",
     "sis_to_alma.waivers_shown_by": "Needed where `kinds` has a waiver: how it is told whether Alma has one. `comment`: our "

@@ -3,17 +3,21 @@
 -- opened_as_of: the campus's day on which PeopleSoft was asked for the items; null: the books were opened clean, or not yet.
 ALTER TABLE institution ADD COLUMN opened_as_of TEXT;
 
--- Items of PeopleSoft's that stand for a fee since the opening, by EMPLID. paid_before: what was applied to them by then,
--- in cents: neither charged nor to be posted by us.
+-- Items of PeopleSoft's that stand for a fee since the opening, by their line in its file. paid_before: what was applied by
+-- then, in cents: neither charged nor to be posted by us.
 -- reference: the item's own where it is not ours, which no other item bears; else empty.
+-- line_no: its line in batch 000000; 0 where it had nothing to pay.
 CREATE TABLE opening_item (
     institution TEXT NOT NULL,
+    file_line INTEGER NOT NULL,
     fee_id TEXT NOT NULL,
     emplid TEXT NOT NULL,
     reference TEXT NOT NULL,
     paid_before BIGINT NOT NULL,
-    PRIMARY KEY (institution, fee_id, emplid)
+    line_no INTEGER NOT NULL,
+    PRIMARY KEY (institution, file_line)
 );
+CREATE INDEX opening_item_fee ON opening_item (institution, fee_id);
 CREATE INDEX opening_item_reference ON opening_item (institution, reference);
 
 -- Fees about which nothing is sent until a person releases them.
@@ -28,13 +32,12 @@ CREATE TABLE opening_hold (
 -- after_opening 1: a person has said that it was paid after the items were asked for.
 ALTER TABLE payment ADD COLUMN after_opening INTEGER NOT NULL DEFAULT 0;
 
--- What was paid before on the items that are there: of one whose line was made void nothing, what is charged since is another.
+-- What was paid before on the items that are there: on one whose line was made void nothing, what is charged since is another.
 CREATE VIEW opening_paid AS
 SELECT o.institution, o.fee_id, o.emplid, o.paid_before
 FROM opening_item o
 WHERE NOT EXISTS (SELECT 1 FROM line l
-    WHERE l.institution = o.institution AND l.batch_id = '000000' AND l.fee_id = o.fee_id AND l.emplid = o.emplid
-      AND l.state = 'void');
+    WHERE l.institution = o.institution AND l.batch_id = '000000' AND l.line_no = o.line_no AND l.state = 'void');
 
 -- amount: of an item that was there at the opening, without what was paid on it before.
 DROP VIEW item_position;
@@ -77,3 +80,17 @@ FROM payment p
 JOIN institution i ON i.institution = p.institution
 WHERE i.payment_shape <> 'applied' AND p.state = 'new' AND p.after_opening = 0 AND p.paid_on <= i.opened_as_of
   AND EXISTS (SELECT 1 FROM opening_item o WHERE o.institution = p.institution AND o.fee_id = p.fee_id);
+
+-- Not looked for: the fee of an item that was paid before, which Alma may have purged long ago.
+DROP VIEW fee_wanted;
+CREATE VIEW fee_wanted AS
+SELECT e.institution, e.fee_id, e.user_id, e.version, e.expected
+FROM fee_expected e
+LEFT JOIN reading r ON r.institution = e.institution AND r.fee_id = e.fee_id
+WHERE e.expected <> 0 OR e.in_flight > 0
+   OR (r.fee_id IS NULL AND NOT EXISTS (SELECT 1 FROM opening_item o
+       WHERE o.institution = e.institution AND o.fee_id = e.fee_id))
+   OR ((r.balance <> 0 OR r.own_paid <> e.posted) AND COALESCE(r.problem, '') <> 'user not found in Alma')
+   OR EXISTS (SELECT 1 FROM exception_item x
+       WHERE x.institution = e.institution AND x.fee_id = e.fee_id AND x.subject = 'fee ' || e.fee_id
+         AND x.closed_at IS NULL);

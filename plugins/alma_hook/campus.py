@@ -463,6 +463,11 @@ class SisToAlma(_Section):
     without_reference: Literal["hold", "oldest_first"] | None = Field(default=None, validate_default=True)
     items: Items | None = None
 
+    @property
+    def has_reversals(self) -> bool:
+        """Whether lines of their own take payments back."""
+        return REVERSAL in self.kinds.values()
+
     @field_validator("without_reference")
     @classmethod
     def _each_finds_its_fee(cls, way: str | None, info: ValidationInfo) -> str | None:

@@ -95,6 +95,8 @@ class Position:
     taken_back: bool = False
     #: It did not agree with PeopleSoft's items when the books were opened, and nobody has released it.
     held_since_opening: bool = False
+    #: An item of the opening that stood for it was made void.
+    opening_void: bool = False
     #: PeopleSoft has told of a payment on it that waits to be posted.
     paid: bool = False
     #: A charge of it that was given up was paid in PeopleSoft all the same.
@@ -137,8 +139,8 @@ def decide(position: Position, campus: Campus, day: date) -> Line | Listed | Non
 
 
 def never_seen(position: Position) -> bool:
-    """Whether only PeopleSoft ever told of a fee: an item with our reference, of a fee that Alma does not have."""
-    return position.problem == NOT_FOUND and not position.original and not position.posted
+    """Whether only PeopleSoft ever told of a fee: by an item that was there at the opening, and was made void."""
+    return position.problem == NOT_FOUND and position.opening_void and not position.posted
 
 
 def hold(position: Position, campus: Campus, day: date) -> str | None:
@@ -393,7 +395,7 @@ def plan(
         # What dry runs take in was paid on charges of the present process.
         paid = payments.fees_paid(tx) if live else frozenset()
         given_up_and_paid = items.given_up_and_paid(tx)
-        held_since_opening = opening.held(tx)
+        held_since_opening, opening_void = opening.held(tx), opening.void_fees(tx)
         refuse_foreign(
             own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
         )
@@ -424,6 +426,7 @@ def plan(
                 waits=row["fee_id"] in waiting,
                 above=row["fee_id"] in above,
                 held_since_opening=row["fee_id"] in held_since_opening,
+                opening_void=row["fee_id"] in opening_void,
                 taken_back=row["emplid"] in emplids or row["user_id"] in accounts,
                 paid=row["fee_id"] in paid,
                 given_up_and_paid=row["fee_id"] in given_up_and_paid,

@@ -173,15 +173,13 @@ def match(
         lines=tuple(_line(item, fee_id, fee, campus, as_of) for item, fee_id, fee in owing),
         accounts={
             fee_id: accounts[student].user_id if student in accounts else student
-            for item, fee_id, fee in taken
+            for item, fee_id, _ in taken
             for student in [owner.get(fee_id, item.emplid)]
-            # One that was paid and is gone from Alma would be looked for by every run, for nothing.
-            if fee is not None or item.balance
         },
         matched=len(matched),
         matched_cents=sum(item.balance for item in matched),
         settled=sum(not item.balance for item in items),
-        stands=_stands(taken),
+        stands=_stands(taken, owing),
         holds=tuple(holds[fee_id] for fee_id in sorted(holds)),
         loose=tuple(loose),
     )
@@ -251,13 +249,22 @@ def _line(item: HeldItem, fee_id: str, fee: Fee | None, campus: Campus, as_of: d
     )
 
 
-def _stands(taken: Sequence[tuple[HeldItem, str, Fee | None]]) -> tuple[Stands, ...]:
-    paid: Counter[tuple[str, str]] = Counter()
-    own: dict[tuple[str, str], str] = {}
-    for item, fee_id, _ in taken:
-        paid[fee_id, item.emplid] += item.applied
-        own[fee_id, item.emplid] = "" if item.fee_id else item.reference
-    return tuple(Stands(*key, reference=own[key], paid_before=paid[key]) for key in sorted(own))
+_Taken = Sequence[tuple[HeldItem, str, Fee | None]]
+
+
+def _stands(taken: _Taken, owing: _Taken) -> tuple[Stands, ...]:
+    number = {item.line_no: number for number, (item, _, _) in enumerate(owing, 1)}
+    return tuple(
+        Stands(
+            item.line_no,
+            fee_id,
+            item.emplid,
+            reference="" if item.fee_id else item.reference,
+            paid_before=item.applied,
+            line_no=number.get(item.line_no, 0),
+        )
+        for item, fee_id, _ in sorted(taken, key=lambda entry: entry[0].line_no)
+    )
 
 
 def record(matching: Matching, file: str, content: bytes, as_of: date, reason: str) -> Record:

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from alma_hook import keys, query_output
+from alma_hook import keys, query_forms, query_output
 from alma_hook.campus import REVERSAL, WAIVE, Campus
+from alma_hook.errors import Fault
 from alma_hook.ledger.payments import Payment
 from alma_hook.query_output import LineError, RefusedLine
 
@@ -40,7 +41,10 @@ class PaymentFile:
 
 
 def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
-    """Read a payment file. Raises ``BadFile`` with every fault of its structure."""
+    """Read a payment file.
+
+    Raises ``BadFile`` with every fault of its structure, or with every line that may take back any of its payments.
+    """
     settings = campus.sis_to_alma
     columns: dict[str, str] = dict(settings.columns.items())
     seen: Counter[str] = Counter()
@@ -48,6 +52,7 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     refused: list[RefusedLine] = []
     hidden: list[str | None] = []
     reversals: list[Payment] = []
+    nobodys: list[int] = []
     rows = query_output.rows(name, content, settings.delimiter, columns)
     for line_no, values in rows:
         if _kind(values, campus) == "ignore":
@@ -63,6 +68,11 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
             refused.append(query_output.refused(line_no, values, columns, error))
             if not _tells_enough(values, campus):
                 hidden.append(_key_of_refused(values, campus))
+                if hidden[-1] is None and _may_take_back(values, campus):
+                    nobodys.append(line_no)
+    if nobodys:
+        said = "may take a payment back, and whose can't be read: any payment of this file may be it"
+        raise query_forms.bad([Fault(name, said, line=line_no) for line_no in nobodys])
     unclear = frozenset(key for key in hidden if key is not None)
     doubted = {payment.line_no for payment in payments if payment.payment_key in unclear}
     # The other line may take it back.
@@ -106,6 +116,11 @@ def _require_payment(values: Mapping[str, str], campus: Campus) -> None:
         raise LineError("kind", "is no payment, and a person has to look at it, as sis_to_alma.kinds says")
 
 
+def _may_take_back(values: Mapping[str, str], campus: Campus) -> bool:
+    """Whether a line is one that takes a payment back, or may be, as the settings don't say what it is."""
+    return campus.sis_to_alma.has_reversals and _kind(values, campus) in (REVERSAL, None)
+
+
 def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
     """Whether a refused line hides no payment: it is not ours, of nought, of another kind, or tells of one taken back.
 
@@ -113,7 +128,7 @@ def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
     """
     if query_output.of_others(values.get("reference", ""), campus) or _kind(values, campus) == "list":
         return True
-    if _kind(values, campus) in (REVERSAL, None):
+    if _may_take_back(values, campus):
         return False
     try:
         return query_output.cents_of(values, "amount", campus.sis_to_alma.number_format) <= 0

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from alma_hook import applied_file, confirmations, guard, item_file, payment_file, query_forms
 from alma_hook.applied_file import AppliedFile
-from alma_hook.campus import REVERSAL, Campus, Items, SisToAlma
+from alma_hook.campus import Campus, Items, SisToAlma
 from alma_hook.errors import BadFile, Fault
 from alma_hook.guard import MarkPlace
 from alma_hook.item_file import ItemFile
@@ -267,11 +267,8 @@ def _older(tx: Tx, row: Row, cents: Sequence[int], counts: TakeInCounts) -> None
 
 
 def _shown(tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus) -> Shown:
-    """Return what a file says of known payments; one that is older than another taken in says nothing.
-
-    Nor does one with a line that may take back any of them.
-    """
-    if not reversals.newest(tx, row) or (file.blind and REVERSAL in campus.sis_to_alma.kinds.values()):
+    """Return what a file says of known payments; one that is older than another taken in says nothing."""
+    if not reversals.newest(tx, row):
         return Shown({}, lacking=False)
     cents: dict[str, int] = {}
     for payment in file.payments:
@@ -339,20 +336,18 @@ def _subject(payment_key: str) -> str:
 def _take_in_file(
     tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus, counts: TakeInCounts, lines: int
 ) -> None:
-    told = {payment.payment_key for payment in file.payments}
-    alone = [line for line in file.reversals if line.payment_key not in told]
-    # Whether what such a line takes back is off its payment's amount already can't be told: that it is not there means nothing.
-    file = replace(file, unclear=file.unclear | {line.payment_key for line in alone})
-    known = entries.known(tx, [payment.payment_key for payment in file.payments])
+    known = entries.known(tx, [payment.payment_key for payment in (*file.payments, *file.reversals)])
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in file.payments:
         by_key.setdefault(payment.payment_key, []).append(payment)
+    lowered, strange = _taken_back_alone(tx, row, file, known, campus)
     new, overpaid = entries.adopt(
         tx, row["name"], row["sha256"], [found[0] for key, found in by_key.items() if key not in known]
     )
     # Paid and taken back before it was heard of.
     new = [payment for payment in new if payment.amount]
-    reversals.observe(tx, row, _shown(tx, row, file, campus), campus.sis_to_alma.reversal_limit)
+    told = replace(file, payments=(*file.payments, *lowered))
+    reversals.observe(tx, row, _shown(tx, row, told, campus), campus.sis_to_alma.reversal_limit)
     unheard: list[int] = []
     if campus.sis_to_alma.cumulative and not reversals.newest(tx, row):
         unheard = [payment.amount for payment in new]
@@ -360,7 +355,9 @@ def _take_in_file(
             del by_key[payment.payment_key]
         new = []
     entries.add(tx, row["name"], row["sha256"], new)
+    _keep_lines_of_told(tx, row, file, known, campus)
     opening.set_earlier_aside(tx)
+    firsts = {key: found[0] for key, found in by_key.items()} | {each.payment_key: each for each in lowered}
     listed = [exceptions.overpaid(payment, int(payment["posted"])) for payment in overpaid]
     listed += [
         Listed(
@@ -383,36 +380,19 @@ def _take_in_file(
             fee_id=payment.fee_id,
             payment_key=key,
         )
-        for key, (payment, *_) in by_key.items()
+        for key, payment in firsts.items()
         for before in [known.get(key, payment.amount)]
         # Where one file need not hold it again, a lower amount is told before it is seen a second time.
         if payment.amount > before
         or (payment.amount < before and not campus.sis_to_alma.cumulative and reversals.seen_once(tx, key))
     ]
     listed += [_refused(row, line) for line in file.refused]
-    subjects = _subjects_of_reversals(file.reversals)
-    listed += [
-        Listed(
-            exceptions.ALONE,
-            subjects[line.line_no],
-            line.amount,
-            f"line {line.line_no} of {row['name']} takes back {amount(line.amount)} of a payment that the file does not tell of",
-            fee_id=line.fee_id,
-            payment_key=line.payment_key,
-        )
-        for line in alone
-    ]
-    exceptions.close_kind(
-        tx,
-        exceptions.ALONE,
-        [subjects[line.line_no] for line in file.reversals if line.payment_key in told],
-        "a file tells of it together with its payment",
-    )
+    listed += strange
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
-    heard = by_key if reversals.newest(tx, row) else {}
-    entries.correct(tx, [first for first, *_ in heard.values()])
-    lower = [key for key, found in heard.items() if found[0].amount <= known.get(key, 0)]
+    news = reversals.newest(tx, row)
+    entries.correct(tx, [found[0] for found in by_key.values()] if news else [])
+    lower = [key for key, first in firsts.items() if news and first.amount <= known.get(key, 0)]
     exceptions.close_kind(
         tx,
         exceptions.ANOTHER_AMOUNT,
@@ -423,15 +403,58 @@ def _take_in_file(
     _older(tx, row, unheard, counts)
 
 
-def _subjects_of_reversals(lines: Sequence[entries.Payment]) -> dict[int, str]:
-    """Return by its number the subject of each line that takes a payment back: the same of the same line in another file."""
+def _line_keys(lines: Sequence[entries.Payment]) -> dict[str, dict[str, int]]:
+    """Return, by payment, the lines that take it back: by a key that is the same of the same line in another file, in cents."""
     alike: Counter[str] = Counter()
-    found = {}
+    found: dict[str, dict[str, int]] = {}
     for line in lines:
         said = f"{line.payment_key}\n{line.amount}\n{line.paid_on}"
         alike[said] += 1
-        found[line.line_no] = _subject(f"{said}\n{alike[said]}")
+        key = hashlib.sha256(f"{said}\n{alike[said]}".encode()).hexdigest()[:16]
+        found.setdefault(line.payment_key, {})[key] = line.amount
     return found
+
+
+def _taken_back_alone(
+    tx: Tx, row: Row, file: payment_file.PaymentFile, known: Mapping[str, int], campus: Campus
+) -> tuple[list[entries.Payment], list[Listed]]:
+    """Return the payments that lines of their own take back in a file without them, as low as they are then; and what is strange.
+
+    Each line counts once, in however many files it stands. In a file that lists all, the payment's absence says enough.
+    """
+    told = {payment.payment_key for payment in file.payments}
+    first = {line.payment_key: line for line in reversed(file.reversals)}
+    alone = {key: lines for key, lines in _line_keys(file.reversals).items() if key not in told}
+    before = reversals.known_lines(tx, list(alone))
+    lowered, strange = [], []
+    for key, lines in alone.items():
+        if key in known:
+            if not campus.sis_to_alma.cumulative and reversals.newest(tx, row):
+                reversals.keep_lines(tx, key, lines)
+                lowered.append(replace(first[key], amount=max(0, known[key] - reversals.taken_off(tx, key))))
+        elif not lines.keys() <= before:
+            cents, line_no = sum(lines.values()), first[key].line_no
+            detail = f"line {line_no} of {row['name']} takes back a payment that was never told of"
+            strange.append(
+                Listed("payment line refused", _subject(key), cents, detail, fee_id=first[key].fee_id)
+            )
+    return lowered, strange
+
+
+def _keep_lines_of_told(
+    tx: Tx, row: Row, file: payment_file.PaymentFile, known: Mapping[str, int], campus: Campus
+) -> None:
+    """Keep the lines that take back payments which the file tells of."""
+    lines = _line_keys(file.reversals)
+    for key in {payment.payment_key for payment in file.payments}:
+        if key not in known:
+            reversals.keep_lines(tx, key, lines.get(key, {}), netted=True)
+        elif (
+            campus.sis_to_alma.has_reversals
+            and not campus.sis_to_alma.cumulative
+            and reversals.newest(tx, row)
+        ):
+            reversals.only_lines(tx, key, lines.get(key, {}))
 
 
 def _refused(row: Row, line: RefusedLine) -> Listed:

@@ -114,6 +114,7 @@ def view_of(file: str, name: str) -> str:
 
 #: What takes the newest migration away again: a ledger as the version before it left it.
 BEFORE_THE_NEWEST = (
+    "DROP VIEW fee_wanted",
     "DROP VIEW payment_of_unclear_day",
     "DROP VIEW item_position",
     "DROP VIEW opening_paid",
@@ -122,6 +123,7 @@ BEFORE_THE_NEWEST = (
     "ALTER TABLE payment DROP COLUMN after_opening",
     "ALTER TABLE institution DROP COLUMN opened_as_of",
     view_of("010_campus_rules.sql", "item_position"),
+    view_of("007_wanted.sql", "fee_wanted"),
 )
 NEWEST = 15
 

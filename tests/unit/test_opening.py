@@ -995,22 +995,14 @@ def test_a_cheque_that_bounced_before_the_opening_is_no_payment_of_before(
     sfs = bridge.far.peoplesoft
     fee = a_fee(bridge, 5000)
     bridge.far.charged_before(fee, 5000)
-
-    def dry_night() -> None:
-        bridge.far.clock.advance(hours=24)
-        bridge.far.write_query_output()
-        with bridge.working("back") as (ledger, lease):
-            for _, work in bridge.tasks_back()[:2]:
-                work(ledger, lease)
-
     (bounced,) = sfs.pay(f"ALMA{fee.id}", 2000)
-    dry_night()
+    dry_night(bridge)
     sfs.bounce(bounced.payment_id)
     for _ in range(2):
-        dry_night()
+        dry_night(bridge)
     sfs.pay(f"ALMA{fee.id}", 2000)
     bridge.far.alma.pay_at_desk(fee.id, 2000)
-    dry_night()
+    dry_night(bridge)
     bridge.far.clock.advance(hours=48)
     bridge.accept()
     bridge.run()
@@ -1059,3 +1051,103 @@ def test_of_a_cheque_that_bounced_in_part_before_the_opening_only_the_rest_can_b
     for _ in range(2):
         night(False)
     assert [cents for _, cents, _ in listed(bridge)] == [1500]
+
+
+def dry_night(bridge: Unopened) -> None:
+    """A dry run takes PeopleSoft's output in."""
+    bridge.far.clock.advance(hours=24)
+    bridge.far.write_query_output()
+    with bridge.working("back") as (ledger, lease):
+        for _, work in bridge.tasks_back()[:2]:
+            work(ledger, lease)
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_cheque_that_bounced_just_before_the_opening_hides_no_later_payment(
+    tmp_path: Path, asked: bool
+) -> None:
+    """A dry run heard of it, and only a live run hears that it bounced; the items knew that."""
+    bridge = unopened(tmp_path, shape=cumulative)
+    sfs = bridge.far.peoplesoft
+    fee = a_fee(bridge, 5000)
+    bridge.far.charged_before(fee, 5000)
+    (bounced,) = sfs.pay(f"ALMA{fee.id}", 2000)
+    dry_night(bridge)
+    sfs.bounce(bounced.payment_id)
+    sfs.pay(f"ALMA{fee.id}", 2000)
+    bridge.far.alma.pay_at_desk(fee.id, 2000)
+    bridge.far.clock.advance(hours=24)
+    bridge.accept()
+    bridge.run()
+    bridge.far.clock.advance(hours=24)
+    for _ in range(2):
+        bridge.night()
+        bridge.run()
+    if asked:
+        bridge.resolve(opened.BEFORE_OR_AFTER)
+    sfs.pay(f"ALMA{fee.id}", 2000)
+    for _ in range(3):
+        bridge.night()
+        bridge.run()
+    assert applied(fee) == [[2000]]
+    waits = [] if asked else ["paid before the opening or after it", "payment taken back in PeopleSoft"]
+    assert kinds(bridge) == waits
+
+
+def test_a_fee_that_the_report_shows_and_alma_does_not_is_listed(
+    small: Unopened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = small
+    bridge.accept()
+    fee = a_fee(bridge, 1000)
+    bridge.far.refresh_analytics()
+    monkeypatch.setattr("alma_hook.fees.look_up", lambda *_, **__: {})
+    bridge.alma_to_sis()
+    assert bridge.exceptions()[f"fee {fee.id}"] == "fee not found in Alma"
+
+
+@pytest.mark.parametrize("shape", [by_level, cumulative])
+def test_of_two_items_of_a_fee_one_is_made_void(tmp_path: Path, shape: Callable[[str], str]) -> None:
+    """PeopleSoft was charged twice, and the office reverses the second: what was paid on the first stays paid before."""
+    bridge = unopened(tmp_path, shape=shape)
+    far = bridge.far
+    fee = a_fee(bridge, 5000)
+    far.charged_before(fee, 5000, paid=2000)
+    far.alma.pay_at_desk(fee.id, 2000)
+    far.peoplesoft.charge(fee.user.primary_id, "300000000001", "2261", f"ALMA{fee.id}", 5000)
+    far.clock.advance(hours=24)
+    bridge.accept()
+    bridge.run()
+    (second,) = [number for number, item in far.peoplesoft.items.items() if item.balance_cents == 5000]
+    del far.peoplesoft.items[second]
+    (line_no,) = [row["line_no"] for row in bridge.table("line") if row["amount"] == 5000]
+    with closing(bridge.ledger("by hand")) as ledger, ledger.lease("out", "by hand") as lease:
+        confirmations.void(ledger, lease, "000000", line_no, "charged twice", rejected=True, settings=None)
+    bridge.resolve(opened.HELD_SINCE_OPENING)
+    for _ in range(3):
+        bridge.run()
+        bridge.night("applied" if shape is by_level else "payments")
+    assert (applied(fee), kinds(bridge)) == ([[]], [])
+    assert bridge.books().unequal == {}
+
+
+def test_a_payment_on_a_paid_item_whose_fee_is_gone_bounces_and_the_fee_is_made_anew(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path, shape=cumulative)
+    sfs, user = bridge.far.peoplesoft, bridge.far.students[0]
+    sfs.charge(user.primary_id, "300000000001", "2261", "ALMA1381234567890123", 700)
+    bridge.far.charged_before(a_fee(bridge, 400), 400)
+    (payment,) = sfs.pay("ALMA1381234567890123", 700)
+    bridge.far.clock.advance(hours=24)
+    bridge.accept()
+    bridge.run()
+    bridge.night()
+    sfs.bounce(payment.payment_id)
+    for _ in range(2):
+        bridge.night()
+    again = bridge.far.alma.add_fee(user, 700)
+    bridge.run("all_users")
+    ((exception_id, _, _),) = listed(bridge)
+    with closing(bridge.ledger("by hand")) as ledger, ledger.write() as tx:
+        payments.resolve(tx, exception_id, "the bursar", "made anew", again.id)
+    bridge.run("all_users")
+    assert bridge.loads() == []

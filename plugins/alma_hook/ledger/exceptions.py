@@ -35,7 +35,6 @@ OTHER_PAYMENTS = "payments in Alma differ from those posted"
 SHRUNKEN = "file has far fewer lines than the last one"
 OLDER = "file older than one taken in"
 GONE = "refused payment file is gone"
-ALONE = "payment taken back by a line of its own"
 ANOTHER_AMOUNT = "payment with another amount"
 
 

@@ -25,13 +25,16 @@ LESS_APPLIED = "less applied than at the opening"
 class Stands:
     """An item that stands for a fee; ``paid_before`` cents were applied to it when the books were opened.
 
-    ``reference``: its own, by which payments on it are told; empty where it is ours.
+    ``reference``: its own, by which payments on it are told; empty where it is ours. ``file_line``: its line in PeopleSoft's
+    file, ``line_no`` in the opening's batch, nought where it had nothing to pay.
     """
 
+    file_line: int
     fee_id: str
     emplid: str
     reference: str
     paid_before: int
+    line_no: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,8 @@ def bring(tx: Tx, record: Record) -> None:
         day=record.as_of,
     )
     tx.many(
-        "INSERT INTO opening_item VALUES (:i, :fee_id, :emplid, :reference, :paid_before) "
-        "ON CONFLICT (institution, fee_id, emplid) DO NOTHING",
+        "INSERT INTO opening_item VALUES (:i, :file_line, :fee_id, :emplid, :reference, :paid_before, :line_no) "
+        "ON CONFLICT (institution, file_line) DO NOTHING",
         [asdict(item) for item in record.items],
     )
     tx.many(
@@ -175,8 +178,18 @@ def references(tx: Tx) -> dict[str, str]:
 
 def paid_before(tx: Tx) -> dict[tuple[str, str], int]:
     """Return, by fee and EMPLID, the cents that were applied to its items when the books were opened."""
-    rows = tx.rows("SELECT fee_id, emplid, paid_before FROM opening_paid WHERE institution = :i")
-    return {(row["fee_id"], row["emplid"]): int(row["paid_before"]) for row in rows}
+    found: dict[tuple[str, str], int] = defaultdict(int)
+    for row in tx.rows("SELECT fee_id, emplid, paid_before FROM opening_paid WHERE institution = :i"):
+        found[row["fee_id"], row["emplid"]] += int(row["paid_before"])
+    return found
+
+
+def void_fees(tx: Tx) -> frozenset[str]:
+    """Return the fees of which an item of the opening was made void: it may be that only PeopleSoft ever told of them."""
+    rows = tx.rows(
+        "SELECT fee_id FROM line WHERE institution = :i AND batch_id = :b AND state = 'void'", b=OPENING
+    )
+    return frozenset(row["fee_id"] for row in rows)
 
 
 def set_earlier_aside(tx: Tx) -> None:
@@ -202,7 +215,9 @@ def set_earlier_aside(tx: Tx) -> None:
     for row in tx.rows(
         "SELECT p.* FROM payment_now p JOIN payment_of_unclear_day d ON d.institution = p.institution "
         "AND d.payment_key = p.payment_key WHERE p.institution = :i AND p.paid_on < :day AND p.stands > 0 "
-        "ORDER BY p.paid_on, p.payment_no",
+        # What one file shows as taken back may have been so before the opening.
+        "AND NOT EXISTS (SELECT 1 FROM reversal v WHERE v.institution = p.institution AND v.payment_key = p.payment_key "
+        "AND v.state = 'seen_once') ORDER BY p.paid_on, p.payment_no",
         day=as_of,
     ):
         if int(row["stands"]) <= left[row["reported_fee_id"]]:
@@ -231,17 +246,40 @@ def may_be_earlier(tx: Tx) -> frozenset[str]:
 def say_when(tx: Tx, payment_key: str, *, after: bool) -> None:
     """Take a person's word on a payment: after the opening it is posted, before it never is."""
     payment = tx.row(
-        "SELECT payment_key, payment_no, stands FROM payment_now WHERE institution = :i AND payment_key = :key",
+        "SELECT payment_key, payment_no, stands, reported_fee_id FROM payment_now "
+        "WHERE institution = :i AND payment_key = :key",
         key=payment_key,
     )
     assert payment is not None
     if not after:
         _set_aside(tx, payment)
+        _no_more_than_was_paid(tx, payment["reported_fee_id"])
         return
     tx.run(
         "UPDATE payment SET after_opening = 1 WHERE institution = :i AND payment_key = :key", key=payment_key
     )
     tx.event(f"payment {payment['payment_no']}", "of after the opening", "the next run posts it")
+
+
+def _no_more_than_was_paid(tx: Tx, fee_id: str) -> None:
+    """Where payments of before come to more than was paid on a fee's items, what was taken back was so by then."""
+    over = -sum(cents for (fee, _), cents in paid_before(tx).items() if fee == fee_id)
+    rows = tx.rows(
+        "SELECT p.payment_key, p.posted, (SELECT COALESCE(SUM(v.amount), 0) FROM reversal v "
+        "WHERE v.institution = p.institution AND v.payment_key = p.payment_key AND v.state = 'standing') AS back "
+        "FROM payment p WHERE p.institution = :i AND p.fee_id = :fee AND p.state = :earlier ORDER BY p.payment_no",
+        fee=fee_id,
+        earlier=EARLIER,
+    )
+    over += sum(int(row["posted"]) for row in rows)
+    for row in rows:
+        part = max(0, min(over, int(row["posted"]), int(row["back"])))
+        over -= part
+        tx.run(
+            "UPDATE payment SET posted = posted - :part WHERE institution = :i AND payment_key = :key",
+            part=part,
+            key=row["payment_key"],
+        )
 
 
 def less_applied(fee_id: str, line_no: int, short: int) -> Listed:

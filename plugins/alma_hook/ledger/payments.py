@@ -564,7 +564,7 @@ def resolve(
         return
     if taken_back:
         reversals.settle(tx, row, by, reason, replaced_by)
-    if row["kind"] in (exceptions.ALONE, exceptions.ANOTHER_AMOUNT):
+    if row["kind"] == exceptions.ANOTHER_AMOUNT:
         reversals.let_be(tx, row["payment_key"])
     if row["kind"] == reversals.BACK:
         reversals.take_up(tx, row)

@@ -207,6 +207,47 @@ def _change(tx: Tx, row: Row, state: str, cents: int, why: str, second_file: str
     fees.touch(tx, [_payment(tx, number)["fee_id"]])
 
 
+# -- lines that take a payment back -----------------------------------------------------------------------------
+
+
+def keep_lines(tx: Tx, payment_key: str, lines: Mapping[str, int], *, netted: bool = False) -> None:
+    """Keep the lines that take a payment back, by their keys in cents; what is known of one stays.
+
+    ``netted``: they are off the amount with which the payment is taken in.
+    """
+    tx.many(
+        "INSERT INTO reversal_line VALUES (:i, :key, :line, :cents, :netted) "
+        "ON CONFLICT (institution, payment_key, line_key) DO NOTHING",
+        [
+            {"key": payment_key, "line": line, "cents": cents, "netted": int(netted)}
+            for line, cents in lines.items()
+        ],
+    )
+
+
+def only_lines(tx: Tx, payment_key: str, lines: Mapping[str, int]) -> None:
+    """Keep these lines and no others: a file that tells of the payment tells of all that take it back."""
+    sql = "SELECT line_key FROM reversal_line WHERE institution = :i AND payment_key = :key AND netted = 0"
+    gone = [row["line_key"] for row in tx.rows(sql, key=payment_key) if row["line_key"] not in lines]
+    tx.many(
+        "DELETE FROM reversal_line WHERE institution = :i AND payment_key = :key AND line_key = :line",
+        [{"key": payment_key, "line": line} for line in gone],
+    )
+    keep_lines(tx, payment_key, lines)
+
+
+def taken_off(tx: Tx, payment_key: str) -> int:
+    """Return the cents that lines of their own have taken back of a payment since it was taken in."""
+    sql = "SELECT COALESCE(SUM(cents), 0) FROM reversal_line WHERE institution = :i AND payment_key = :key AND netted = 0"
+    return int(tx.one(sql, key=payment_key))
+
+
+def known_lines(tx: Tx, payment_keys: Sequence[str]) -> frozenset[str]:
+    """Return the keys of the lines that are known to take these payments back."""
+    sql = "SELECT line_key FROM reversal_line WHERE institution = :i AND payment_key"
+    return frozenset(row["line_key"] for row in in_list(tx, sql, payment_keys))
+
+
 def let_be(tx: Tx, payment_key: str) -> None:
     """Take a person's word on what one file alone has shown of a payment: nothing follows from it any more."""
     for row in tx.rows(
@@ -500,8 +541,10 @@ def _cover(tx: Tx, payment: Row, row: Row, cents: int) -> int:
     """Let a waiting payment of at most ``cents`` stand in, the largest; return how much it is."""
     other = tx.row(
         "SELECT * FROM payment_now WHERE institution = :i AND fee_id = :fee AND emplid = :emplid AND state = 'new' "
-        "AND stands > 0 AND stands <= :cents AND payment_key <> :key AND payment_key NOT IN "
-        "(SELECT payment_key FROM payment_of_unclear_day WHERE institution = :i) ORDER BY stands DESC, payment_no",
+        "AND stands > 0 AND stands <= :cents AND payment_key <> :key "
+        # While nobody has said whether one of before the opening is among them, nothing can be told.
+        "AND NOT EXISTS (SELECT 1 FROM payment_of_unclear_day d JOIN payment u ON u.institution = d.institution "
+        "AND u.payment_key = d.payment_key WHERE d.institution = :i AND u.fee_id = :fee) ORDER BY stands DESC, payment_no",
         fee=payment["fee_id"],
         emplid=payment["emplid"],
         cents=cents,
