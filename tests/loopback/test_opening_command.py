@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -48,6 +49,11 @@ def said(
     return run
 
 
+def today(campus: Campus) -> str:
+    """The day in the campus's zone, which is not always that of UTC."""
+    return campus.clock.now().astimezone(ZoneInfo("America/Los_Angeles")).date().isoformat()
+
+
 def test_an_opening_is_rehearsed_then_accepted_once(said: Said, campus: Campus, tmp_path: Path) -> None:
     campus.analytics.path = "/shared/Library/Open Fees"
     one, other = (campus.alma.add_fee(campus.students[n], 1000) for n in (0, 1))
@@ -57,7 +63,7 @@ def test_an_opening_is_rehearsed_then_accepted_once(said: Said, campus: Campus, 
     campus.refresh_analytics()
     items = tmp_path / "items.csv"
     items.write_bytes(campus.peoplesoft.applied_output())
-    typed = ("--import", str(items), "--as-of", f"{campus.clock.now():%Y-%m-%d}")
+    typed = ("--import", str(items), "--as-of", today(campus))
     for _ in range(2):
         status, text = said(*typed)
         assert (status, "Nothing was opened." in text) == (0, True), text
