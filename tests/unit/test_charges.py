@@ -24,13 +24,15 @@ from alma_hook.charges import (
     decide,
     made_on_day,
     of_students,
+    seen_of,
     with_waivers,
 )
 from alma_hook.errors import SendingStopped
 from alma_hook.fees import USER_GONE
-from alma_hook.ledger import items
+from alma_hook.ledger import exceptions, items
 from alma_hook.ledger.batches import Line
 from alma_hook.ledger.exceptions import Listed
+from alma_hook.ledger.shadow import Seen
 from alma_hook.resources import include
 from tests.conftest import MakeBridge
 
@@ -562,3 +564,25 @@ def test_an_item_type_of_the_owning_library_alone_is_enough() -> None:
     held = decide(replace(NEW, type="LOCKERKEY", owner="MAIN"), settings, DAY)
     assert isinstance(held, Listed)
     assert held.kind == "fee type without item type"
+
+
+@pytest.mark.parametrize(
+    ("posted", "problem", "told"),
+    [
+        ({KEYS[0]: 70}, None, None),
+        ({}, None, exceptions.OTHER_PAYMENTS),
+        ({KEYS[0]: 70}, "fee not found in Alma", "fee not found in Alma"),
+        ({}, "fee not found in Alma", "fee not found in Alma"),
+    ],
+)
+def test_what_a_dry_run_keeps_of_a_fee(posted: dict[str, int], problem: str | None, told: str | None) -> None:
+    position = replace(
+        CHARGED, status="INDISPUTE", type="LOSTITEM", currency="CAD", emplid="012345679", original=1100, balance=900,
+        own=((KEYS[0], 70),), charged=1000, credited=30, posted=posted, reason="waived", problem=problem, owner="LAW",
+        made_at="2026-11-20T10:00:00Z", user_group="GRAD", taken_back=True,
+    )  # fmt: skip
+    assert seen_of(position, 44) == Seen(
+        fee_id="138412345678", emplid="012345679", status="INDISPUTE", type="LOSTITEM", currency="CAD", original=1100,
+        balance=900, told=970, own_paid=70, others_paid=44, reason="waived", problem=told, taken_back=1, owner="LAW",
+        made_at="2026-11-20T10:00:00Z", user_group="GRAD",
+    )  # fmt: skip

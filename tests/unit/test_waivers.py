@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from alma_hook import campus
-from alma_hook.errors import AlmaHookError, SendingStopped, SettingsError
+from alma_hook import campus, payments
+from alma_hook.alma import AlmaApi, Request
+from alma_hook.alma_answers import Reply
+from alma_hook.errors import AlmaHookError, Retriable, SendingStopped, SettingsError
 from alma_hook.ledger import exceptions
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Payment
@@ -801,3 +803,31 @@ def test_a_file_with_a_line_that_may_take_back_any_payment_is_refused(tmp_path: 
     assert (posted(fee), kinds(bridge)) == ([], ["payment file refused"])
     file_of(bridge, line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE))
     assert posted(fee) == [600]
+
+
+def test_a_waiver_that_waited_too_long_for_its_turn_is_not_sent(bridge: Bridge) -> None:
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.clock.advance(hours=24)
+    bridge.far.write_query_output()
+    stood = 0.0
+
+    def send(request: Request) -> Reply:
+        nonlocal stood
+        if request.method == "POST":
+            stood = 60.0
+        if request.send_before is not None and stood > request.send_before:
+            raise Retriable("The call waited too long for its turn and was not sent.")
+        return bridge.send(request)
+
+    with bridge.working("back") as (ledger, lease):
+        for _, work in bridge.tasks_back()[:2]:
+            work(ledger, lease)
+        payments.post(
+            ledger, lease, bridge.campus, AlmaApi(send, pause=lambda _: None), bridge.folder, bridge.marks,
+            monotonic=lambda: stood,
+        )  # fmt: skip
+    assert in_alma(fee) == []
+    night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    even(bridge)
