@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, cast
 
 from lxml import etree
 
@@ -30,7 +30,8 @@ HEADINGS = (FEE_ID, USER_ID, REMAINING, UPDATED)
 
 PAGE_ROWS = 1000
 _WAITS = 20
-_ROWSET = "{urn:schemas-microsoft-com:xml-analysis:rowset}"
+_NAMES = {"r": "urn:schemas-microsoft-com:xml-analysis:rowset"}
+_ROWSET = f"{{{_NAMES['r']}}}"
 _XSD = "{http://www.w3.org/2001/XMLSchema}"
 _HEADING = "{urn:saw-sql}columnHeading"
 
@@ -165,11 +166,24 @@ class _Page:
         self._root = root
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        """Yield the texts of these columns, row by row. They are looked up by their tags: most cells are not ours."""
+        """Yield the texts of these columns, row by row; a cell that a row lacks is empty."""
+        # Nearly always each row has each of them once: then only our cells are looked at, column by column.
+        if all(
+            column.isidentifier() and not self._any(f"r:Row[count(r:{column}) != 1]") for column in columns
+        ):
+            texts = [[cell.text or "" for cell in self._all(f"r:Row/r:{column}")] for column in columns]
+            yield from zip(*texts, strict=True)
+            return
         tags = [f"{_ROWSET}{column}" for column in columns]
         for row in self._root.iter(f"{_ROWSET}Row"):
             cells = {cell.tag: cell.text for cell in row}
             yield tuple([cells.get(tag) or "" for tag in tags])
+
+    def _all(self, path: str) -> list[etree._Element]:
+        return cast("list[etree._Element]", self._root.xpath(f"//{path}", namespaces=_NAMES))
+
+    def _any(self, path: str) -> bool:
+        return bool(self._root.xpath(f"boolean(//{path})", namespaces=_NAMES))
 
 
 def _parse(body: bytes) -> _Page:

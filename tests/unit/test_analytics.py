@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from alma_hook import analytics
 from alma_hook.errors import AlmaHookError, BadFile, NotReady, Retriable
@@ -318,3 +320,25 @@ def test_a_wrong_key_gets_no_report(make_bridge: MakeBridge) -> None:
     bridge = make_bridge()
     bridge.far.api.keys.pop(FULL_KEY.value)
     assert "API key" in failing(bridge, AlmaHookError)
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.sampled_from("123"), st.sampled_from(["", "a", "b&amp;c"])), max_size=5),
+        max_size=5,
+    )
+)
+def test_rows_of_whatever_cells_are_those_of_a_plain_loop(rows: list[list[tuple[str, str]]]) -> None:
+    """Cells that are missing, empty, doubled or in another order; of doubled ones the last."""
+    cells = "".join(
+        f"<Row>{''.join(f'<Column{n}>{text}</Column{n}>' for n, text in row)}</Row>" for row in rows
+    )
+    body = (
+        "<report><QueryResult><IsFinished>true</IsFinished><ResultXml>"
+        f'<rowset xmlns="urn:schemas-microsoft-com:xml-analysis:rowset">{cells}</rowset>'
+        "</ResultXml></QueryResult></report>"
+    )
+    plain = [{n: text.replace("&amp;", "&") for n, text in row} for row in rows]
+    assert list(analytics._Page(body.encode()).rows(["Column1", "Column3"])) == [
+        (row.get("1", ""), row.get("3", "")) for row in plain
+    ]

@@ -89,6 +89,7 @@ def nominate(tx: Tx, live: bool) -> tuple[int, int]:
     A report is a day old, so it only names accounts: those of fees whose balance is not the expected
     one, and those of fees open here that it does not show.
     """
+    tx.make_room()
     values = {"live": int(live), "now": tx.now, "run": tx.run_id}
     reported = int(
         tx.one("SELECT COUNT(*) FROM reported_fee WHERE institution = :i AND run_id = :run", run=tx.run_id)
@@ -401,6 +402,7 @@ def touch(tx: Tx, fee_ids: Iterable[str]) -> None:
 
 def balances(tx: Tx) -> Row:
     """Return the balances line: what both sides hold, what explains the difference, what does not."""
+    tx.make_room()
     nothing = dict.fromkeys(("fees", "alma", "peoplesoft", "explained", "on_its_way", "unexplained"), 0)
     return tx.row("SELECT * FROM balances WHERE institution = :i") or nothing
 
