@@ -73,7 +73,6 @@ def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
     A fee may stand in several rows, one a transaction; they are the same fee, so the last counts.
     """
     newest = {row["fee"]: row for row in rows}
-    tx.need_not_last()
     tx.run(
         "INSERT INTO reported_fee (institution, run_id, fee_id, user_id, balance) "
         'SELECT :i, CAST(:run AS TEXT), fee, "user", balance '

@@ -117,14 +117,6 @@ class Tx:
         if self.dialect == "postgresql":
             self.run("SET LOCAL work_mem = '256MB'")
 
-    def need_not_last(self) -> None:
-        """Let this transaction's commit not wait for PostgreSQL's disk: lost with its machine, its work is done again.
-
-        Nothing later is kept without it: whatever commit waits next has it written too.
-        """
-        if self.dialect == "postgresql":
-            self.run("SET LOCAL synchronous_commit = off")
-
     def given(self, **types: str) -> str:
         """Return what follows FROM for rows given as JSON in ``:rows``, by the name ``j``; ``types`` of their columns.
 
