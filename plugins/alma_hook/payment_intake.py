@@ -25,6 +25,7 @@ from alma_hook.ledger import (
     exceptions,
     moment,
     opening,
+    reversal_lines,
     reversals,
     unassigned,
 )
@@ -425,13 +426,15 @@ def _taken_back_alone(
     told = {payment.payment_key for payment in file.payments}
     first = {line.payment_key: line for line in reversed(file.reversals)}
     alone = {key: lines for key, lines in _line_keys(file.reversals).items() if key not in told}
-    before = reversals.known_lines(tx, list(alone))
+    before = reversal_lines.known(tx, list(alone))
     lowered, strange = [], []
     for key, lines in alone.items():
         if key in known:
             if not campus.sis_to_alma.cumulative and reversals.newest(tx, row):
-                reversals.keep_lines(tx, key, lines)
-                lowered.append(replace(first[key], amount=max(0, known[key] - reversals.taken_off(tx, key))))
+                reversal_lines.keep(tx, key, lines)
+                lowered.append(
+                    replace(first[key], amount=max(0, known[key] - reversal_lines.taken_off(tx, key)))
+                )
         elif not lines.keys() <= before:
             cents, line_no = sum(lines.values()), first[key].line_no
             detail = f"line {line_no} of {row['name']} takes back a payment that was never told of"
@@ -448,13 +451,13 @@ def _keep_lines_of_told(
     lines = _line_keys(file.reversals)
     for key in {payment.payment_key for payment in file.payments}:
         if key not in known:
-            reversals.keep_lines(tx, key, lines.get(key, {}), netted=True)
+            reversal_lines.keep(tx, key, lines.get(key, {}), netted=True)
         elif (
             campus.sis_to_alma.has_reversals
             and not campus.sis_to_alma.cumulative
             and reversals.newest(tx, row)
         ):
-            reversals.only_lines(tx, key, lines.get(key, {}))
+            reversal_lines.only(tx, key, lines.get(key, {}))
 
 
 def _refused(row: Row, line: RefusedLine) -> Listed:

@@ -501,9 +501,9 @@ def test_what_was_taken_in_lower_is_lowered_no_more_by_the_line_alone(tmp_path: 
 
 
 @pytest.mark.parametrize("second", ["3.00", "4.00"])
-def test_each_line_that_takes_back_counts_once(tmp_path: Path, second: str) -> None:
+def test_each_line_that_takes_back_counts_once(tmp_path: Path, ledger_url: str, second: str) -> None:
     """Files of several days: the same lines stand in some of them, alone or together."""
-    bridge = Bridge(tmp_path, students=2, fees=0, settings=reversing)
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=reversing, url=ledger_url)
     (fee,) = charged(bridge, 1000)
     payment = pay(bridge, fee)
     file_of(bridge, line_of(payment, "10.00"))
