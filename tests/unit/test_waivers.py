@@ -831,3 +831,14 @@ def test_a_waiver_that_waited_too_long_for_its_turn_is_not_sent(bridge: Bridge) 
     night(bridge)
     assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
     even(bridge)
+
+
+def test_what_was_paid_and_taken_back_before_it_was_heard_of_is_never_told_again(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=2, fees=0, settings=reversing)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    back = line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, line_of(payment, "10.00"), back)
+    for _ in range(2):
+        file_of(bridge, back)
+    assert (posted(fee), kinds(bridge)) == ([], [])
