@@ -427,10 +427,12 @@ def _taken_back_alone(
     first = {line.payment_key: line for line in reversed(file.reversals)}
     alone = {key: lines for key, lines in _line_keys(file.reversals).items() if key not in told}
     before = reversal_lines.known(tx, list(alone))
+    # A file that lists all tells of a payment by its absence; an older one tells nothing.
+    says_nothing = campus.sis_to_alma.cumulative or not reversals.newest(tx, row)
     lowered, strange = [], []
     for key, lines in alone.items():
         if key in known:
-            if not campus.sis_to_alma.cumulative and reversals.newest(tx, row):
+            if not says_nothing:
                 reversal_lines.keep(tx, key, lines)
                 lowered.append(
                     replace(first[key], amount=max(0, known[key] - reversal_lines.taken_off(tx, key)))
@@ -448,15 +450,13 @@ def _keep_lines_of_told(
     tx: Tx, row: Row, file: payment_file.PaymentFile, known: Mapping[str, int], campus: Campus
 ) -> None:
     """Keep the lines that take back payments which the file tells of."""
-    lines = _line_keys(file.reversals)
+    lines, settings = _line_keys(file.reversals), campus.sis_to_alma
+    # Once a file: of its known payments there may be many.
+    counts = settings.has_reversals and not settings.cumulative and reversals.newest(tx, row)
     for key in {payment.payment_key for payment in file.payments}:
         if key not in known:
             reversal_lines.keep(tx, key, lines.get(key, {}), netted=True)
-        elif (
-            campus.sis_to_alma.has_reversals
-            and not campus.sis_to_alma.cumulative
-            and reversals.newest(tx, row)
-        ):
+        elif counts:
             reversal_lines.only(tx, key, lines.get(key, {}))
 
 

@@ -114,6 +114,12 @@ def small(tmp_path: Path) -> Unopened:
     return unopened(tmp_path)
 
 
+def made_void(bridge: Unopened, line_no: int, why: str) -> None:
+    """A person says of an item of the opening that it is not there."""
+    with closing(bridge.ledger("by hand")) as ledger, ledger.lease("out", "by hand") as lease:
+        confirmations.void(ledger, lease, "000000", line_no, why, rejected=True, settings=None)
+
+
 def a_fee(bridge: Bridge, cents: int, student: int = 0, **more: Any) -> Fee:
     return bridge.far.alma.add_fee(bridge.far.students[student], cents, **more)
 
@@ -894,10 +900,7 @@ def test_an_item_whose_fee_alma_never_had_leaves_the_list_when_it_is_made_void(t
     bridge.run("all_users")
     assert f"fee {gone}" in bridge.exceptions()
     (line_no,) = [row["line_no"] for row in bridge.table("line") if row["fee_id"] == gone]
-    with closing(bridge.ledger("by hand")) as ledger, ledger.lease("out", "by hand") as lease:
-        confirmations.void(
-            ledger, lease, "000000", line_no, "reversed by the office", rejected=True, settings=None
-        )
+    made_void(bridge, line_no, "reversed by the office")
     for _ in range(2):
         bridge.run("all_users")
     assert bridge.exceptions() == {}
@@ -950,8 +953,7 @@ def test_what_was_applied_to_an_item_that_was_made_void_is_off_no_other(tmp_path
     far.peoplesoft.items.clear()
     far.peoplesoft._item_of.clear()
     far.former_references.clear()
-    with closing(bridge.ledger("by hand")) as ledger, ledger.lease("out", "by hand") as lease:
-        confirmations.void(ledger, lease, "000000", 1, "reversed by the office", rejected=True, settings=None)
+    made_void(bridge, 1, "reversed by the office")
     bridge.run()
     assert bridge.loads() == [("charges", 3000)]
     far.peoplesoft.pay(f"ALMA{fee.id}")
@@ -1121,8 +1123,7 @@ def test_of_two_items_of_a_fee_one_is_made_void(tmp_path: Path, shape: Callable[
     (second,) = [number for number, item in far.peoplesoft.items.items() if item.balance_cents == 5000]
     del far.peoplesoft.items[second]
     (line_no,) = [row["line_no"] for row in bridge.table("line") if row["amount"] == 5000]
-    with closing(bridge.ledger("by hand")) as ledger, ledger.lease("out", "by hand") as lease:
-        confirmations.void(ledger, lease, "000000", line_no, "charged twice", rejected=True, settings=None)
+    made_void(bridge, line_no, "charged twice")
     bridge.resolve(opened.HELD_SINCE_OPENING)
     for _ in range(3):
         bridge.run()

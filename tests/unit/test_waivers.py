@@ -609,7 +609,7 @@ def test_the_rest_of_a_waiver_is_listed_whoever_saw_it(
 def test_a_line_that_can_not_be_read_and_may_take_back_gives_nothing_back(
     tmp_path: Path, broken: str
 ) -> None:
-    """A payment stands as taken back by its line; in the next file that line is another one, or names nobody."""
+    """A payment stands as taken back by its line; in the next file that line is broken, or of another kind."""
     bridge = Bridge(tmp_path, students=2, fees=0, settings=lambda text: reversing(cumulative(text)))
     (fee,) = charged(bridge, 1000)
     payment = pay(bridge, fee)
