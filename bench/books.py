@@ -141,8 +141,8 @@ def run(url: str, folder: Path, count: int, changed: int, *, report: bool = True
             pages = [
                 [
                     {
-                        "fee": str(10**15 + x),
-                        "user": str(10**8 + x // 2),
+                        "fee_id": str(10**15 + x),
+                        "user_id": str(10**8 + x // 2),
                         "balance": 1100 if x in ids else 1600,
                     }
                     for x in range(start, start + _PAGE)

@@ -96,7 +96,7 @@ def post(far: FarAlma, rate: int, latency: float, count: int, folder: Path) -> S
                 fee = Fee(fee_id, user, "OVERDUEFINE", "ACTIVE", 1000, 1000, "MAIN", None, (), "USD")
                 fees.store_reading(tx, fee, 0, emplid=user, reason="fee")
                 lines.append(batches.Line(fee_id, "charge", 1000, user, "300000000001", "2268", f"ALMA{fee_id}",
-                                          "Library fee", "LIB", "2026-11-22", "", "new"))  # fmt: skip
+                                          "Library fee", "LIB", "2026-11-22", "", "new", fee_id))  # fmt: skip
             batches.deliver(tx, batches.open_batch(tx, "charges", True, lines, target), "planned")
             # This institution's first payment was read back long ago.
             entries.pass_canary(tx, waiver=False)

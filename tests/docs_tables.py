@@ -325,6 +325,7 @@ EXAMPLE = Line(
     effective_date=EXAMPLE_DAY.isoformat(),
     due_date="",
     reason="new",
+    item_fee="1389888970001234",
 )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import random
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -50,6 +49,7 @@ def lines(kind: str) -> list[Line]:
                 effective_date=date(2026, 11, 1 + number).isoformat(),
                 due_date="2026-12-31" if number % 3 == 0 else "",
                 reason="new",
+                item_fee=fee_id,
             )
         )
     return made
@@ -59,7 +59,7 @@ def lines_of(layout: layouts.Layout, of: list[Line]) -> list[Line]:
     """Return those of the lines that a layout has room for, credits with an item type of their own where it needs one."""
     if not layout.marks_credits:
         of = [
-            replace(line, item_type=CREDIT_ITEM_TYPE, credit_item=1) if line.kind == "credit" else line
+            line._replace(item_type=CREDIT_ITEM_TYPE, credit_item=1) if line.kind == "credit" else line
             for line in of
         ]
     wrong = charge_file.misfits(layout, frame(of))
@@ -83,8 +83,9 @@ def as_csv(of: list[Line]) -> str:
     """Return lines as the CSV that lies beside the files."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(Line.__slots__)
-    writer.writerows([getattr(line, name) for name in Line.__slots__] for line in of)
+    told = [name for name in Line._fields if name != "item_fee"]
+    writer.writerow(told)
+    writer.writerows([getattr(line, name) for name in told] for line in of)
     return out.getvalue()
 
 
@@ -92,7 +93,9 @@ def from_csv(text: str) -> list[Line]:
     """Return the lines of such a CSV."""
     rows = csv.DictReader(io.StringIO(text))
     numbers = ("amount", "credit_item")
-    return [Line(**{**row, **{name: int(row[name]) for name in numbers}}) for row in rows]
+    return [
+        Line(**{**row, **{name: int(row[name]) for name in numbers}}, item_fee=row["fee_id"]) for row in rows
+    ]
 
 
 def file(layout: str, kind: str, of: list[Line]) -> bytes:

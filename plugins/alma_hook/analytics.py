@@ -210,7 +210,7 @@ def _columns(page: _Page, headings: Sequence[str], path: str) -> list[str]:
 def fee_rows(
     rows: Sequence[tuple[str, ...]], report: str, first_row: int
 ) -> tuple[list[dict[str, str | int]], str]:
-    """Return a page's fees (fee, user, balance in cents) and the newest ``Data Updated As Of`` on it.
+    """Return a page's fees (``fee_id``, ``user_id``, ``balance`` in cents) and the newest ``Data Updated As Of`` on it.
 
     Raises ``BadFile`` naming every row that can't be read, by its number from 1.
     """
@@ -224,7 +224,7 @@ def fee_rows(
             faults.append(Fault(report, "is empty", line=number, field=USER_ID))
         else:
             try:
-                fees.append({"fee": fee_id, "user": user_id, "balance": _remaining(remaining)})
+                fees.append({"fee_id": fee_id, "user_id": user_id, "balance": _remaining(remaining)})
             except ValueError as error:
                 faults.append(Fault(report, str(error), line=number, field=REMAINING))
     if faults:

@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -69,7 +70,7 @@ TOO_OLD = "left out: too old"
 BEFORE_THE_START = "left out: made before the start"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Position:
     """A fee as read, beside what the ledger knows of it. Amounts in cents."""
 
@@ -108,22 +109,25 @@ class Position:
     #: What the student's fees that are charged, or may be, come to; ``None``: not asked.
     of_student: int | None = None
 
+    @cached_property
     def own_paid(self) -> int:
         """Pa."""
         return sum(value for _, value in self.own)
 
+    @cached_property
     def expected(self) -> int:
         """Alma's balance, if nothing happened but what the ledger knows."""
         return self.charged - self.credited - sum(self.posted.values())
 
+    @cached_property
     def due(self) -> int:
         """A - (C - K - Pa)."""
-        return self.balance - (self.charged - self.credited - self.own_paid())
+        return self.balance - (self.charged - self.credited - self.own_paid)
 
 
 def decide(position: Position, campus: Campus, day: date) -> Line | Listed | None:
     """Return the line a fee needs, or why it is held, or ``None``."""
-    if position.expected() == 0 and (position.problem == USER_GONE or never_seen(position)):
+    if position.expected == 0 and (position.problem == USER_GONE or never_seen(position)):
         # PeopleSoft has nothing of it, and nobody can be charged.
         return None
     kind = hold(position, campus, day)
@@ -131,11 +135,11 @@ def decide(position: Position, campus: Campus, day: date) -> Line | Listed | Non
         return None
     if kind is not None:
         return listed(position, kind)
-    if position.due() == 0:
+    if position.due == 0:
         return None
     if position.sent is None or starts_anew(position):
         return first_charge(position, campus, day)
-    return further_charge(position, campus, day) if position.due() > 0 else credit(position, campus, day)
+    return further_charge(position, campus, day) if position.due > 0 else credit(position, campus, day)
 
 
 def never_seen(position: Position) -> bool:
@@ -145,7 +149,7 @@ def never_seen(position: Position) -> bool:
 
 def hold(position: Position, campus: Campus, day: date) -> str | None:
     """Return why nothing may be sent for a fee now, or ``None``. The order is that of the evidence."""
-    p, due = position, position.due()
+    p, due = position, position.due
     if p.problem is not None:
         return p.problem
     if sorted(p.own) != sorted(p.posted.items()):
@@ -164,7 +168,7 @@ def hold(position: Position, campus: Campus, day: date) -> str | None:
     if p.type == CREDIT_TYPE:
         return CREDIT
     # With something open under another EMPLID the fee is no new one: that is listed below.
-    nothing_open = p.charged - p.credited - p.own_paid() == 0
+    nothing_open = p.charged - p.credited - p.own_paid == 0
     left_out = left_out_by(p, campus, day) if due > 0 and starts_anew(p) and nothing_open else None
     if left_out is not None:
         return left_out
@@ -172,11 +176,11 @@ def hold(position: Position, campus: Campus, day: date) -> str | None:
         return "in dispute"
     if p.status == "EXPORTED":
         return "transferred by Alma's bursar profile"
-    if p.balance + p.own_paid() > p.original:
+    if p.balance + p.own_paid > p.original:
         return "balance above the original amount"
     if p.currency not in (campus.currency, None):
         return "other currency"
-    if p.sent is not None and p.emplid != p.sent.emplid and p.charged - p.credited - p.own_paid() != 0:
+    if p.sent is not None and p.emplid != p.sent.emplid and p.charged - p.credited - p.own_paid != 0:
         return "EMPLID changed since the charge"
     if due < 0 and (p.sent is None or -due > p.charged - p.credited):
         return "credit above what was charged"
@@ -195,7 +199,7 @@ def starts_anew(position: Position) -> bool:
     Nothing is open under the old EMPLID then: with something open the fee is held.
     """
     p = position
-    return p.sent is None or (p.due() > 0 and p.emplid != p.sent.emplid)
+    return p.sent is None or (p.due > 0 and p.emplid != p.sent.emplid)
 
 
 def first_charge_hold(position: Position, campus: Campus) -> str | None:
@@ -229,7 +233,7 @@ def left_out_by(position: Position, campus: Campus, day: date) -> str | None:
             rules.user_groups and p.user_group not in rules.user_groups
         ):
             return GROUP_LEFT_OUT
-    if p.due() < rules.minimum:
+    if p.due < rules.minimum:
         return TOO_LITTLE
     if not rules.minimum_age_days and rules.maximum_age_days is None and rules.since is None:
         return None
@@ -288,7 +292,7 @@ def listed(position: Position, kind: str) -> Listed:
     if kind == NO_ITEM_TYPE:
         of = f" of {position.owner}" if position.owner else ""
         detail += f"; give {position.type}{of} an item type in the settings"
-    return Listed(kind, f"fee {position.fee_id}", position.due(), detail, fee_id=position.fee_id)
+    return Listed(kind, f"fee {position.fee_id}", position.due, detail, fee_id=position.fee_id)
 
 
 def first_charge(position: Position, campus: Campus, day: date) -> Line:
@@ -298,7 +302,7 @@ def first_charge(position: Position, campus: Campus, day: date) -> Line:
     return Line(
         fee_id=position.fee_id,
         kind="charge",
-        amount=position.due(),
+        amount=position.due,
         emplid=position.emplid,
         item_type=item_type,
         term=campus.term(day),
@@ -308,15 +312,15 @@ def first_charge(position: Position, campus: Campus, day: date) -> Line:
         effective_date=day.isoformat(),
         due_date=campus.due_date(day),
         reason="new",
+        item_fee=position.fee_id,
     )
 
 
 def further_charge(position: Position, campus: Campus, day: date) -> Line:
     """Return one more charge of a fee. Whatever the settings say today, it copies the last one."""
     assert position.sent is not None
-    return replace(
-        position.sent,
-        amount=position.due(),
+    return position.sent._replace(
+        amount=position.due,
         effective_date=day.isoformat(),
         due_date=campus.due_date(day),
         reason="raised",
@@ -328,10 +332,9 @@ def credit(position: Position, campus: Campus, day: date) -> Line:
     assert position.sent is not None
     item_type = campus.credit_item_type(position.sent.item_type)
     assert item_type is not None
-    return replace(
-        position.sent,
+    return position.sent._replace(
         kind="credit",
-        amount=-position.due(),
+        amount=-position.due,
         item_type=item_type,
         effective_date=day.isoformat(),
         reason=position.reason,
@@ -396,8 +399,9 @@ def plan(
         paid = payments.fees_paid(tx) if live else frozenset()
         given_up_and_paid = items.given_up_and_paid(tx)
         held_since_opening, opening_void = opening.held(tx), opening.void_fees(tx)
+        strange = not_posted(own, posted)
         refuse_foreign(
-            own, payments.known_external_ids(tx, [key for pairs in own.values() for key, _ in pairs])
+            strange, payments.known_external_ids(tx, [key for keys in strange.values() for key in keys])
         )
         lines: dict[str, list[Line]] = {"charge": [], "credit": []}
         held: list[Listed] = []
@@ -501,9 +505,20 @@ def _waiting(unseen: Mapping[str, str], campus: Campus, now: str) -> frozenset[s
     return frozenset(fee_id for fee_id, delivered_at in unseen.items() if delivered_at > waited)
 
 
-def refuse_foreign(own: Mapping[str, Sequence[tuple[str, int]]], known: frozenset[str]) -> None:
-    """Stop when Alma shows payments with our mark that this ledger has never made."""
-    foreign = sorted(fee_id for fee_id, pairs in own.items() if any(key not in known for key, _ in pairs))
+def not_posted(
+    own: Mapping[str, Sequence[tuple[str, int]]], posted: Mapping[str, Mapping[str, int]]
+) -> dict[str, list[str]]:
+    """Return by fee the keys of ours that Alma shows there beside those of payments that were posted on it."""
+    found = {
+        fee_id: [key for key, _ in pairs if key not in posted.get(fee_id, ())]
+        for fee_id, pairs in own.items()
+    }
+    return {fee_id: keys for fee_id, keys in found.items() if keys}
+
+
+def refuse_foreign(strange: Mapping[str, Sequence[str]], known: frozenset[str]) -> None:
+    """Stop when Alma shows payments with our mark that this ledger has never made; ``known``: those it has."""
+    foreign = sorted(fee_id for fee_id, keys in strange.items() if not known.issuperset(keys))
     if foreign:
         raise SendingStopped(
             f"Alma shows payments of ours on {len(foreign)} fees that this ledger does not know (first: fee "
@@ -536,11 +551,8 @@ def position_of(
     ``carried``: the charge of an older fee whose item in PeopleSoft stands for this one; what is carried
     counts as charged. ``marks``: what else is known of the fee, by the position's fields.
     """
-    sent = None
-    if row["line_reference"] is not None:
-        sent = to_copy(row["fee_id"], {name: row[f"line_{name}"] for name in _COPIED})
-    elif carried is not None:
-        sent = to_copy(row["fee_id"], carried)
+    last = row["charge"] or carried
+    sent = to_copy(row["fee_id"], last) if last is not None else None
     return Position(
         fee_id=row["fee_id"],
         status=row["status"],
@@ -568,13 +580,10 @@ def seen_of(position: Position, others_paid: int) -> Seen:
     p = position
     other_payments = sorted(p.own) != sorted(p.posted.items())
     return Seen(
-        p.fee_id, p.emplid, p.status, p.type, p.currency, p.original, p.balance, p.charged - p.credited, p.own_paid(),
+        p.fee_id, p.emplid, p.status, p.type, p.currency, p.original, p.balance, p.charged - p.credited, p.own_paid,
         others_paid, p.reason, p.problem or (exceptions.OTHER_PAYMENTS if other_payments else None), int(p.taken_back),
         p.owner, p.made_at, p.user_group,
     )  # fmt: skip
-
-
-_COPIED = ("emplid", "item_type", "term", "reference", "description", "account_type")
 
 
 def to_copy(fee_id: str, line: Row) -> Line:
@@ -586,20 +595,19 @@ def to_copy(fee_id: str, line: Row) -> Line:
         effective_date="",
         due_date="",
         reason="",
-        **{name: line[name] for name in _COPIED},
+        **{name: line[name] for name in fees.COPIED},
     )
 
 
 def frame(lines: Sequence[Line | Row]) -> pd.DataFrame:
     """Return lines as the table that ``charge_file.write`` takes."""
-    rows = [
-        dict(line) if isinstance(line, Mapping) else {n: getattr(line, n) for n in Line.__slots__}
-        for line in lines
-    ]
-    for row in rows:
-        row["reversal"] = "Y" if row["kind"] == "credit" and not row["credit_item"] else "N"
-        row["kind"] = f"{row['kind']}s"
-    return pd.DataFrame(rows, columns=list(charge_file.COLUMNS))
+    rows = pd.DataFrame(
+        [line._asdict() if isinstance(line, Line) else line for line in lines], columns=Line._fields
+    )
+    reversals = (rows["kind"] == "credit") & (rows["credit_item"] == 0)
+    rows["reversal"] = reversals.map({True: "Y", False: "N"})
+    rows["kind"] += "s"
+    return rows[list(charge_file.COLUMNS)]
 
 
 def fit(layout: Layout, lines: Sequence[Line]) -> tuple[list[Line], list[Listed]]:

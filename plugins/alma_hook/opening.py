@@ -103,7 +103,7 @@ def read_accounts(
     # A ledger that was at work before must not be opened anew.
     charges.refuse_foreign(
         {
-            fee.fee_id: [(str(t.external_id), t.cents) for t in fee.own_payments()]
+            fee.fee_id: [str(payment.external_id) for payment in fee.own_payments()]
             for account in found.values()
             for fee in account.fees.values()
         },
@@ -246,6 +246,7 @@ def _line(item: HeldItem, fee_id: str, fee: Fee | None, campus: Campus, as_of: d
         effective_date=as_of.isoformat(),
         due_date="",
         reason="opening",
+        item_fee=fee_id,
     )
 
 
@@ -378,7 +379,7 @@ def accept(
     }
     lines: list[Row] = [
         {
-            **{name: getattr(line, name) for name in Line.__slots__},
+            **line._asdict(),
             "line_no": number,
             "user_id": matching.accounts[line.fee_id],
         }

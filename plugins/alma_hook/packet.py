@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -131,8 +131,7 @@ def page(campus: Campus, layout: layouts.Layout, day: date) -> str:
     environment.filters["code"] = _code
     environment.filters["amount"] = amount
     charge = _example(campus, day)
-    credit = replace(
-        charge,
+    credit = charge._replace(
         kind="credit",
         amount=400,
         item_type=campus.credit_item_type(charge.item_type) or charge.item_type,
@@ -140,7 +139,7 @@ def page(campus: Campus, layout: layouts.Layout, day: date) -> str:
         due_date="",
     )
     files = {
-        "charges": _file(campus, layout, "charges", [charge, replace(charge, amount=2500)], day),
+        "charges": _file(campus, layout, "charges", [charge, charge._replace(amount=2500)], day),
         "credits": _file(campus, layout, "credits", [credit], day),
     }
     return environment.get_template("packet.html").render(
@@ -192,6 +191,7 @@ def _example(campus: Campus, day: date) -> Line:
         effective_date=day.isoformat(),
         due_date=campus.due_date(day),
         reason="new",
+        item_fee=_FEE,
     )
 
 

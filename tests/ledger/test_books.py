@@ -18,6 +18,8 @@ TARGET = batches.Target(
     "default", "alma_{sequence}.dat", "2026-11-22", "sftp.campus.invalid:22", "/sfs/inbound"
 )
 
+_SUMS = ("charged", "carried", "credited", "pending")
+
 
 @pytest.fixture
 def ledger(ledger_url: str) -> Iterator[Ledger]:
@@ -37,7 +39,7 @@ def line(kind: str, amount: int, fee_id: str = FEE) -> batches.Line:
     return batches.Line(
         fee_id=fee_id, kind=kind, amount=amount, emplid=USER, item_type="300000000001", term="2268",
         reference=f"ALMA{fee_id}", description="Library fee", account_type="LIB", effective_date="2026-11-22",
-        due_date="", reason="new",
+        due_date="", reason="new", item_fee=fee_id,
     )  # fmt: skip
 
 
@@ -71,10 +73,47 @@ def pay(ledger: Ledger, key: str, amount: int, *, posted: int | None = None, fee
 
 
 def position(ledger: Ledger, fee_id: str = FEE) -> dict[str, Any]:
+    """What the ledger says of a fee that was read: the same for one, for a run's, and for all at once."""
     with ledger.read() as tx:
         row = tx.row("SELECT * FROM fee_expected WHERE institution = :i AND fee_id = :fee", fee=fee_id)
+        of_all = tx.one(
+            "SELECT expected FROM expected_sums WHERE institution = :i AND fee_id = :fee", fee=fee_id
+        )
+        (of_run,) = [found for found in fees.readings_of_run(tx) if found["fee_id"] == fee_id]
     assert row is not None
+    assert (of_all or 0) == row["expected"]
+    assert [of_run[name] for name in _SUMS] == [row[name] for name in _SUMS]
+    assert of_run["in_flight"] == (row["in_flight"] > 0)
     return {name: row[name] for name in ("charged", "credited", "pending", "received", "posted", "expected")}
+
+
+# -- reports -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("balances", [(1000, 300), (300, 1000), (300, 300)])
+def test_a_fee_in_several_rows_of_a_report_is_one(ledger: Ledger, balances: tuple[int, ...]) -> None:
+    """Its account is read unless each of them is what the ledger expects."""
+    read(ledger, fee())
+    send(ledger, line("charge", 1000))
+    with ledger.write() as tx:
+        fees.stage_report(tx, [{"fee_id": FEE, "user_id": USER, "balance": cents} for cents in balances])
+        assert fees.nominate(tx, True) == (1, 1)
+        assert tx.one("SELECT COUNT(*) FROM reported_fee") == 0
+    with ledger.write() as tx:
+        tx.run("DELETE FROM account_to_read")
+        fees.stage_report(tx, [{"fee_id": FEE, "user_id": USER, "balance": 1000}] * 2)
+        assert fees.nominate(tx, True) == (1, 0)
+
+
+def test_what_another_attempt_staged_is_not_compared(ledger: Ledger) -> None:
+    read(ledger, fee())
+    send(ledger, line("charge", 1000))
+    with ledger.write() as tx:
+        fees.stage_report(tx, [{"fee_id": FEE, "user_id": USER, "balance": 300}])
+    with ledger.write() as tx:
+        fees.clear_report(tx)
+        fees.stage_report(tx, [{"fee_id": FEE, "user_id": USER, "balance": 1000}])
+        assert fees.nominate(tx, True) == (1, 0)
 
 
 # -- positions -----------------------------------------------------------------------------------------
@@ -94,6 +133,31 @@ def test_only_lines_that_were_sent_count(ledger: Ledger) -> None:
     assert position(ledger) == {
         "charged": 1000, "credited": 300, "pending": 0, "received": 400, "posted": 400, "expected": 300,
     }  # fmt: skip
+
+
+def test_an_older_item_that_stands_for_a_fee_counts_as_charged(ledger: Ledger) -> None:
+    read(ledger, fee())
+    with ledger.write() as tx:
+        tx.run(
+            "INSERT INTO carry VALUES (:i, :fee, '1', '1', 650, 'R1', :now, 'ursula', 'made anew')",
+            fee=FEE,
+            now=tx.now,
+        )
+    assert position(ledger)["expected"] == 650
+
+
+def test_a_payment_under_way_is_in_flight(ledger: Ledger) -> None:
+    read(ledger, fee())
+    send(ledger, line("charge", 1000))
+    pay(ledger, "1", 400)
+    position(ledger)
+    with ledger.write() as tx:
+        (row,) = payments.to_post(tx)
+        payments.mark_posting(tx, row, 400)
+    assert position(ledger)["posted"] == 0
+    with ledger.read() as tx:
+        (of_run,) = fees.readings_of_run(tx)
+    assert of_run["in_flight"]
 
 
 def test_a_rehearsals_lines_count_for_nothing(ledger: Ledger) -> None:
@@ -131,7 +195,7 @@ def test_the_line_that_a_credit_copies_is_the_newest_charge(ledger: Ledger) -> N
     plan(ledger, line("charge", 7))
     with ledger.read() as tx:
         (row,) = fees.readings_of_run(tx)
-    assert (row["line_term"], row["charged"], row["credited"]) == ("2268", 1050, 100)
+    assert (row["charge"]["term"], row["charged"], row["credited"]) == ("2268", 1050, 100)
 
 
 def test_a_missing_fee_keeps_its_last_known_balance(ledger: Ledger) -> None:
@@ -164,7 +228,6 @@ def test_an_account_stays_on_the_list_until_a_plan_has_considered_it(ledger: Led
         assert fees.accounts_left(tx, True) == ["2"]
         assert fees.accounts_left(tx, False) == []
     with ledger.write() as tx:
-        fees.forget_read(tx, True, [])
         fees.add_accounts(tx, True, ["3"], "report")
     with ledger.read() as tx:
         assert fees.accounts_left(tx, True) == ["2", "3"]

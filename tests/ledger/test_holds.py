@@ -47,7 +47,7 @@ def line(fee_id: str, amount: int = 1000) -> batches.Line:
     return batches.Line(
         fee_id=fee_id, kind="charge", amount=amount, emplid=USER, item_type="300000000001", term="2268",
         reference=f"ALMA{fee_id}", description="Library fee", account_type="LIB", effective_date="2026-11-22",
-        due_date="", reason="new",
+        due_date="", reason="new", item_fee=fee_id,
     )  # fmt: skip
 
 

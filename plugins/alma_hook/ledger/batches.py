@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from alma_hook.errors import Fatal, LeaseTaken, LedgerError
 from alma_hook.ledger import exceptions, fees
@@ -45,10 +44,10 @@ MANIFEST_LINE = (
 MANIFEST_SINCE = {"credit_item": "0"}
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A charge or credit to be sent; ``amount`` in cents, more than nought.
 
+    ``item_fee``: the fee whose item in PeopleSoft it is about, another one where ``fee_id`` was made anew for it.
     ``credit_item`` 1: a credit with an item type of its own. PeopleSoft makes it an item that pays the charge,
     where a credit that is marked as a reversal lowers the charge's own item.
     """
@@ -65,6 +64,7 @@ class Line:
     effective_date: str
     due_date: str
     reason: str
+    item_fee: str
     credit_item: int = 0
 
 
@@ -82,24 +82,16 @@ class Target:
 
 
 _NUMBERS = ("line_no", "amount", "credit_item")
-_GIVEN = ("line_no", *Line.__slots__, "state")
-_INSERT_LINES = (
-    f"INSERT INTO line (institution, batch_id, {', '.join(_GIVEN)}, item_fee) "
-    f"SELECT :i, CAST(:b AS TEXT), {', '.join(_GIVEN)}, "
-    # The first fee of that reference: a line about a fee made anew copies the older one's, which is in an earlier batch.
-    # (Of the bare column SQLite would look for the least one, going through all lines in its order.)
-    "COALESCE((SELECT MIN(m.item_fee || '') FROM line m WHERE m.institution = :i AND m.reference = j.reference), fee_id) "
-)
+_TYPES = {name: "BIGINT" if name in _NUMBERS else "TEXT" for name in ("line_no", *Line._fields, "state")}
 
 
 def _add_lines(tx: Tx, batch_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add a batch's lines: the fields of ``Line``, ``line_no`` and ``state``."""
-    types = {name: "BIGINT" if name in _NUMBERS else "TEXT" for name in _GIVEN}
-    tx.run(f"{_INSERT_LINES}FROM {tx.given(**types)}", b=batch_id, rows=json.dumps(rows))
+    tx.insert("line", _TYPES, rows, batch_id=batch_id)
 
 
 def _row(line: Line, number: int, state: str) -> dict[str, Any]:
-    return {"line_no": number, "state": state, **{name: getattr(line, name) for name in Line.__slots__}}
+    return {"line_no": number, "state": state, **line._asdict()}
 
 
 def open_batch(
@@ -575,11 +567,12 @@ def restore(
         batch_id,
         [
             {
-                **{name: row[name] for name in Line.__slots__},
+                **{name: row[name] for name in MANIFEST_LINE if name != "user_id"},
                 **{name: int(row[name]) for name in _NUMBERS},
+                "item_fee": item_fee,
                 "state": _LINE_STATES[state],
             }
-            for row in of
+            for row, item_fee in zip(of, _item_fees(tx, of), strict=True)
         ],
     )
     tx.run(
@@ -591,6 +584,20 @@ def restore(
     if state == "unconfirmed":
         _list_unconfirmed(tx, batch_id)
     return True
+
+
+def _item_fees(tx: Tx, of: Sequence[Row]) -> list[str]:
+    """Return for each line of a manifest, which does not tell it, the fee whose item it is about: the first of its reference."""
+    follow = [row for row in of if row["kind"] == "credit" or row["reason"] not in ("new", "opening")]
+    sql = "SELECT reference, item_fee FROM line WHERE institution = :i AND fee_id"
+    found = {
+        row["reference"]: row["item_fee"] for row in in_list(tx, sql, [str(row["fee_id"]) for row in follow])
+    }
+    # Of a fee made anew, no earlier line but the older one's bears it; they are few, so this goes through all lines.
+    strange = sorted({str(row["reference"]) for row in follow} - found.keys())
+    sql = "SELECT reference, item_fee FROM line WHERE institution = :i AND reference"
+    found |= {row["reference"]: row["item_fee"] for row in in_list(tx, sql, strange)}
+    return [str(found.get(row["reference"], row["fee_id"])) for row in of]
 
 
 def _pick_up(tx: Tx, batch_id: str) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -63,24 +62,16 @@ def accounts_of_fees(tx: Tx, fee_ids: Iterable[str]) -> set[str]:
 
 
 def clear_report(tx: Tx) -> None:
-    """Forget what an attempt of this run staged before: a report is read whole or not at all."""
-    tx.run("DELETE FROM reported_fee WHERE institution = :i AND run_id = :run", run=tx.run_id)
+    """Forget what an attempt staged before: a report is read whole or not at all, and one at a time."""
+    tx.run("DELETE FROM reported_fee WHERE institution = :i")
 
 
 def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Keep a report's rows (``fee``, ``user``, ``balance`` in cents) until they are compared.
+    """Keep a report's rows (``fee_id``, ``user_id``, ``balance`` in cents) until they are compared.
 
-    A fee may stand in several rows, one a transaction; they are the same fee, so the last counts.
+    A fee may stand in several rows, one a transaction.
     """
-    newest = {row["fee"]: row for row in rows}
-    tx.run(
-        "INSERT INTO reported_fee (institution, run_id, fee_id, user_id, balance) "
-        'SELECT :i, CAST(:run AS TEXT), fee, "user", balance '
-        f"FROM {tx.given(fee='TEXT', user='TEXT', balance='BIGINT')} WHERE true "
-        "ON CONFLICT (institution, run_id, fee_id) DO UPDATE SET user_id = excluded.user_id, balance = excluded.balance",
-        run=tx.run_id,
-        rows=json.dumps(list(newest.values())),
-    )
+    tx.insert("reported_fee", {"fee_id": "TEXT", "user_id": "TEXT", "balance": "BIGINT"}, rows)
 
 
 def nominate(tx: Tx, live: bool) -> tuple[int, int]:
@@ -90,39 +81,37 @@ def nominate(tx: Tx, live: bool) -> tuple[int, int]:
     one, and those of fees open here that it does not show.
     """
     tx.make_room()
+    tx.count_rows("reported_fee")
     values = {"live": int(live), "now": tx.now, "run": tx.run_id}
     reported = int(
-        tx.one("SELECT COUNT(*) FROM reported_fee WHERE institution = :i AND run_id = :run", run=tx.run_id)
+        tx.one("SELECT COUNT(*) FROM (SELECT DISTINCT fee_id FROM reported_fee WHERE institution = :i) r")
     )
     add = _ADD.format(
         source="SELECT DISTINCT :i, CAST(:live AS INTEGER), user_id, CAST('report' AS TEXT), CAST(:now AS TEXT), "
         "CAST(:run AS TEXT) {}"
     )
     tx.run(
-        "UPDATE reported_fee SET differs = 1 WHERE institution = :i AND run_id = :run AND fee_id IN (SELECT r.fee_id "
+        "UPDATE reported_fee SET differs = 1 WHERE institution = :i AND fee_id IN (SELECT r.fee_id "
         "FROM reported_fee r LEFT JOIN fee f ON f.institution = r.institution AND f.fee_id = r.fee_id "
-        "LEFT JOIN fee_sums s ON s.institution = r.institution AND s.fee_id = r.fee_id "
-        "WHERE r.institution = :i AND r.run_id = :run AND (f.fee_id IS NULL OR f.user_id <> r.user_id "
-        "OR COALESCE(s.charged - s.credited - s.posted, 0) <> r.balance) "
+        "LEFT JOIN expected_sums s ON s.institution = r.institution AND s.fee_id = r.fee_id "
+        "WHERE r.institution = :i "
+        "AND (f.fee_id IS NULL OR f.user_id <> r.user_id OR COALESCE(s.expected, 0) <> r.balance) "
         "AND NOT EXISTS (SELECT 1 FROM left_out o WHERE o.institution = r.institution AND o.fee_id = r.fee_id "
-        "AND o.balance = r.balance AND o.user_id = r.user_id AND COALESCE(s.charged - s.credited - s.posted, 0) = 0))",
-        run=tx.run_id,
+        "AND o.balance = r.balance AND o.user_id = r.user_id AND COALESCE(s.expected, 0) = 0))"
     )
-    differing = "FROM reported_fee WHERE institution = :i AND run_id = :run AND differs = 1"
+    differing = "FROM reported_fee WHERE institution = :i AND differs = 1"
     tx.run(add.format(differing), **values)
     tx.run(
         "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) "
-        f"SELECT :i, fee_id, user_id, CAST(:now AS TEXT) {differing} "
+        f"SELECT :i, fee_id, MAX(user_id), CAST(:now AS TEXT) {differing} GROUP BY fee_id "
         "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id",
         now=tx.now,
-        run=tx.run_id,
     )
     tx.run(
         add.format(
             # Which the report lacks is seen much faster than which are wanted.
-            "FROM fee_wanted w WHERE institution = :i AND fee_id IN (SELECT f.fee_id FROM fee f "
-            "WHERE f.institution = :i AND NOT EXISTS (SELECT 1 FROM reported_fee r WHERE r.institution = f.institution "
-            "AND r.run_id = :run AND r.fee_id = f.fee_id))"
+            "FROM fee_wanted w WHERE institution = :i AND fee_id IN (SELECT fee_id FROM fee WHERE institution = :i "
+            "EXCEPT SELECT fee_id FROM reported_fee WHERE institution = :i)"
         ),
         **values,
     )
@@ -347,7 +336,9 @@ def leave_out(tx: Tx, considered: Sequence[str], rows: Sequence[Mapping[str, Any
     )
 
 
-_COPIED = ("emplid", "item_type", "term", "reference", "description", "account_type")
+#: What later lines of a fee copy of the charge that was sent last.
+COPIED = ("emplid", "item_type", "term", "reference", "description", "account_type", "item_fee")
+_NO_LINES: Row = {"charged": 0, "credited": 0, "pending": 0, "charge": None}
 
 
 # In what follows a CROSS JOIN lets SQLite begin with this run's readings, which are few, where it would begin with all that
@@ -355,31 +346,66 @@ _COPIED = ("emplid", "item_type", "term", "reference", "description", "account_t
 
 
 def readings_of_run(tx: Tx) -> list[Row]:
-    """Return this run's readings with the fee's position and the line that a credit would copy (``line_...``)."""
-    charges = _last_charges(tx)
+    """Return this run's readings by fee id, each with its fee's position.
+
+    That is what the view ``fee_position`` says of it, worked out for many at once; ``charge`` is the last one that was
+    sent, with what ``COPIED`` names, or ``None``.
+    """
+    lines, carried, in_flight = _lines_of_run(tx), _carried_of_run(tx), _in_flight(tx)
     rows = tx.rows(
-        "SELECT r.*, p.user_id, p.version, p.charged, p.carried, p.credited, p.pending, p.in_flight "
-        "FROM reading r JOIN fee_position p ON p.institution = r.institution AND p.fee_id = r.fee_id "
-        "WHERE r.institution = :i AND r.run_id = :run",
+        "SELECT r.fee_id, r.read_at, r.fee_version, r.emplid, r.status, r.type, r.owner, r.currency, r.original, r.balance, "
+        "r.reason, r.problem, r.others_paid, r.others_waived, r.made_at, r.user_group, f.user_id, f.version "
+        "FROM reading r CROSS JOIN fee f WHERE f.institution = r.institution AND f.fee_id = r.fee_id "
+        "AND r.institution = :i AND r.run_id = :run",
         run=tx.run_id,
     )
-    nothing = dict.fromkeys(_COPIED)
-    found = [
-        {**row, **{f"line_{name}": charges.get(row["fee_id"], nothing)[name] for name in _COPIED}}
+    found: list[Row] = [
+        {
+            **row,
+            **lines.get(row["fee_id"], _NO_LINES),
+            "carried": carried.get(row["fee_id"], 0),
+            "in_flight": row["fee_id"] in in_flight,
+        }
         for row in rows
     ]
     return sorted(found, key=lambda row: str(row["fee_id"]))
 
 
-def _last_charges(tx: Tx) -> dict[str, Row]:
-    """Return the last charge sent of each fee that this run has read."""
+def _lines_of_run(tx: Tx) -> dict[str, Row]:
+    """Return of each fee that this run has read what was sent, how much of it waits, and the last charge sent."""
     rows = tx.rows(
-        f"SELECT l.fee_id, l.batch_id, l.line_no, {', '.join(f'l.{name}' for name in _COPIED)} "
+        f"SELECT l.fee_id, l.batch_id, l.line_no, l.kind, l.state, l.amount, {', '.join(f'l.{name}' for name in COPIED)} "
         "FROM reading r CROSS JOIN line l WHERE l.institution = r.institution AND l.fee_id = r.fee_id "
-        "AND l.state = 'sent' AND l.kind = 'charge' AND r.institution = :i AND r.run_id = :run",
+        "AND l.state IN ('sent', 'pending') AND r.institution = :i AND r.run_id = :run",
         run=tx.run_id,
     )
-    return {row["fee_id"]: row for row in sorted(rows, key=lambda row: (row["batch_id"], row["line_no"]))}
+    found: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda row: (row["batch_id"], row["line_no"])):
+        of_fee = found.setdefault(row["fee_id"], dict(_NO_LINES))
+        if row["state"] == "pending":
+            of_fee["pending"] += 1
+        elif row["kind"] == "charge":
+            of_fee["charged"] += int(row["amount"])
+            of_fee["charge"] = row
+        else:
+            of_fee["credited"] += int(row["amount"])
+    return dict(found)
+
+
+def _carried_of_run(tx: Tx) -> dict[str, int]:
+    """Return of each fee that this run has read what an older item in PeopleSoft stands in for, where one does."""
+    rows = tx.rows(
+        "SELECT c.to_fee, c.amount FROM reading r CROSS JOIN carry c WHERE c.institution = r.institution "
+        "AND c.to_fee = r.fee_id AND r.institution = :i AND r.run_id = :run",
+        run=tx.run_id,
+    )
+    return {row["to_fee"]: int(row["amount"]) for row in rows}
+
+
+def _in_flight(tx: Tx) -> frozenset[str]:
+    """Return the fees with a payment under way; those are few."""
+    sql = "SELECT fee_id FROM payment WHERE institution = :i AND state IN ('posting', 'unknown')"
+    return frozenset(row["fee_id"] for row in tx.rows(sql))
 
 
 def own_payments_of_run(tx: Tx) -> dict[str, list[tuple[str, int]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -117,16 +118,31 @@ class Tx:
         if self.dialect == "postgresql":
             self.run("SET LOCAL work_mem = '256MB'")
 
-    def given(self, **types: str) -> str:
-        """Return what follows FROM for rows given as JSON in ``:rows``, by the name ``j``; ``types`` of their columns.
-
-        One statement for all of them: handed over one by one, most of the time would go into that.
-        """
+    def count_rows(self, table: str) -> None:
+        """Tell PostgreSQL that a table has been filled: it looks by itself after a minute, and takes it for empty until then."""
         if self.dialect == "postgresql":
-            columns = ", ".join(f'"{name}" {type_}' for name, type_ in types.items())
-            return f"json_to_recordset(CAST(:rows AS JSON)) AS j({columns})"
-        columns = ", ".join(f"json_extract(value, '$.{name}') AS \"{name}\"" for name in types)
-        return f"(SELECT {columns} FROM json_each(:rows)) AS j"
+            self.run(f"ANALYZE {table}")
+
+    def insert(
+        self, table: str, types: Mapping[str, str], rows: Sequence[Mapping[str, Any]], **same: str
+    ) -> None:
+        """Insert many rows at once. ``types``: their columns, with PostgreSQL's types; ``same``: texts that all of them have.
+
+        PostgreSQL takes them in one statement, as JSON: most of the time would go into handing them over one by one.
+        """
+        names = ", ".join(types)
+        into = f"INSERT INTO {table} ({', '.join(['institution', *same])}, {names})"
+        if self.dialect == "sqlite":
+            given = ", ".join(f":{name}" for name in ("i", *same, *types))
+            self.many(f"{into} VALUES ({given})", [{**same, **row} for row in rows])
+        elif rows:
+            given = ", ".join([":i", *(f"CAST(:{name} AS TEXT)" for name in same)])
+            columns = ", ".join(f"{name} {type_}" for name, type_ in types.items())
+            self.run(
+                f"{into} SELECT {given}, {names} FROM json_to_recordset(CAST(:rows AS JSON)) AS j({columns})",
+                rows=json.dumps(rows),
+                **same,
+            )
 
     def event(self, subject: str, what: str, detail: str = "") -> None:
         """Record who did what to a subject (``batch 000012``, ``fee 138...``), in this transaction."""
