@@ -114,7 +114,13 @@ def repair(
             for payment in fee.own_payments():
                 item_fee = item_of.get(fee.fee_id, fee.fee_id)
                 counts.payments += entries.restore(
-                    tx, fee.fee_id, item_fee, str(payment.external_id), payment.cents, payment.at
+                    tx,
+                    fee.fee_id,
+                    item_fee,
+                    str(payment.external_id),
+                    payment.cents,
+                    payment.at,
+                    waiver=payment.type != "PAYMENT",
                 )
         words.restore(tx, news)
         unassigned.recognise(tx)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from alma_hook import campus, payments
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
 from alma_hook.errors import AlmaHookError, Retriable, SendingStopped, SettingsError
-from alma_hook.ledger import exceptions
+from alma_hook.ledger import Row, exceptions
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Payment
 from simulator.query_output import REVERSAL_ITEM_TYPE
@@ -68,6 +68,11 @@ def in_alma(fee: Fee) -> list[tuple[str, int, str | None]]:
 def number(bridge: Bridge, kind: str) -> str:
     (subject,) = [subject for subject, found in bridge.exceptions().items() if found == kind]
     return subject.split()[1]
+
+
+def rows_of(bridge: Bridge, table: str) -> list[Row]:
+    with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        return tx.rows(f"SELECT * FROM {table} WHERE institution = :i")
 
 
 def even(bridge: Bridge) -> None:
@@ -842,3 +847,124 @@ def test_what_was_paid_and_taken_back_before_it_was_heard_of_is_never_told_again
     for _ in range(2):
         file_of(bridge, back)
     assert (posted(fee), kinds(bridge)) == ([], [])
+
+
+RIGHT = f'{WAIVER} = "waive:GOODWILL"'
+PAYS = f'{WAIVER} = "payment"\n77 = "waive:GOODWILL"'
+
+
+# -- waivers and a ledger that is lost, or a fee that is gone --------------------------------------------------------
+
+
+def test_a_waiver_found_by_a_repair_is_no_proof_that_payments_come_back(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    fee, other = charged(bridge, 1000, 700)
+    waive(bridge, fee, 400)
+    night(bridge)
+    for paid in (False, True):
+        if paid:
+            pay(bridge, other)
+            night(bridge)
+        lose(bridge, opened=False)
+        repaired(bridge)
+        (row,) = rows_of(bridge, "institution")
+        assert (row["canary_at"] is not None, row["waiver_seen_at"] is not None) == (paid, True)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_after_a_repair_the_first_payment_of_all_is_still_read_back(tmp_path: Path, lost: bool) -> None:
+    bridge = made(tmp_path, "comment")
+    first, second, third = charged(bridge, 1000, 700, 500)
+    waive(bridge, first, 400)
+    for _ in range(2):
+        night(bridge)
+    bridge.far.alma.behaviour.external_id_length = 5  # Alma keeps no key of ours in payments
+    if lost:
+        lose(bridge, opened=False)
+        repaired(bridge)
+    pay(bridge, second)
+    pay(bridge, third)
+    with suppress(SendingStopped):
+        night(bridge)
+    assert len(posted(second)) + len(posted(third)) == 1
+
+
+def test_what_the_archive_alone_tells_of_is_no_proof_that_keys_come_back(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    copy = copy_after(bridge, night, "take in")
+    night(bridge)
+    put_back(bridge, copy)
+    repaired(bridge)
+    (row,) = rows_of(bridge, "institution")
+    assert (row["canary_at"], row["waiver_seen_at"]) == (None, None)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_repair_leaves_a_waiver_a_waiver(tmp_path: Path, way: str) -> None:
+    bridge = made(tmp_path, way)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    equalise(bridge)
+    night(bridge)
+    corrected(bridge, RIGHT, PAYS)
+    for loses in (False, True):
+        if loses:
+            lose(bridge, opened=False)
+            repaired(bridge)
+        for _ in range(2):
+            bridge.far.clock.advance(hours=24)
+            bridge.alma_to_sis("all_users")
+            night(bridge)
+        assert kinds(bridge) == []
+    (row,) = rows_of(bridge, "payment")
+    assert row["waive"] is not None
+
+
+def test_a_repair_leaves_a_payment_a_payment(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    corrected(bridge, RIGHT, PAYS)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    equalise(bridge)
+    corrected(bridge, PAYS, RIGHT)
+    lose(bridge, opened=False)
+    repaired(bridge)
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+    (row,) = rows_of(bridge, "payment")
+    assert (row["waive"], row["posted"]) == (None, 400)
+    assert (in_alma(fee), kinds(bridge)) == ([("PAYMENT", 400, None)], [])
+
+
+@pytest.mark.parametrize("in_ledger", ["new"])
+def test_an_older_copy_learns_from_alma_what_was_made_of_a_line(tmp_path: Path, in_ledger: str) -> None:
+    bridge = made(tmp_path, "comment")
+    corrected(bridge, RIGHT, PAYS)
+    first, fee = charged(bridge, 100, 1000)
+    pay(bridge, first)
+    night(bridge)
+    waive(bridge, fee, 400)
+    if in_ledger == "unknown":
+        bridge.far.faults.add_http("drop_before", method="POST", path="/fees")
+    else:
+        bridge.far.alma.dispute(fee.id)
+    night(bridge)
+    bridge.far.faults.clear()
+    if in_ledger == "new":
+        bridge.far.alma.restore(fee.id)
+    copy = copied(bridge)
+    corrected(bridge, PAYS, RIGHT)
+    for _ in range(2):
+        night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    put_back(bridge, copy)
+    repaired(bridge)
+    (row,) = [row for row in rows_of(bridge, "payment") if row["fee_id"] == fee.id]
+    assert (row["state"], row["posted"], row["waive"] is not None) == ("posted", 400, True)
+    even(bridge)

@@ -276,34 +276,46 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     )
 
 
-def restore(tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at: str | None) -> bool:
-    """Bring in a payment that Alma shows with our key and the ledger has lost; ``False``: it has it.
+def restore(
+    tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at: str | None, *, waiver: bool = False
+) -> bool:
+    """Bring in a payment, or a waiver, that Alma shows with our key and the ledger has lost; ``False``: it has it.
 
     ``item_fee``: the fee whose item in PeopleSoft it was paid on, another one where ``fee_id`` was made anew.
     What identifies it in PeopleSoft is told again by its line, see ``adopt``; or was before, then it is posted now.
     """
     known = tx.row("SELECT * FROM payment_now WHERE institution = :i AND external_id = :id", id=external_id)
+    # Alma gives our keys back: here one is.
+    column = _CANARY[waiver]
+    tx.run(f"UPDATE institution SET {column} = COALESCE({column}, :now) WHERE institution = :i", now=tx.now)
     if known is not None:
+        # What it is in Alma, whatever the settings say of its kind since.
+        tx.run(
+            "UPDATE payment SET waive = CASE WHEN :waiver = 1 THEN COALESCE(waive, '') END "
+            "WHERE institution = :i AND external_id = :id AND state <> 'posted'",
+            waiver=int(waiver),
+            id=external_id,
+        )
         return known["state"] != "posted" and found_posted(tx, known, value)
     tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at, posted_to) "
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at, posted_to, waive) "
         "SELECT :i, :key, i.last_payment, :external, CAST(:item AS TEXT), COALESCE((SELECT l.emplid FROM line l "
         "WHERE l.institution = :i AND l.fee_id = :item AND l.state = 'sent' AND l.kind = 'charge' "
         "ORDER BY l.batch_id DESC, l.line_no DESC LIMIT 1), ''), CAST(:value AS BIGINT), :paid_on, 'Alma', '', 0, :now, "
-        ":run, 'posted', CAST(:value AS BIGINT), :now, CAST(:fee AS TEXT) FROM institution i WHERE i.institution = :i",
+        ":run, 'posted', CAST(:value AS BIGINT), :now, CAST(:fee AS TEXT), CAST(:waive AS TEXT) FROM institution i "
+        "WHERE i.institution = :i",
         key=f"{reversals.LOST}{external_id}",
         external=external_id,
         fee=fee_id,
         item=item_fee,
         value=value,
         paid_on=(at or "")[:10],
+        waive="" if waiver else None,
         now=tx.now,
         run=tx.run_id,
     )
-    # Alma gives our keys back: here one is.
-    tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
     fees.touch(tx, [fee_id])
     tx.event(f"fee {fee_id}", "payment found in Alma", external_id)
     return True
@@ -331,7 +343,6 @@ def found_posted(tx: Tx, payment: Row, value: int) -> bool:
     rest = int(payment["stands"]) - value
     listed = [exceptions.of_payment(payment, exceptions.OVERPAID, rest)] if rest > 0 else []
     exceptions.list_only(tx, [f"payment {payment['payment_no']}"], listed)
-    tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
     return True
 
 
@@ -360,7 +371,8 @@ def adopt(
     """Give restored payments what their lines tell of them; return the new ones, and the restored overpaid ones.
 
     Line and restored payment have the same external id, as it follows from what identifies the payment. A line
-    of less than Alma has is one of which a part was taken back since; the next files tell.
+    of less than Alma has is one of which a part was taken back since; the next files tell. A payment or a waiver is what
+    it was when it was made, whatever the settings say now; a line may tell a waiver's reason.
     """
     lost = {
         row["external_id"]
@@ -374,7 +386,8 @@ def adopt(
         if payment.external_id in lost:
             tx.run(
                 "UPDATE payment SET emplid = :emplid, paid_on = :paid_on, file_name = :file, "
-                "file_sha256 = :sha, line_no = :line, whole = :whole, waive = :waive, "
+                "file_sha256 = :sha, line_no = :line, whole = :whole, "
+                "waive = CASE WHEN waive = '' THEN COALESCE(:waive, '') ELSE waive END, "
                 # Nothing is told of a part that was taken back as a whole: it keeps the amount that it had.
                 "amount = CASE WHEN posted > :amount THEN posted "
                 "WHEN :amount > 0 THEN CAST(:amount AS BIGINT) ELSE amount END "
