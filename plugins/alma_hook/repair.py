@@ -108,6 +108,7 @@ def repair(
         counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
         institutions.restored(tx)
     with ledger.write(back) as tx:
+        entries.take_up_dropped(tx)
         news, item_of = words.unknown(tx, said), words.items_of(said)
         for fee in seen:
             fees.meet(tx, fee.fee_id, fee.user_id)

@@ -849,8 +849,188 @@ def test_what_was_paid_and_taken_back_before_it_was_heard_of_is_never_told_again
     assert (posted(fee), kinds(bridge)) == ([], [])
 
 
+# -- kinds of lines that the settings had wrong ----------------------------------------------------------------------
+
 RIGHT = f'{WAIVER} = "waive:GOODWILL"'
 PAYS = f'{WAIVER} = "payment"\n77 = "waive:GOODWILL"'
+
+
+def told_once(tmp_path: Path, way: str = "comment") -> Bridge:
+    """Each file has what no file before had."""
+    bridge = made(tmp_path, way)
+    corrected(bridge, "cumulative = true\n", "")
+    assert not bridge.campus.sis_to_alma.cumulative
+    return bridge
+
+
+def in_doubt(bridge: Bridge, *, waived: bool) -> Fee:
+    """A waiver, or a payment, of 4.00 that Alma did not answer for and does not have."""
+    first, second, fee = charged(bridge, 100, 200, 1000)
+    paid, other = pay(bridge, first), waive(bridge, second)
+    told = [line_of(paid, "1.00"), line_of(bridge.far.peoplesoft.payments[other], "2.00", WAIVER)]
+    corrected(bridge, PAYS, RIGHT)
+    file_of(bridge, *told)
+    assert (in_alma(first), in_alma(second)) == ([("PAYMENT", 100, None)], [("WAIVE", 200, "GOODWILL")])
+    waive(bridge, fee, 400)
+    if not waived:
+        corrected(bridge, RIGHT, PAYS)
+    bridge.far.faults.add_http("drop_before", method="POST", path="/fees")
+    file_of(bridge, line_of(list(bridge.far.peoplesoft.payments.values())[-1], "4.00", WAIVER))
+    bridge.far.faults.clear()
+    assert (in_alma(fee), kinds(bridge)) == ([], ["outcome of the posting unclear"])
+    return fee
+
+
+@pytest.mark.parametrize("told_again", [True, False])
+@pytest.mark.parametrize("waived", [True, False])
+def test_what_is_in_doubt_is_tried_again_as_what_the_settings_say_by_then(
+    tmp_path: Path, waived: bool, told_again: bool
+) -> None:
+    bridge = told_once(tmp_path)
+    fee = in_doubt(bridge, waived=waived)
+    corrected(bridge, *((RIGHT, PAYS) if waived else (PAYS, RIGHT)))
+    rows = [line_of(list(bridge.far.peoplesoft.payments.values())[-1], "4.00", WAIVER)] if told_again else []
+    for _ in range(3):
+        file_of(bridge, *rows)
+    assert in_alma(fee) == [("PAYMENT", 400, None) if waived else ("WAIVE", 400, "GOODWILL")]
+    assert kinds(bridge) == []
+    assert bridge.balances()["unexplained"] == 0
+
+
+@pytest.mark.parametrize("waived", [True, False])
+def test_what_is_in_doubt_and_of_the_same_kind_is_tried_again_at_once(tmp_path: Path, waived: bool) -> None:
+    bridge = told_once(tmp_path)
+    fee = in_doubt(bridge, waived=waived)
+    file_of(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL") if waived else ("PAYMENT", 400, None)]
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_waiver_in_doubt_that_was_taken_for_a_payment_is_not_paid_once_the_settings_say_so(
+    tmp_path: Path, arrived: bool
+) -> None:
+    bridge = made(tmp_path, "comment")
+    corrected(bridge, RIGHT, PAYS)
+    first, fee = charged(bridge, 100, 1000)
+    pay(bridge, first)
+    night(bridge)
+    waive(bridge, fee, 400)
+    bridge.far.faults.add_http("drop_after" if arrived else "drop_before", method="POST", path="/fees")
+    night(bridge)
+    bridge.far.faults.clear()
+    corrected(bridge, PAYS, RIGHT)
+    for _ in range(2):
+        night(bridge)
+    # What is in Alma stays what it is there.
+    assert in_alma(fee) == [("PAYMENT", 400, None) if arrived else ("WAIVE", 400, "GOODWILL")]
+    even(bridge)
+    assert kinds(bridge) == []
+
+
+def test_a_waiver_that_a_person_does_not_find_in_alma_is_made_as_the_settings_say_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.faults.add_http("drop_before", method="POST", path="/fees")
+    night(bridge)
+    bridge.far.faults.clear()
+    corrected(bridge, RIGHT, PAYS)
+    night(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([], ["waiver of unclear outcome"])
+    assert person(bridge, monkeypatch, "mark-not-waived", "1") == 0
+    night(bridge)
+    assert in_alma(fee) == [("PAYMENT", 400, None)]
+    even(bridge)
+
+
+LISTED = "no payment any more, by its kind"
+NO_PAYMENTS = {"list": [LISTED], "ignore": [], "reversal": [LISTED]}
+
+
+def refused_for_now(bridge: Bridge) -> tuple[Fee, str]:
+    """A payment that waits, as its fee is in dispute; and the line that has told of it."""
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.alma.dispute(fee.id)
+    (payment,) = bridge.far.peoplesoft.payments.values()
+    line = line_of(payment, "4.00", WAIVER)
+    file_of(bridge, line)
+    assert kinds(bridge) == ["fee is INDISPUTE in Alma"]
+    return fee, line
+
+
+@pytest.mark.parametrize("before", [RIGHT, PAYS])
+@pytest.mark.parametrize("told_again", [True, False])
+@pytest.mark.parametrize("now", NO_PAYMENTS)
+def test_what_waits_is_not_posted_once_the_settings_say_that_it_is_no_payment(
+    tmp_path: Path, now: str, told_again: bool, before: str
+) -> None:
+    bridge = told_once(tmp_path)
+    corrected(bridge, RIGHT, before)
+    fee, line = refused_for_now(bridge)
+    corrected(bridge, before, f'{WAIVER} = "{now}"\n77 = "waive:GOODWILL"')
+    bridge.far.alma.restore(fee.id)
+    for _ in range(3):
+        file_of(bridge, *([line] if told_again else []))
+    assert in_alma(fee) == []
+    assert {kind for kind in kinds(bridge) if kind != "payment line refused"} <= {
+        *NO_PAYMENTS[now],
+        "payment with another amount",
+    }
+    assert (LISTED in kinds(bridge)) is (now != "ignore")
+    # It counts as if it had never been told of: Alma and PeopleSoft ask for the same.
+    assert [
+        (row["alma"], row["peoplesoft"], row["on_its_way"]) for row in rows_of(bridge, "fee_balance")
+    ] == [(1000, 1000, 0)]
+
+    # And it is a payment after all.
+    corrected(bridge, f'{WAIVER} = "{now}"\n77 = "waive:GOODWILL"', before)
+    for _ in range(3):
+        file_of(bridge, line)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL") if before == RIGHT else ("PAYMENT", 400, None)]
+    assert LISTED not in kinds(bridge)
+
+
+@pytest.mark.parametrize("now", ["list", "ignore"])
+def test_where_every_file_lists_all_it_is_not_posted_either(tmp_path: Path, now: str) -> None:
+    bridge = made(tmp_path, "comment")
+    fee, line = refused_for_now(bridge)
+    other = f'{WAIVER} = "{now}"\n77 = "waive:GOODWILL"'
+    corrected(bridge, RIGHT, other)
+    bridge.far.alma.restore(fee.id)
+    for _ in range(3):
+        file_of(bridge, line)
+    assert in_alma(fee) == []
+    assert set(kinds(bridge)) == ({LISTED, "payment line refused"} if now == "list" else set())
+    corrected(bridge, other, RIGHT)
+    for _ in range(2):
+        file_of(bridge, line)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+
+
+def test_what_is_in_doubt_is_not_tried_again_once_the_settings_ignore_it(tmp_path: Path) -> None:
+    bridge = told_once(tmp_path)
+    fee = in_doubt(bridge, waived=True)
+    corrected(bridge, RIGHT, f'{WAIVER} = "ignore"\n77 = "waive:GOODWILL"')
+    for _ in range(3):
+        file_of(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([], [])
+
+
+def test_what_a_person_has_said_of_what_is_no_payment_any_more_holds(tmp_path: Path) -> None:
+    bridge = told_once(tmp_path)
+    fee, _ = refused_for_now(bridge)
+    corrected(bridge, RIGHT, f'{WAIVER} = "list"\n77 = "waive:GOODWILL"')
+    bridge.far.alma.restore(fee.id)
+    file_of(bridge)
+    ((exception_id, cents, _),) = listed(bridge, LISTED)
+    assert cents == 400
+    resolve(bridge, exception_id)
+    for _ in range(2):
+        file_of(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([], [])
 
 
 # -- waivers and a ledger that is lost, or a fee that is gone --------------------------------------------------------
@@ -942,7 +1122,7 @@ def test_a_repair_leaves_a_payment_a_payment(tmp_path: Path) -> None:
     assert (in_alma(fee), kinds(bridge)) == ([("PAYMENT", 400, None)], [])
 
 
-@pytest.mark.parametrize("in_ledger", ["new"])
+@pytest.mark.parametrize("in_ledger", ["new", "unknown"])
 def test_an_older_copy_learns_from_alma_what_was_made_of_a_line(tmp_path: Path, in_ledger: str) -> None:
     bridge = made(tmp_path, "comment")
     corrected(bridge, RIGHT, PAYS)
@@ -968,3 +1148,30 @@ def test_an_older_copy_learns_from_alma_what_was_made_of_a_line(tmp_path: Path, 
     (row,) = [row for row in rows_of(bridge, "payment") if row["fee_id"] == fee.id]
     assert (row["state"], row["posted"], row["waive"] is not None) == ("posted", 400, True)
     even(bridge)
+
+
+@pytest.mark.parametrize("before", [PAYS, f'{WAIVER} = "list"\n77 = "waive:GOODWILL"'])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_older_copy_that_took_a_waiver_for_another_thing_makes_it_no_second_time(
+    tmp_path: Path, way: str, before: str
+) -> None:
+    bridge = told_once(tmp_path, way)
+    fee, line = refused_for_now(bridge)
+    corrected(bridge, RIGHT, before)
+    file_of(bridge)
+    copy = copied(bridge)
+    corrected(bridge, before, RIGHT)
+    bridge.far.alma.restore(fee.id)
+    file_of(bridge, line)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    put_back(bridge, copy)
+    bridge.far.clock.advance(seconds=3600)
+    repaired(bridge)
+    for _ in range(2):
+        file_of(bridge, line)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    (row,) = rows_of(bridge, "payment")
+    assert (row["posted_to"], row["waive"] is not None) == (fee.id, True)
+    assert (row["state"], kinds(bridge)) == (
+        ("posted", []) if way == "comment" else ("unknown", ["waiver of unclear outcome"])
+    )
