@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -1148,6 +1149,67 @@ def test_an_older_copy_learns_from_alma_what_was_made_of_a_line(tmp_path: Path, 
     (row,) = [row for row in rows_of(bridge, "payment") if row["fee_id"] == fee.id]
     assert (row["state"], row["posted"], row["waive"] is not None) == ("posted", 400, True)
     even(bridge)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_fee_that_alma_purged_long_after_it_was_waived_is_no_exception(tmp_path: Path, way: str) -> None:
+    bridge = made(tmp_path, way)
+    fee, _ = charged(bridge, 1000, 700)
+    waive(bridge, fee, 400)
+    night(bridge)
+    bridge.alma_to_sis("all_users")
+    pay(bridge, fee, 600)
+    night(bridge)
+    equalise(bridge)
+    assert (fee.balance_cents, kinds(bridge)) == (0, [])
+    del bridge.far.alma.fees[fee.id]
+    bridge.far.alma._fees_of[id(fee.user)].remove(fee)
+    for _ in range(2):
+        bridge.far.clock.advance(hours=24)
+        bridge.alma_to_sis("all_users")
+    assert kinds(bridge) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_fee_that_is_paid_twice_beside_a_waiver_is_looked_for(tmp_path: Path, way: str) -> None:
+    bridge = made(tmp_path, way)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    pay(bridge, fee, 300)
+    night(bridge)
+    equalise(bridge)
+    (key,) = [row["external_id"] for row in rows_of(bridge, "payment") if row["waive"] is None]
+    bridge.far.alma.pay_at_desk(fee.id, 300)
+    fee.transactions[-1] = replace(fee.transactions[-1], external_transaction_id=key)
+    assert (fee.balance_cents, posted(fee)) == (0, [300, 300])
+    equalise(bridge)
+    assert "payments in Alma differ from those posted" in kinds(bridge)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("others_waived = 400", False),
+        # Less is waived there than we have waived, or other payments of ours are there than were posted.
+        ("others_waived = 399", True),
+        ("own_paid = 601", True),
+        ("own_paid = 599", True),
+        ("own_paid = 1001", True),
+    ],
+)
+def test_a_fee_with_waivers_is_looked_for_unless_all_of_ours_may_be_there(
+    tmp_path: Path, change: str, wanted: bool
+) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    bridge.alma_to_sis("all_users")
+    pay(bridge, fee, 600)
+    night(bridge)
+    with closing(bridge.ledger("a hand")) as ledger, ledger.write() as tx:
+        tx.run(f"UPDATE reading SET {change} WHERE institution = :i AND fee_id = :fee", fee=fee.id)
+    assert bool(rows_of(bridge, "fee_wanted")) is wanted
 
 
 @pytest.mark.parametrize("before", [PAYS, f'{WAIVER} = "list"\n77 = "waive:GOODWILL"'])
