@@ -995,8 +995,10 @@ def test_what_waits_is_not_posted_once_the_settings_say_that_it_is_no_payment(
 
 
 @pytest.mark.parametrize("now", ["list", "ignore"])
-def test_where_every_file_lists_all_it_is_not_posted_either(tmp_path: Path, now: str) -> None:
-    bridge = made(tmp_path, "comment")
+def test_where_every_file_lists_all_it_is_not_posted_either(
+    tmp_path: Path, ledger_url: str, now: str
+) -> None:
+    bridge = made(tmp_path, "comment", ledger_url)
     fee, line = refused_for_now(bridge)
     other = f'{WAIVER} = "{now}"\n77 = "waive:GOODWILL"'
     corrected(bridge, RIGHT, other)
