@@ -169,8 +169,10 @@ MEANINGS = {
     "sis_to_alma.kinds": "What a line is, by its value in `columns.kind`: `payment`; `waive:` and Alma's code of the reason "
     "(table FineFeeTransactionReason), such as `waive:OTHER`, for what PeopleSoft waives or writes off; `reversal`, for a line "
     "that takes back the payment of its `payment_id` and reference, or a part of it; `list`, for a person "
-    "to look at; or `ignore`. A value that is not here is listed, and its line is not taken for a payment. Where every file "
-    "lists all, a payment whose value is changed from `payment` to another counts as taken back.",
+    "to look at; or `ignore`. A value that is not here is listed, and its line is not taken for a payment. A value that is "
+    "corrected counts for what waits too, whether a file tells of it again or not: it is then paid, waived, or not posted (and "
+    "listed, unless it is to be ignored). Where every file lists all, a payment whose value is changed "
+    "from `payment` to another counts as taken back.",
     "sis_to_alma.waivers_shown_by": "Needed where `kinds` has a waiver: how it is told whether Alma has one. `comment`: our "
     "key is looked for in the comments that Alma gives back with a fee, as a payment's key is. `ledger`: Alma gives none back; "
     "what the ledger has waived counts, and one of unclear outcome waits for a person. The first waiver of all shows which it "

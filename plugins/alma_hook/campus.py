@@ -468,6 +468,20 @@ class SisToAlma(_Section):
         """Whether lines of their own take payments back."""
         return REVERSAL in self.kinds.values()
 
+    @property
+    def reasons(self) -> dict[str, str | None]:
+        """By the kinds of lines that tell of payments and waivers: Alma's code of the reason; ``None``: it is paid."""
+        return {
+            kind: says.removeprefix(WAIVE) if says.startswith(WAIVE) else None
+            for kind, says in self.kinds.items()
+            if says == "payment" or says.startswith(WAIVE)
+        }
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        """The kinds of lines that nobody has to look at."""
+        return frozenset(kind for kind, says in self.kinds.items() if says == "ignore")
+
     @field_validator("without_reference")
     @classmethod
     def _each_finds_its_fee(cls, way: str | None, info: ValidationInfo) -> str | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from alma_hook import keys, query_forms, query_output
-from alma_hook.campus import REVERSAL, WAIVE, Campus
+from alma_hook.campus import REVERSAL, Campus
 from alma_hook.errors import Fault
 from alma_hook.ledger.payments import Payment
 from alma_hook.query_output import LineError, RefusedLine
@@ -47,6 +47,7 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     """
     settings = campus.sis_to_alma
     columns: dict[str, str] = dict(settings.columns.items())
+    reasons = settings.reasons
     seen: Counter[str] = Counter()
     payments: list[Payment] = []
     refused: list[RefusedLine] = []
@@ -63,7 +64,8 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
             if _kind(values, campus) == REVERSAL:
                 reversals.append(payment)
             else:
-                payments.append(replace(payment, waive=_reason(values, campus)))
+                kind = values.get("kind")
+                payments.append(replace(payment, waive=reasons.get(kind or ""), kind=kind))
         except LineError as error:
             refused.append(query_output.refused(line_no, values, columns, error))
             if not _tells_enough(values, campus):
@@ -100,12 +102,6 @@ def _less(payments: Sequence[Payment], reversals: Sequence[Payment]) -> tuple[Pa
 def _kind(values: Mapping[str, str], campus: Campus) -> str | None:
     """What the settings say that a line is: ``payment``, ``waive:...``, ``list`` or ``ignore``; ``None``: nothing."""
     return campus.sis_to_alma.kinds.get(values["kind"]) if "kind" in values else "payment"
-
-
-def _reason(values: Mapping[str, str], campus: Campus) -> str | None:
-    """Return Alma's code of the reason where a line is waived; ``None``: it is paid."""
-    kind = _kind(values, campus) or ""
-    return kind.removeprefix(WAIVE) if kind.startswith(WAIVE) else None
 
 
 def _require_payment(values: Mapping[str, str], campus: Campus) -> None:

@@ -393,6 +393,7 @@ def _take_in_file(
     # What an older file says is no news.
     news = reversals.newest(tx, row)
     entries.correct(tx, [found[0] for found in by_key.values()] if news else [])
+    entries.follow_kinds(tx, campus.sis_to_alma.reasons, campus.sis_to_alma.ignored)
     lower = [key for key, first in firsts.items() if news and first.amount <= known.get(key, 0)]
     exceptions.close_kind(
         tx,

@@ -114,6 +114,7 @@ def post(
     """
     guard.check(ledger, marks)
     with ledger.write(lease) as tx:
+        entries.follow_kinds(tx, campus.sis_to_alma.reasons, campus.sis_to_alma.ignored)
         if campus.sis_to_alma.without_reference == "oldest_first":
             unassigned.assign_oldest_first(tx)
         reversals.route(tx)
@@ -337,8 +338,11 @@ class _Poster:
             # The quiet period is over and the fee is seen without our key: it was not applied.
             with self._writing() as tx:
                 row = entries.settle_posting(tx, row, "new")
-            if int(row["payable"]) <= 0:
-                return None  # PeopleSoft took it back meanwhile
+                settings = self.campus.sis_to_alma
+                changed = entries.follow_kinds(tx, settings.reasons, settings.ignored)
+            # It is to be made as another thing now, by the next run; or PeopleSoft took it back meanwhile.
+            if int(row["payment_no"]) in changed or int(row["payable"]) <= 0:
+                return None
         if self.by_level and not self._all_known(fee):
             self._list(row, exceptions.OTHER_PAYMENTS)
             return None

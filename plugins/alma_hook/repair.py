@@ -108,13 +108,20 @@ def repair(
         counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
         institutions.restored(tx)
     with ledger.write(back) as tx:
+        entries.take_up_dropped(tx)
         news, item_of = words.unknown(tx, said), words.items_of(said)
         for fee in seen:
             fees.meet(tx, fee.fee_id, fee.user_id)
             for payment in fee.own_payments():
                 item_fee = item_of.get(fee.fee_id, fee.fee_id)
                 counts.payments += entries.restore(
-                    tx, fee.fee_id, item_fee, str(payment.external_id), payment.cents, payment.at
+                    tx,
+                    fee.fee_id,
+                    item_fee,
+                    str(payment.external_id),
+                    payment.cents,
+                    payment.at,
+                    waiver=payment.type != "PAYMENT",
                 )
         words.restore(tx, news)
         unassigned.recognise(tx)

@@ -115,17 +115,10 @@ def view_of(file: str, name: str) -> str:
 #: What takes the newest migration away again: a ledger as the version before it left it.
 BEFORE_THE_NEWEST = (
     "DROP VIEW fee_wanted",
-    "DROP VIEW payment_of_unclear_day",
-    "DROP VIEW item_position",
-    "DROP VIEW opening_paid",
-    "DROP TABLE opening_item",
-    "DROP TABLE opening_hold",
-    "ALTER TABLE payment DROP COLUMN after_opening",
-    "ALTER TABLE institution DROP COLUMN opened_as_of",
-    view_of("010_campus_rules.sql", "item_position"),
-    view_of("007_wanted.sql", "fee_wanted"),
+    "ALTER TABLE payment DROP COLUMN kind",
+    view_of("015_opening.sql", "fee_wanted"),
 )
-NEWEST = 15
+NEWEST = 19
 
 
 def set_back(bridge: Bridge) -> None:

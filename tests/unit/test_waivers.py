@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from alma_hook import campus, payments
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
 from alma_hook.errors import AlmaHookError, Retriable, SendingStopped, SettingsError
-from alma_hook.ledger import exceptions
+from alma_hook.ledger import Row, exceptions
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Payment
 from simulator.query_output import REVERSAL_ITEM_TYPE
@@ -68,6 +69,11 @@ def in_alma(fee: Fee) -> list[tuple[str, int, str | None]]:
 def number(bridge: Bridge, kind: str) -> str:
     (subject,) = [subject for subject, found in bridge.exceptions().items() if found == kind]
     return subject.split()[1]
+
+
+def rows_of(bridge: Bridge, table: str) -> list[Row]:
+    with closing(bridge.ledger("look")) as ledger, ledger.read() as tx:
+        return tx.rows(f"SELECT * FROM {table} WHERE institution = :i")
 
 
 def even(bridge: Bridge) -> None:
@@ -842,3 +848,394 @@ def test_what_was_paid_and_taken_back_before_it_was_heard_of_is_never_told_again
     for _ in range(2):
         file_of(bridge, back)
     assert (posted(fee), kinds(bridge)) == ([], [])
+
+
+# -- kinds of lines that the settings had wrong ----------------------------------------------------------------------
+
+RIGHT = f'{WAIVER} = "waive:GOODWILL"'
+PAYS = f'{WAIVER} = "payment"\n77 = "waive:GOODWILL"'
+
+
+def told_once(tmp_path: Path, way: str = "comment") -> Bridge:
+    """Each file has what no file before had."""
+    bridge = made(tmp_path, way)
+    corrected(bridge, "cumulative = true\n", "")
+    assert not bridge.campus.sis_to_alma.cumulative
+    return bridge
+
+
+def in_doubt(bridge: Bridge, *, waived: bool) -> Fee:
+    """A waiver, or a payment, of 4.00 that Alma did not answer for and does not have."""
+    first, second, fee = charged(bridge, 100, 200, 1000)
+    paid, other = pay(bridge, first), waive(bridge, second)
+    told = [line_of(paid, "1.00"), line_of(bridge.far.peoplesoft.payments[other], "2.00", WAIVER)]
+    corrected(bridge, PAYS, RIGHT)
+    file_of(bridge, *told)
+    assert (in_alma(first), in_alma(second)) == ([("PAYMENT", 100, None)], [("WAIVE", 200, "GOODWILL")])
+    waive(bridge, fee, 400)
+    if not waived:
+        corrected(bridge, RIGHT, PAYS)
+    bridge.far.faults.add_http("drop_before", method="POST", path="/fees")
+    file_of(bridge, line_of(list(bridge.far.peoplesoft.payments.values())[-1], "4.00", WAIVER))
+    bridge.far.faults.clear()
+    assert (in_alma(fee), kinds(bridge)) == ([], ["outcome of the posting unclear"])
+    return fee
+
+
+@pytest.mark.parametrize("told_again", [True, False])
+@pytest.mark.parametrize("waived", [True, False])
+def test_what_is_in_doubt_is_tried_again_as_what_the_settings_say_by_then(
+    tmp_path: Path, waived: bool, told_again: bool
+) -> None:
+    bridge = told_once(tmp_path)
+    fee = in_doubt(bridge, waived=waived)
+    corrected(bridge, *((RIGHT, PAYS) if waived else (PAYS, RIGHT)))
+    rows = [line_of(list(bridge.far.peoplesoft.payments.values())[-1], "4.00", WAIVER)] if told_again else []
+    for _ in range(3):
+        file_of(bridge, *rows)
+    assert in_alma(fee) == [("PAYMENT", 400, None) if waived else ("WAIVE", 400, "GOODWILL")]
+    assert kinds(bridge) == []
+    assert bridge.balances()["unexplained"] == 0
+
+
+@pytest.mark.parametrize("waived", [True, False])
+def test_what_is_in_doubt_and_of_the_same_kind_is_tried_again_at_once(tmp_path: Path, waived: bool) -> None:
+    bridge = told_once(tmp_path)
+    fee = in_doubt(bridge, waived=waived)
+    file_of(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL") if waived else ("PAYMENT", 400, None)]
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_waiver_in_doubt_that_was_taken_for_a_payment_is_not_paid_once_the_settings_say_so(
+    tmp_path: Path, arrived: bool
+) -> None:
+    bridge = made(tmp_path, "comment")
+    corrected(bridge, RIGHT, PAYS)
+    first, fee = charged(bridge, 100, 1000)
+    pay(bridge, first)
+    night(bridge)
+    waive(bridge, fee, 400)
+    bridge.far.faults.add_http("drop_after" if arrived else "drop_before", method="POST", path="/fees")
+    night(bridge)
+    bridge.far.faults.clear()
+    corrected(bridge, PAYS, RIGHT)
+    for _ in range(2):
+        night(bridge)
+    # What is in Alma stays what it is there.
+    assert in_alma(fee) == [("PAYMENT", 400, None) if arrived else ("WAIVE", 400, "GOODWILL")]
+    even(bridge)
+    assert kinds(bridge) == []
+
+
+def test_a_waiver_that_a_person_does_not_find_in_alma_is_made_as_the_settings_say_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.faults.add_http("drop_before", method="POST", path="/fees")
+    night(bridge)
+    bridge.far.faults.clear()
+    corrected(bridge, RIGHT, PAYS)
+    night(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([], ["waiver of unclear outcome"])
+    assert person(bridge, monkeypatch, "mark-not-waived", "1") == 0
+    night(bridge)
+    assert in_alma(fee) == [("PAYMENT", 400, None)]
+    even(bridge)
+
+
+LISTED = "no payment any more, by its kind"
+NO_PAYMENTS = {"list": [LISTED], "ignore": [], "reversal": [LISTED]}
+
+
+def refused_for_now(bridge: Bridge) -> tuple[Fee, str]:
+    """A payment that waits, as its fee is in dispute; and the line that has told of it."""
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.alma.dispute(fee.id)
+    (payment,) = bridge.far.peoplesoft.payments.values()
+    line = line_of(payment, "4.00", WAIVER)
+    file_of(bridge, line)
+    assert kinds(bridge) == ["fee is INDISPUTE in Alma"]
+    return fee, line
+
+
+@pytest.mark.parametrize("before", [RIGHT, PAYS])
+@pytest.mark.parametrize("told_again", [True, False])
+@pytest.mark.parametrize("now", NO_PAYMENTS)
+def test_what_waits_is_not_posted_once_the_settings_say_that_it_is_no_payment(
+    tmp_path: Path, now: str, told_again: bool, before: str
+) -> None:
+    bridge = told_once(tmp_path)
+    corrected(bridge, RIGHT, before)
+    fee, line = refused_for_now(bridge)
+    corrected(bridge, before, f'{WAIVER} = "{now}"\n77 = "waive:GOODWILL"')
+    bridge.far.alma.restore(fee.id)
+    for _ in range(3):
+        file_of(bridge, *([line] if told_again else []))
+    assert in_alma(fee) == []
+    assert {kind for kind in kinds(bridge) if kind != "payment line refused"} <= {
+        *NO_PAYMENTS[now],
+        "payment with another amount",
+    }
+    assert (LISTED in kinds(bridge)) is (now != "ignore")
+    # It counts as if it had never been told of: Alma and PeopleSoft ask for the same.
+    assert [
+        (row["alma"], row["peoplesoft"], row["on_its_way"]) for row in rows_of(bridge, "fee_balance")
+    ] == [(1000, 1000, 0)]
+
+    # And it is a payment after all.
+    corrected(bridge, f'{WAIVER} = "{now}"\n77 = "waive:GOODWILL"', before)
+    for _ in range(3):
+        file_of(bridge, line)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL") if before == RIGHT else ("PAYMENT", 400, None)]
+    assert LISTED not in kinds(bridge)
+
+
+@pytest.mark.parametrize("now", ["list", "ignore"])
+def test_where_every_file_lists_all_it_is_not_posted_either(
+    tmp_path: Path, ledger_url: str, now: str
+) -> None:
+    bridge = made(tmp_path, "comment", ledger_url)
+    fee, line = refused_for_now(bridge)
+    other = f'{WAIVER} = "{now}"\n77 = "waive:GOODWILL"'
+    corrected(bridge, RIGHT, other)
+    bridge.far.alma.restore(fee.id)
+    for _ in range(3):
+        file_of(bridge, line)
+    assert in_alma(fee) == []
+    assert set(kinds(bridge)) == ({LISTED, "payment line refused"} if now == "list" else set())
+    corrected(bridge, other, RIGHT)
+    for _ in range(2):
+        file_of(bridge, line)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+
+
+def test_what_is_in_doubt_is_not_tried_again_once_the_settings_ignore_it(tmp_path: Path) -> None:
+    bridge = told_once(tmp_path)
+    fee = in_doubt(bridge, waived=True)
+    corrected(bridge, RIGHT, f'{WAIVER} = "ignore"\n77 = "waive:GOODWILL"')
+    for _ in range(3):
+        file_of(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([], [])
+
+
+def test_what_a_person_has_said_of_what_is_no_payment_any_more_holds(tmp_path: Path) -> None:
+    bridge = told_once(tmp_path)
+    fee, _ = refused_for_now(bridge)
+    corrected(bridge, RIGHT, f'{WAIVER} = "list"\n77 = "waive:GOODWILL"')
+    bridge.far.alma.restore(fee.id)
+    file_of(bridge)
+    ((exception_id, cents, _),) = listed(bridge, LISTED)
+    assert cents == 400
+    resolve(bridge, exception_id)
+    for _ in range(2):
+        file_of(bridge)
+    assert (in_alma(fee), kinds(bridge)) == ([], [])
+
+
+# -- waivers and a ledger that is lost, or a fee that is gone --------------------------------------------------------
+
+
+def test_a_waiver_found_by_a_repair_is_no_proof_that_payments_come_back(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    fee, other = charged(bridge, 1000, 700)
+    waive(bridge, fee, 400)
+    night(bridge)
+    for paid in (False, True):
+        if paid:
+            pay(bridge, other)
+            night(bridge)
+        lose(bridge, opened=False)
+        repaired(bridge)
+        (row,) = rows_of(bridge, "institution")
+        assert (row["canary_at"] is not None, row["waiver_seen_at"] is not None) == (paid, True)
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_after_a_repair_the_first_payment_of_all_is_still_read_back(tmp_path: Path, lost: bool) -> None:
+    bridge = made(tmp_path, "comment")
+    first, second, third = charged(bridge, 1000, 700, 500)
+    waive(bridge, first, 400)
+    for _ in range(2):
+        night(bridge)
+    bridge.far.alma.behaviour.external_id_length = 5  # Alma keeps no key of ours in payments
+    if lost:
+        lose(bridge, opened=False)
+        repaired(bridge)
+    pay(bridge, second)
+    pay(bridge, third)
+    with suppress(SendingStopped):
+        night(bridge)
+    assert len(posted(second)) + len(posted(third)) == 1
+
+
+def test_what_the_archive_alone_tells_of_is_no_proof_that_keys_come_back(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    copy = copy_after(bridge, night, "take in")
+    night(bridge)
+    put_back(bridge, copy)
+    repaired(bridge)
+    (row,) = rows_of(bridge, "institution")
+    assert (row["canary_at"], row["waiver_seen_at"]) == (None, None)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_repair_leaves_a_waiver_a_waiver(tmp_path: Path, way: str) -> None:
+    bridge = made(tmp_path, way)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    equalise(bridge)
+    night(bridge)
+    corrected(bridge, RIGHT, PAYS)
+    for loses in (False, True):
+        if loses:
+            lose(bridge, opened=False)
+            repaired(bridge)
+        for _ in range(2):
+            bridge.far.clock.advance(hours=24)
+            bridge.alma_to_sis("all_users")
+            night(bridge)
+        assert kinds(bridge) == []
+    (row,) = rows_of(bridge, "payment")
+    assert row["waive"] is not None
+
+
+def test_a_repair_leaves_a_payment_a_payment(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    corrected(bridge, RIGHT, PAYS)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    equalise(bridge)
+    corrected(bridge, PAYS, RIGHT)
+    lose(bridge, opened=False)
+    repaired(bridge)
+    for _ in range(2):
+        equalise(bridge)
+        night(bridge)
+    (row,) = rows_of(bridge, "payment")
+    assert (row["waive"], row["posted"]) == (None, 400)
+    assert (in_alma(fee), kinds(bridge)) == ([("PAYMENT", 400, None)], [])
+
+
+@pytest.mark.parametrize("in_ledger", ["new", "unknown"])
+def test_an_older_copy_learns_from_alma_what_was_made_of_a_line(tmp_path: Path, in_ledger: str) -> None:
+    bridge = made(tmp_path, "comment")
+    corrected(bridge, RIGHT, PAYS)
+    first, fee = charged(bridge, 100, 1000)
+    pay(bridge, first)
+    night(bridge)
+    waive(bridge, fee, 400)
+    if in_ledger == "unknown":
+        bridge.far.faults.add_http("drop_before", method="POST", path="/fees")
+    else:
+        bridge.far.alma.dispute(fee.id)
+    night(bridge)
+    bridge.far.faults.clear()
+    if in_ledger == "new":
+        bridge.far.alma.restore(fee.id)
+    copy = copied(bridge)
+    corrected(bridge, PAYS, RIGHT)
+    for _ in range(2):
+        night(bridge)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    put_back(bridge, copy)
+    repaired(bridge)
+    (row,) = [row for row in rows_of(bridge, "payment") if row["fee_id"] == fee.id]
+    assert (row["state"], row["posted"], row["waive"] is not None) == ("posted", 400, True)
+    even(bridge)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_fee_that_alma_purged_long_after_it_was_waived_is_no_exception(tmp_path: Path, way: str) -> None:
+    bridge = made(tmp_path, way)
+    fee, _ = charged(bridge, 1000, 700)
+    waive(bridge, fee, 400)
+    night(bridge)
+    bridge.alma_to_sis("all_users")
+    pay(bridge, fee, 600)
+    night(bridge)
+    equalise(bridge)
+    assert (fee.balance_cents, kinds(bridge)) == (0, [])
+    del bridge.far.alma.fees[fee.id]
+    bridge.far.alma._fees_of[id(fee.user)].remove(fee)
+    for _ in range(2):
+        bridge.far.clock.advance(hours=24)
+        bridge.alma_to_sis("all_users")
+    assert kinds(bridge) == []
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_fee_that_is_paid_twice_beside_a_waiver_is_looked_for(tmp_path: Path, way: str) -> None:
+    bridge = made(tmp_path, way)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    pay(bridge, fee, 300)
+    night(bridge)
+    equalise(bridge)
+    (key,) = [row["external_id"] for row in rows_of(bridge, "payment") if row["waive"] is None]
+    bridge.far.alma.pay_at_desk(fee.id, 300)
+    fee.transactions[-1] = replace(fee.transactions[-1], external_transaction_id=key)
+    assert (fee.balance_cents, posted(fee)) == (0, [300, 300])
+    equalise(bridge)
+    assert "payments in Alma differ from those posted" in kinds(bridge)
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("others_waived = 400", False),
+        # Less is waived there than we have waived, or other payments of ours are there than were posted.
+        ("others_waived = 399", True),
+        ("own_paid = 601", True),
+        ("own_paid = 599", True),
+        ("own_paid = 1001", True),
+    ],
+)
+def test_a_fee_with_waivers_is_looked_for_unless_all_of_ours_may_be_there(
+    tmp_path: Path, change: str, wanted: bool
+) -> None:
+    bridge = made(tmp_path, "ledger")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    bridge.alma_to_sis("all_users")
+    pay(bridge, fee, 600)
+    night(bridge)
+    with closing(bridge.ledger("a hand")) as ledger, ledger.write() as tx:
+        tx.run(f"UPDATE reading SET {change} WHERE institution = :i AND fee_id = :fee", fee=fee.id)
+    assert bool(rows_of(bridge, "fee_wanted")) is wanted
+
+
+@pytest.mark.parametrize("before", [PAYS, f'{WAIVER} = "list"\n77 = "waive:GOODWILL"'])
+@pytest.mark.parametrize("way", WAYS)
+def test_an_older_copy_that_took_a_waiver_for_another_thing_makes_it_no_second_time(
+    tmp_path: Path, way: str, before: str
+) -> None:
+    bridge = told_once(tmp_path, way)
+    fee, line = refused_for_now(bridge)
+    corrected(bridge, RIGHT, before)
+    file_of(bridge)
+    copy = copied(bridge)
+    corrected(bridge, before, RIGHT)
+    bridge.far.alma.restore(fee.id)
+    file_of(bridge, line)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    put_back(bridge, copy)
+    bridge.far.clock.advance(seconds=3600)
+    repaired(bridge)
+    for _ in range(2):
+        file_of(bridge, line)
+    assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
+    (row,) = rows_of(bridge, "payment")
+    assert (row["posted_to"], row["waive"] is not None) == (fee.id, True)
+    assert (row["state"], kinds(bridge)) == (
+        ("posted", []) if way == "comment" else ("unknown", ["waiver of unclear outcome"])
+    )

@@ -35,6 +35,7 @@ OTHER_PAYMENTS = "payments in Alma differ from those posted"
 SHRUNKEN = "file has far fewer lines than the last one"
 OLDER = "file older than one taken in"
 GONE = "refused payment file is gone"
+NO_PAYMENT = "no payment any more, by its kind"
 ANOTHER_AMOUNT = "payment with another amount"
 
 

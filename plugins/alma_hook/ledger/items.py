@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from alma_hook.ledger import exceptions, fees
 from alma_hook.ledger.batches import MAY_BE_LOADED
 from alma_hook.ledger.exceptions import Listed
-from alma_hook.ledger.reversals import EARLIER
+from alma_hook.ledger.reversals import DROPPED, EARLIER
 from alma_hook.ledger.store import Row, Tx, in_list
 from alma_hook.money import amount as text_of
 
@@ -256,7 +256,7 @@ def paid(tx: Tx, fee_ids: Sequence[str]) -> dict[str, Paid]:
     """Return what was paid on these fees' items; not on charges of before the books were opened."""
     sql = (
         "SELECT reported_fee_id, stands, taken_at FROM payment_now "
-        f"WHERE institution = :i AND state <> '{EARLIER}' AND stands > 0 AND reported_fee_id"
+        f"WHERE institution = :i AND state NOT IN ('{EARLIER}', '{DROPPED}') AND stands > 0 AND reported_fee_id"
     )
     found: dict[str, Paid] = {}
     for row in in_list(tx, sql, fee_ids):
@@ -286,7 +286,8 @@ def given_up_and_paid(tx: Tx) -> frozenset[str]:
         "WHERE c.institution = l.institution AND c.item_fee = l.item_fee AND c.state = 'sent' AND c.kind = 'charge') "
         "<= (SELECT COALESCE(SUM(p.stands), 0) FROM payment_now p WHERE p.institution = l.institution "
         # One that a person has settled is none of this fee's.
-        f"AND p.reported_fee_id = l.item_fee AND p.state NOT IN ('{EARLIER}', 'settled')) AND EXISTS (SELECT 1 FROM payment p "
+        f"AND p.reported_fee_id = l.item_fee AND p.state NOT IN ('{EARLIER}', '{DROPPED}', 'settled')) "
+        "AND EXISTS (SELECT 1 FROM payment p "
         "WHERE p.institution = l.institution AND p.fee_id = l.item_fee AND p.taken_at > b.created_at)",
         run=tx.run_id,
     )

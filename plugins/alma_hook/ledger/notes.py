@@ -188,6 +188,13 @@ def _restore_payment(tx: Tx, told: Mapping[str, Any]) -> None:
     for fee_id in sorted(met) if told["account"] else []:
         if tx.one("SELECT user_id FROM fee WHERE institution = :i AND fee_id = :fee", fee=fee_id) is None:
             fees.meet(tx, fee_id, told["account"])
+    if row is not None and row["state"] != "posted" and told["state"] in ("posting", "unknown", "posted"):
+        # The settings may have called it another thing when the copy was made.
+        tx.run(
+            "UPDATE payment SET waive = :waive WHERE institution = :i AND external_id = :id",
+            waive=told["waive"],
+            id=told["external_id"],
+        )
     if row is None and told["state"] in ("posted", *_SETTLED):
         _add_lost(tx, told)
     elif row is None and told["waive"] and told["state"] in ("posting", "unknown"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -34,6 +34,8 @@ class Payment:
     line_no: int
     whole: str | None = None
     waive: str | None = None
+    #: What its line says that it is, where the settings tell by that what it means.
+    kind: str | None = None
 
 
 def keep_file(
@@ -185,30 +187,83 @@ def fees_paid(tx: Tx) -> frozenset[str]:
 
 
 def correct(tx: Tx, found: Sequence[Payment]) -> None:
-    """Take over whose a newer file says that payments are which wait, and what the settings say now that they are.
+    """Take over whose a newer file says that payments are which wait, and of what kind; see ``follow_kinds``.
 
-    An EMPLID may have been wrong in the file before, and so may the reason of a waiver in the settings.
+    An EMPLID may have been wrong in the file before, and so may the reason of a waiver in the settings. Of one in doubt
+    what was sent stays as it was, the kind alone is taken over.
     """
     # Few wait, and a file may hold all there ever were.
     sql = (
-        "SELECT payment_key, payment_no, emplid, waive FROM payment WHERE institution = :i AND state = 'new'"
+        "SELECT payment_key, payment_no, emplid, waive, kind, state FROM payment WHERE institution = :i "
+        f"AND state IN ('new', '{reversals.DROPPED}', 'posting', 'unknown')"
     )
     before = {row["payment_key"]: row for row in tx.rows(sql)}
-    changed = [
-        payment
-        for payment in found
-        for row in [before.get(payment.payment_key)]
-        if row is not None and (row["emplid"], row["waive"]) != (payment.emplid, payment.waive)
-    ]
+    changed = []
+    for payment in found:
+        row = before.get(payment.payment_key)
+        if row is None:
+            continue
+        in_doubt = row["state"] in ("posting", "unknown")
+        told = (
+            *((row["emplid"], row["waive"]) if in_doubt else (payment.emplid, payment.waive)),
+            payment.kind,
+        )
+        if (row["emplid"], row["waive"], row["kind"]) != told:
+            changed.append((payment, told))
     tx.many(
-        "UPDATE payment SET emplid = :emplid, waive = :waive WHERE institution = :i AND payment_key = :key AND state = 'new'",
-        [{"key": each.payment_key, "emplid": each.emplid, "waive": each.waive} for each in changed],
+        "UPDATE payment SET emplid = :emplid, waive = :waive, kind = :kind WHERE institution = :i AND payment_key = :key",
+        [
+            {"key": payment.payment_key, "emplid": emplid, "waive": waive, "kind": kind}
+            for payment, (emplid, waive, kind) in changed
+        ],
     )
     tx.events(
         [
             (f"payment {before[p.payment_key]['payment_no']}", "told otherwise", f"line {p.line_no}")
-            for p in changed
+            for p, _ in changed
         ]
+    )
+
+
+def follow_kinds(tx: Tx, reasons: Mapping[str, str | None], ignored: frozenset[str]) -> frozenset[int]:
+    """Let what waits be what the settings say now that its line is; return the numbers of those that were something else.
+
+    ``reasons``: by kind, why Alma is to waive it; ``None``: it is paid. Any other kind drops it, and lists it unless it is
+    ``ignored``. No file need tell of it again. ``reversals.route`` has to follow.
+    """
+    changed = set()
+    for row in tx.rows(
+        f"SELECT * FROM payment WHERE institution = :i AND state IN ('new', '{reversals.DROPPED}')"
+    ):
+        kind, number = row["kind"], int(row["payment_no"])
+        if kind is not None and not reasons:
+            continue
+        waits = kind is None or kind in reasons
+        waive = row["waive"] if kind is None else reasons.get(kind)
+        if waits == (row["state"] == "new") and waive == row["waive"]:
+            continue
+        changed.add(number)
+        tx.run(
+            "UPDATE payment SET waive = :waive, posted_to = CASE WHEN :waits = 0 THEN NULL WHEN state = 'new' THEN posted_to "
+            "ELSE fee_id END, state = :state WHERE institution = :i AND payment_key = :key",
+            waive=waive,
+            waits=int(waits),
+            state="new" if waits else reversals.DROPPED,
+            key=row["payment_key"],
+        )
+        listed = [exceptions.of_payment(row, exceptions.NO_PAYMENT, int(row["amount"]))]
+        exceptions.list_only(tx, [f"payment {number}"], [] if waits or kind in ignored else listed)
+        fees.touch(tx, {row["fee_id"], row["posted_to"]} - {None})
+        what = "dropped" if not waits else "to be paid" if waive is None else "to be waived"
+        tx.event(f"payment {number}", what, "as the settings say of its kind")
+    return frozenset(changed)
+
+
+def take_up_dropped(tx: Tx) -> None:
+    """Let what was dropped wait again: an older copy may have dropped what was posted since. ``follow_kinds`` drops the rest."""
+    tx.run(
+        "UPDATE payment SET state = 'new', posted_to = fee_id WHERE institution = :i AND state = :dropped",
+        dropped=reversals.DROPPED,
     )
 
 
@@ -219,7 +274,8 @@ def set_aside_as_earlier(tx: Tx) -> int:
     are opened: they may have been made after PeopleSoft was asked for these, see ``opening.set_earlier_aside``.
     """
     rows = tx.rows(
-        "SELECT payment_key, payment_no FROM payment WHERE institution = :i AND state = 'new' AND NOT (COALESCE(fee_id, '') "
+        f"SELECT payment_key, payment_no FROM payment WHERE institution = :i AND state IN ('new', '{reversals.DROPPED}') "
+        "AND NOT (COALESCE(fee_id, '') "
         "IN (SELECT o.fee_id FROM opening_item o WHERE o.institution = :i) AND EXISTS (SELECT 1 FROM institution n "
         "WHERE n.institution = :i AND n.payment_shape <> 'applied'))"
     )
@@ -232,7 +288,7 @@ def set_aside(tx: Tx, payment: Row, posted: int = 0) -> None:
     """Let a payment be one on a charge of before the books were opened; ``posted``: what somebody else has put into Alma."""
     tx.run(
         "UPDATE payment SET state = :earlier, posted_to = NULL, posted = :posted "
-        "WHERE institution = :i AND payment_key = :key AND state = 'new'",
+        f"WHERE institution = :i AND payment_key = :key AND state IN ('new', '{reversals.DROPPED}')",
         earlier=reversals.EARLIER,
         posted=posted,
         key=payment["payment_key"],
@@ -254,8 +310,9 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     tx.run("UPDATE institution SET last_payment = last_payment + :n WHERE institution = :i", n=len(found))
     tx.many(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole, waive) VALUES (:i, :payment_key, :no, "
-        ":external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id, :whole, :waive)",
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole, waive, kind) VALUES (:i, :payment_key, "
+        ":no, :external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id, :whole, "
+        ":waive, :kind)",
         [
             {
                 "no": number,
@@ -276,34 +333,46 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     )
 
 
-def restore(tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at: str | None) -> bool:
-    """Bring in a payment that Alma shows with our key and the ledger has lost; ``False``: it has it.
+def restore(
+    tx: Tx, fee_id: str, item_fee: str, external_id: str, value: int, at: str | None, *, waiver: bool = False
+) -> bool:
+    """Bring in a payment, or a waiver, that Alma shows with our key and the ledger has lost; ``False``: it has it.
 
     ``item_fee``: the fee whose item in PeopleSoft it was paid on, another one where ``fee_id`` was made anew.
     What identifies it in PeopleSoft is told again by its line, see ``adopt``; or was before, then it is posted now.
     """
     known = tx.row("SELECT * FROM payment_now WHERE institution = :i AND external_id = :id", id=external_id)
+    # Alma gives our keys back: here one is.
+    column = _CANARY[waiver]
+    tx.run(f"UPDATE institution SET {column} = COALESCE({column}, :now) WHERE institution = :i", now=tx.now)
     if known is not None:
+        # What it is in Alma, whatever the settings say of its kind since.
+        tx.run(
+            "UPDATE payment SET waive = CASE WHEN :waiver = 1 THEN COALESCE(waive, '') END "
+            "WHERE institution = :i AND external_id = :id AND state <> 'posted'",
+            waiver=int(waiver),
+            id=external_id,
+        )
         return known["state"] != "posted" and found_posted(tx, known, value)
     tx.run("UPDATE institution SET last_payment = last_payment + 1 WHERE institution = :i")
     tx.run(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at, posted_to) "
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted, marked_at, posted_to, waive) "
         "SELECT :i, :key, i.last_payment, :external, CAST(:item AS TEXT), COALESCE((SELECT l.emplid FROM line l "
         "WHERE l.institution = :i AND l.fee_id = :item AND l.state = 'sent' AND l.kind = 'charge' "
         "ORDER BY l.batch_id DESC, l.line_no DESC LIMIT 1), ''), CAST(:value AS BIGINT), :paid_on, 'Alma', '', 0, :now, "
-        ":run, 'posted', CAST(:value AS BIGINT), :now, CAST(:fee AS TEXT) FROM institution i WHERE i.institution = :i",
+        ":run, 'posted', CAST(:value AS BIGINT), :now, CAST(:fee AS TEXT), CAST(:waive AS TEXT) FROM institution i "
+        "WHERE i.institution = :i",
         key=f"{reversals.LOST}{external_id}",
         external=external_id,
         fee=fee_id,
         item=item_fee,
         value=value,
         paid_on=(at or "")[:10],
+        waive="" if waiver else None,
         now=tx.now,
         run=tx.run_id,
     )
-    # Alma gives our keys back: here one is.
-    tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
     fees.touch(tx, [fee_id])
     tx.event(f"fee {fee_id}", "payment found in Alma", external_id)
     return True
@@ -331,7 +400,6 @@ def found_posted(tx: Tx, payment: Row, value: int) -> bool:
     rest = int(payment["stands"]) - value
     listed = [exceptions.of_payment(payment, exceptions.OVERPAID, rest)] if rest > 0 else []
     exceptions.list_only(tx, [f"payment {payment['payment_no']}"], listed)
-    tx.run("UPDATE institution SET canary_at = :now WHERE institution = :i AND canary_at IS NULL", now=tx.now)
     return True
 
 
@@ -360,7 +428,8 @@ def adopt(
     """Give restored payments what their lines tell of them; return the new ones, and the restored overpaid ones.
 
     Line and restored payment have the same external id, as it follows from what identifies the payment. A line
-    of less than Alma has is one of which a part was taken back since; the next files tell.
+    of less than Alma has is one of which a part was taken back since; the next files tell. A payment or a waiver is what
+    it was when it was made, whatever the settings say now; a line may tell a waiver's reason.
     """
     lost = {
         row["external_id"]
@@ -374,7 +443,8 @@ def adopt(
         if payment.external_id in lost:
             tx.run(
                 "UPDATE payment SET emplid = :emplid, paid_on = :paid_on, file_name = :file, "
-                "file_sha256 = :sha, line_no = :line, whole = :whole, waive = :waive, "
+                "file_sha256 = :sha, line_no = :line, whole = :whole, kind = COALESCE(:kind, kind), "
+                "waive = CASE WHEN waive = '' THEN COALESCE(:waive, '') ELSE waive END, "
                 # Nothing is told of a part that was taken back as a whole: it keeps the amount that it had.
                 "amount = CASE WHEN posted > :amount THEN posted "
                 "WHEN :amount > 0 THEN CAST(:amount AS BIGINT) ELSE amount END "
@@ -387,6 +457,7 @@ def adopt(
                 line=payment.line_no,
                 whole=payment.whole,
                 waive=payment.waive,
+                kind=payment.kind,
                 external=payment.external_id,
             )
             rename(tx, f"{reversals.LOST}{payment.external_id}", payment.payment_key)

@@ -23,6 +23,8 @@ BACK = "payment is back after it was settled as taken back"
 LOST = "alma:"
 #: The state of a payment on a charge of before the books were opened: it counts for no fee of ours.
 EARLIER = "earlier"
+#: The state of one that waited, and whose line is that of no payment as the settings say now: it counts for no fee.
+DROPPED = "dropped"
 #: A file with the same bytes that lies there again under its name sooner than this may be the very same one, sent twice.
 SAME_FILE_APART = timedelta(hours=12)
 _STANDS = "('standing', 'settled')"

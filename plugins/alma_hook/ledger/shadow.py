@@ -111,7 +111,8 @@ def history(tx: Tx) -> History:
         # Opening the books sets aside what was taken in before; the report of that time stays what it was.
         "SELECT payment_no, CASE WHEN state = 'earlier' THEN reported_fee_id ELSE fee_id END AS fee_id, emplid, stands, "
         "paid_on, taken_at, run_id FROM payment_now WHERE institution = :i "
-        "AND (marked_at IS NULL OR marked_at > :first) AND taken_at <= :last AND stands > 0 ORDER BY payment_no",
+        "AND (marked_at IS NULL OR marked_at > :first) AND taken_at <= :last AND stands > 0 "
+        f"AND state <> '{reversals.DROPPED}' ORDER BY payment_no",
         first=first,
         last=_end(tx, last),
     )

@@ -254,6 +254,9 @@ def _give(tx: Tx, row: Row, fee_id: str, cents: int) -> Row:
         for key in _keys(row["payment_key"], fee_id)
         if not payments.known_external_ids(tx, [keys.external_id(tx.institution, key)])
     )
+    kind = tx.one(
+        "SELECT kind FROM payment WHERE institution = :i AND payment_no = :no", no=row["payment_no"]
+    )
     rest = int(row["amount"]) - cents
     if not rest:
         payments.rename(tx, row["payment_key"], key)
@@ -273,7 +276,7 @@ def _give(tx: Tx, row: Row, fee_id: str, cents: int) -> Row:
     if rest:
         left = Payment(
             row["payment_key"], row["external_id"], None, row["emplid"], rest, row["paid_on"], int(row["line_no"]),
-            row["payment_key"],
+            row["payment_key"], None, kind,
         )  # fmt: skip
         payments.add(tx, row["file_name"], row["file_sha256"], [left])
     fees.touch(tx, [fee_id])
