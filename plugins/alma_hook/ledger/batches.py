@@ -90,6 +90,15 @@ def _add_lines(tx: Tx, batch_id: str, rows: Sequence[Mapping[str, Any]]) -> None
     tx.insert("line", _TYPES, rows, batch_id=batch_id)
 
 
+def _touch(tx: Tx, batch_id: str) -> None:
+    """Make every reading of a batch's fees stale."""
+    tx.run(
+        "UPDATE fee SET version = version + 1 WHERE institution = :i "
+        "AND fee_id IN (SELECT fee_id FROM line WHERE institution = :i AND batch_id = :b)",
+        b=batch_id,
+    )
+
+
 def _row(line: Line, number: int, state: str) -> dict[str, Any]:
     return {"line_no": number, "state": state, **line._asdict()}
 
@@ -132,7 +141,7 @@ def open_batch(
         tx, batch_id, [_row(line, n, "pending" if live else "preview") for n, line in enumerate(lines, 1)]
     )
     if live:
-        fees.touch(tx, [line.fee_id for line in lines])
+        _touch(tx, batch_id)
     tx.event(f"batch {batch_id}", state if live else "rehearsed", f"{kind}, {len(lines)} lines")
     return batch_id
 
@@ -160,7 +169,7 @@ def bring_opening(tx: Tx, lines: Sequence[Line], file_name: str, data: bytes, sh
         file=file_name,
         b=OPENING,
     )
-    fees.touch(tx, [line.fee_id for line in lines])
+    _touch(tx, OPENING)
     tx.event(f"batch {OPENING}", "opened with", f"{len(lines)} lines")
 
 
@@ -358,7 +367,7 @@ def deliver(tx: Tx, batch_id: str, before: str) -> None:
         "UPDATE line SET state = 'sent' WHERE institution = :i AND batch_id = :b AND state = 'pending'",
         b=batch_id,
     )
-    fees.touch(tx, [line["fee_id"] for line in lines(tx, batch_id)])
+    _touch(tx, batch_id)
 
 
 def deliver_after_all(tx: Tx, batch_id: str) -> None:
@@ -476,7 +485,7 @@ def drop(tx: Tx, batch_id: str, before: str) -> None:
         "UPDATE line SET state = 'dropped' WHERE institution = :i AND batch_id = :b AND state = 'pending'",
         b=batch_id,
     )
-    fees.touch(tx, [line["fee_id"] for line in lines(tx, batch_id)])
+    _touch(tx, batch_id)
 
 
 def accounts_charged(tx: Tx, fee_ids: Sequence[str]) -> dict[str, str]:
@@ -578,7 +587,7 @@ def restore(
     tx.run(
         "UPDATE institution SET last_batch = :n WHERE institution = :i AND last_batch < :n", n=int(batch_id)
     )
-    fees.touch(tx, [row["fee_id"] for row in of])
+    _touch(tx, batch_id)
     tx.event(f"batch {batch_id}", _RESTORED, state)
     _void(tx, batch_id, of, void)
     if state == "unconfirmed":
