@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -25,7 +25,7 @@ class PaymentFile:
 
     ``unclear``: keys of payments that a refused line may be about, so that nothing follows from their absence.
     ``blind``: a refused line may be about any payment. ``reversals``: lines of their own that take payments back; what they take
-    back of one that is in ``payments`` is off its amount there, which may be nought then.
+    back is not off the amounts of ``payments``.
     """
 
     payments: tuple[Payment, ...]
@@ -83,18 +83,8 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     refused += [
         query_output.refused(line_no, values, columns, why) for line_no, values in rows if line_no in doubted
     ]
-    left = _less([payment for payment in payments if payment.line_no not in doubted], reversals)
-    return PaymentFile(left, tuple(refused), unclear, None in hidden, tuple(reversals))
-
-
-def _less(payments: Sequence[Payment], reversals: Sequence[Payment]) -> tuple[Payment, ...]:
-    """Take off the payments what lines of their own take back."""
-    back: dict[str, int] = {}
-    for each in reversals:
-        back[each.payment_key] = back.get(each.payment_key, 0) + each.amount
-    return tuple(
-        replace(each, amount=max(0, each.amount - back.get(each.payment_key, 0))) for each in payments
-    )
+    clear = tuple(payment for payment in payments if payment.line_no not in doubted)
+    return PaymentFile(clear, tuple(refused), unclear, None in hidden, tuple(reversals))
 
 
 def _kind(values: Mapping[str, str], campus: Campus) -> str | None:
@@ -171,6 +161,7 @@ def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus
         paid_on.isoformat(),
         line_no,
         None if fee_id else key,
+        day_text=values["paid_on"],
     )
 
 

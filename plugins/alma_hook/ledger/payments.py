@@ -23,6 +23,7 @@ class Payment:
 
     ``whole``: the key of the payment that this is a part of, where its line names no fee, see ``unassigned``; then
     ``fee_id`` is ``None`` for what belongs to none yet. ``waive``: Alma's code of the reason, where PeopleSoft has waived it.
+    ``gross``: what its line says, where lines of their own have taken something off. ``day_text``: its day as the file writes it.
     """
 
     payment_key: str
@@ -34,6 +35,8 @@ class Payment:
     line_no: int
     whole: str | None = None
     waive: str | None = None
+    gross: int | None = None
+    day_text: str = ""
 
 
 def keep_file(
@@ -173,6 +176,12 @@ def known(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
     return {row["payment_key"]: int(row["amount"]) for row in in_list(tx, sql, keys)}
 
 
+def gross(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
+    """Return what the lines of payments said when they were taken in, before anything was off it, by key."""
+    sql = "SELECT payment_key, COALESCE(gross, amount) AS gross FROM payment WHERE institution = :i AND payment_key"
+    return {row["payment_key"]: int(row["gross"]) for row in in_list(tx, sql, keys)}
+
+
 def fees_paid(tx: Tx) -> frozenset[str]:
     """Return the fees of this run's readings on which a payment waits to be posted."""
     rows = tx.rows(
@@ -254,8 +263,9 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     tx.run("UPDATE institution SET last_payment = last_payment + :n WHERE institution = :i", n=len(found))
     tx.many(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole, waive) VALUES (:i, :payment_key, :no, "
-        ":external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id, :whole, :waive)",
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole, waive, gross) VALUES (:i, :payment_key, "
+        ":no, :external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id, :whole, "
+        ":waive, :gross)",
         [
             {
                 "no": number,
@@ -374,7 +384,7 @@ def adopt(
         if payment.external_id in lost:
             tx.run(
                 "UPDATE payment SET emplid = :emplid, paid_on = :paid_on, file_name = :file, "
-                "file_sha256 = :sha, line_no = :line, whole = :whole, waive = :waive, "
+                "file_sha256 = :sha, line_no = :line, whole = :whole, waive = :waive, gross = CAST(:gross AS BIGINT), "
                 # Nothing is told of a part that was taken back as a whole: it keeps the amount that it had.
                 "amount = CASE WHEN posted > :amount THEN posted "
                 "WHEN :amount > 0 THEN CAST(:amount AS BIGINT) ELSE amount END "
@@ -387,6 +397,7 @@ def adopt(
                 line=payment.line_no,
                 whole=payment.whole,
                 waive=payment.waive,
+                gross=payment.gross,
                 external=payment.external_id,
             )
             rename(tx, f"{reversals.LOST}{payment.external_id}", payment.payment_key)

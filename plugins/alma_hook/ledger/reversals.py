@@ -82,13 +82,13 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
     file cut short, or payments that PeopleSoft has applied anew.
     """
     before: dict[str, list[Row]] = {}
-    later: set[str] = set()
+    later: dict[str, list[Row]] = {}
     # A repair reads old files again: they tell nothing of what was seen taken back later.
     for row in tx.rows("SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn'"):
         if row["first_written_at"] <= file["written_at"]:
             before.setdefault(row["payment_key"], []).append(row)
-        elif row["state"] == "seen_once":
-            later.add(row["payment_key"])
+        else:
+            later.setdefault(row["payment_key"], []).append(row)
     known = f"SELECT payment_key, payment_no, amount FROM payment p WHERE institution = :i AND {_COUNTS}"
     payments = (
         tx.rows(known + _TOLD_BY_THEN, at=file["written_at"], day=file["written_at"][:10], name=file["name"])
@@ -118,7 +118,10 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
                 tx, seen, "standing", min(more, int(seen["amount"])), f"in {file['name']} too", file["name"]
             )
             more -= int(seen["amount"])
-        if more > 0 and payment["payment_key"] not in later and (seen is None or _another(tx, file, seen)):
+        newer = later.get(payment["payment_key"], [])
+        more -= sum(int(row["amount"]) for row in newer)
+        waits = any(row["state"] == "seen_once" for row in newer)
+        if more > 0 and not waits and (seen is None or _another(tx, file, seen)):
             found.append((payment, more))
     if sum(payment["payment_key"] not in shown.idle for payment, _ in found) > limit:
         raise BadFile(
