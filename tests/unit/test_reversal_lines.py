@@ -200,6 +200,47 @@ def test_a_repair_forgets_no_line_where_the_first_file_was_written_over(tmp_path
     assert (BACK, 400) in amounts(bridge)
 
 
+def test_a_repair_posts_nothing_that_only_a_late_file_told_of(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=1, fees=0, settings=lambda text: reversing(cumulative(text)))
+    fee, other = charged(bridge, 1000, 700)
+    payment, second = pay(bridge, fee), pay(bridge, other)
+    paid, kept = line_of(payment, "10.00"), line_of(second, "7.00")
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    bridge.far.clock.advance(hours=24)
+    file_of(bridge, kept)
+    late_file(bridge, paid, kept, hours=12)
+    assert (posted(fee), posted(other)) == ([], [700])
+    bridge.sis_to_alma()
+    assert posted(fee) == []
+    lose(bridge, opened=False)
+    repaired(bridge)
+    bridge.sis_to_alma()
+    assert posted(fee) == []
+
+
+@pytest.mark.parametrize("was_posted", [True, False])
+def test_a_file_without_the_line_is_no_second_witness_of_it(tmp_path: Path, was_posted: bool) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    if not was_posted:
+        bridge.far.alma.dispute(fee.id)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    for rows in ([back], [paid], [paid]):
+        file_of(bridge, *rows)
+        assert (ANOTHER, -400) in amounts(bridge)
+        assert BACK not in kinds(bridge)
+    if not was_posted:
+        bridge.far.alma.restore(fee.id)
+    file_of(bridge)
+    assert posted(fee) == ([1000] if was_posted else [])
+    file_of(bridge, paid, back)
+    assert posted(fee) == ([1000] if was_posted else [600])
+    assert amounts(bridge) == ([(BACK, 400)] if was_posted else [])
+
+
 def test_a_line_that_comes_late_once_more_is_taken_back_no_second_time(
     tmp_path: Path, ledger_url: str
 ) -> None:

@@ -410,7 +410,8 @@ def to_post(tx: Tx) -> list[Row]:
 
     ``account`` is null where no fee of ours is meant, ``charged_emplid`` where it was never charged.
     What PeopleSoft took back is not to be posted: ``stands`` is what it has left of the payment, ``payable``
-    what may be posted. Of applied amounts that is no more than the newest file shows.
+    what may be posted. One that a single file shows lower waits for the second; of applied amounts that part alone,
+    and nothing of one without a fee, for which a person can look all the same.
     """
     emplid = (
         "(SELECT l.emplid FROM line l WHERE l.institution = p.institution AND l.fee_id = {} AND l.state = 'sent' "
@@ -419,9 +420,9 @@ def to_post(tx: Tx) -> list[Row]:
     return tx.rows(
         f"SELECT p.*, f.user_id AS account, COALESCE({emplid.format('p.fee_id')}, {emplid.format('c.item_fee')}) "
         "AS charged_emplid FROM (SELECT n.*, (SELECT w.waive FROM payment w WHERE w.institution = n.institution "
-        "AND w.payment_key = n.payment_key) AS waive, n.stands - CASE WHEN i.payment_shape = 'applied' THEN "
-        "(SELECT COALESCE(SUM(v.amount), 0) FROM reversal v WHERE v.institution = n.institution "
-        "AND v.payment_key = n.payment_key AND v.state = 'seen_once') ELSE 0 END AS payable "
+        "AND w.payment_key = n.payment_key) AS waive, n.stands - COALESCE((SELECT "
+        "CASE WHEN i.payment_shape = 'applied' THEN v.amount WHEN n.fee_id IS NULL THEN 0 ELSE n.stands END FROM reversal v "
+        "WHERE v.institution = n.institution AND v.payment_key = n.payment_key AND v.state = 'seen_once'), 0) AS payable "
         "FROM payment_now n JOIN institution i ON i.institution = n.institution) p "
         "LEFT JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
         "LEFT JOIN carry c ON c.institution = p.institution AND c.to_fee = p.fee_id "

@@ -1,7 +1,8 @@
 """Payments that PeopleSoft took back, and fees that staff made anew in Alma for what was taken back.
 
-Nothing follows from a payment that is missing or lower in one file. In a second file running it stands
-as taken back: what of it is not in Alma is not posted any more, what is there is listed for a person.
+Nothing follows from a payment that is missing or lower in one file, but that it is not posted meanwhile. In a second file
+running it stands as taken back: what of it is not in Alma is not posted any more, what is there is
+listed for a person.
 """
 
 from __future__ import annotations
