@@ -10,3 +10,7 @@ WHERE EXISTS (SELECT 1 FROM reversal_line r
 -- text_key: as line_key, made from the day as the file writes it: it stays when the day is read otherwise.
 -- netted tells nothing any more: gross does.
 ALTER TABLE reversal_line ADD COLUMN text_key TEXT;
+
+-- A person's word on a payment that one file alone showed lower settles it now. What was said before did not: should that
+-- line come again, it is listed again.
+UPDATE exception_item SET standing = 0 WHERE kind = 'payment with another amount' AND amount < 0;

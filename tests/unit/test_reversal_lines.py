@@ -200,6 +200,45 @@ def test_a_repair_forgets_no_line_where_the_first_file_was_written_over(tmp_path
     assert (BACK, 400) in amounts(bridge)
 
 
+def test_a_line_that_is_seen_once_more_after_a_persons_word_holds_no_fee_for_ever(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    back = line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, line_of(payment, "10.00"))
+    file_of(bridge, back)
+    ((exception_id, _, _),) = listed(bridge, ANOTHER)
+    resolve(bridge, exception_id)
+    file_of(bridge, back)  # the windows overlap by a day
+    for _ in range(3):
+        file_of(bridge)
+    bridge.far.alma.add_fee(bridge.far.students[0], 777)
+    for _ in range(2):
+        equalise(bridge)
+    assert [posting.cents for posting in bridge.far.peoplesoft.postings] == [1000, 777]
+    assert kinds(bridge) == []
+
+
+def test_a_waiting_payment_is_not_posted_after_a_person_has_seen_that_it_was_taken_back(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    bridge.far.alma.dispute(fee.id)
+    file_of(bridge, line_of(payment, "10.00"))
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    file_of(bridge, line_of(payment, "10.00", REVERSAL_ITEM_TYPE))
+    ((exception_id, _, _),) = listed(bridge, ANOTHER)
+    resolve(bridge, exception_id)
+    bridge.far.alma.restore(fee.id)
+    for _ in range(2):
+        file_of(bridge)
+        equalise(bridge)
+    assert (posted(fee), kinds(bridge)) == ([], [])
+    assert bridge.balances()["unexplained"] == 0
+
+
 def test_a_repair_posts_nothing_that_only_a_late_file_told_of(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, students=1, fees=0, settings=lambda text: reversing(cumulative(text)))
     fee, other = charged(bridge, 1000, 700)
@@ -290,3 +329,28 @@ def test_a_line_whose_day_is_written_otherwise_later_is_still_one_line(tmp_path:
     for _ in range(2):
         file_of(bridge, back.replace("12/01/2026", "2026-12-01"))
     assert amounts(bridge) == [(BACK, 400)]
+
+
+def test_of_a_payment_of_unclear_outcome_a_persons_word_settles_nothing_that_is_in_alma(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    first, fee = charged(bridge, 700, 1000)
+    paid = pay(bridge, first)
+    file_of(bridge, line_of(paid, "7.00"))
+    payment = pay(bridge, fee)
+    bridge.far.faults.add_http("drop_after", method="POST", path="/fees")
+    file_of(bridge, line_of(payment, "10.00"))
+    bridge.far.faults.clear()
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    bridge.far.clock.advance(hours=24)
+    name = "/sfs/outbound/LIBRARY_back.csv"
+    bridge.folder.put(name, (HEADING + line_of(payment, "10.00", REVERSAL_ITEM_TYPE)).encode())
+    with bridge.working("back") as (ledger, lease):
+        for _, work in bridge.tasks_back()[:2]:
+            work(ledger, lease)
+    ((exception_id, _, _),) = listed(bridge, ANOTHER)
+    resolve(bridge, exception_id)
+    file_of(bridge)
+    assert posted(fee) == [1000]
+    assert amounts(bridge) == [(BACK, 1000)]

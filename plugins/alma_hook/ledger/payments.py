@@ -576,8 +576,8 @@ def resolve(
         return
     if taken_back:
         reversals.settle(tx, row, by, reason, replaced_by)
-    if row["kind"] == exceptions.ANOTHER_AMOUNT:
-        reversals.let_be(tx, row["payment_key"])
+    if row["kind"] == exceptions.ANOTHER_AMOUNT and int(row["amount"]) < 0:
+        reversals.take_word(tx, row["payment_key"], reason)
     if row["kind"] == reversals.BACK:
         reversals.take_up(tx, row)
     if row["subject"].startswith("fee "):

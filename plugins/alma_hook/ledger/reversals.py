@@ -1,7 +1,7 @@
 """Payments that PeopleSoft took back, and fees that staff made anew in Alma for what was taken back.
 
 Nothing follows from a payment that is missing or lower in one file, but that it is not posted meanwhile. In a second file
-running it stands as taken back: what of it is not in Alma is not posted any more, what is there is
+running, or by a person's word, it stands as taken back: what of it is not in Alma is not posted any more, what is there is
 listed for a person.
 """
 
@@ -211,13 +211,17 @@ def _change(tx: Tx, row: Row, state: str, cents: int, why: str, second_file: str
     fees.touch(tx, [_payment(tx, number)["fee_id"]])
 
 
-def let_be(tx: Tx, payment_key: str) -> None:
-    """Take a person's word on what one file alone has shown of a payment: nothing follows from it any more."""
-    for row in tx.rows(
+def take_word(tx: Tx, payment_key: str, reason: str) -> None:
+    """Take a person's word on what one file alone has shown of a payment: it stands, and what of it lies in Alma is settled."""
+    for seen in tx.rows(
         "SELECT * FROM reversal WHERE institution = :i AND payment_key = :key AND state = 'seen_once'",
         key=payment_key,
     ):
-        _change(tx, row, "withdrawn", 0, "a person has dealt with it")
+        _change(tx, seen, "standing", 0, "as a person says too")
+        ((payment, rows),) = _standing(tx, payment_key)
+        cents = _excess_of(payment, rows)[seen["reversal_id"]]
+        if cents:
+            _settle(tx, payment, seen["reversal_id"], cents, reason, [payment["fee_id"]])
 
 
 def number_of(row: Row) -> int:
@@ -415,6 +419,12 @@ def excess(paid: int, posted: int, rows: Sequence[Row]) -> list[int]:
     return found
 
 
+def _excess_of(payment: Row, rows: Sequence[Row]) -> dict[str, int]:
+    """Return ``excess`` by reversal."""
+    cents = excess(int(payment["amount"]), int(payment["posted"]), rows)
+    return dict(zip([row["reversal_id"] for row in rows], cents, strict=True))
+
+
 def judge(tx: Tx) -> int:
     """List what stands as taken back and is in Alma, and take off the list what is not; return how many are listed.
 
@@ -434,9 +444,7 @@ def judge(tx: Tx) -> int:
         elif f"payment {number}" in overpaid:
             rest = int(payment["received"]) - int(payment["posted"])
             exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
-        for row, cents in zip(
-            rows, excess(int(payment["amount"]), int(payment["posted"]), rows), strict=True
-        ):
+        for row, cents in zip(rows, _excess_of(payment, rows).values(), strict=True):
             left = cents - _cover(tx, payment, row, cents) if cents and row["covered_by"] is None else cents
             if left > 0:
                 listed.append(
@@ -445,7 +453,7 @@ def judge(tx: Tx) -> int:
                         f"reversal {row['reversal_id']}",
                         left,
                         f"payment {number} of {text_of(int(payment['amount']))}: {text_of(int(row['amount']))} taken back, "
-                        f"by {row['first_file']} and {row['second_file']}; {text_of(left)} of it is in Alma",
+                        f"by {row['first_file']} and {row['second_file'] or 'a person'}; {text_of(left)} of it is in Alma",
                         fee_id=payment["fee_id"],
                         payment_key=payment["payment_key"],
                     )
@@ -565,10 +573,7 @@ def settle(tx: Tx, listed: Row, by: str, reason: str, replaced_by: str | None) -
     """
     reversal_id = str(listed["subject"]).removeprefix("reversal ")
     ((payment, rows),) = _standing(tx, listed["payment_key"])
-    amounts = dict(
-        zip([row["reversal_id"] for row in rows], excess(int(payment["amount"]), int(payment["posted"]), rows), strict=True)
-    )  # fmt: skip
-    cents = amounts.get(reversal_id, 0)
+    cents = _excess_of(payment, rows).get(reversal_id, 0)
     # It is listed in the very transaction that changes it; should that ever end, nothing is settled by old words.
     if cents != int(listed["amount"]):  # pragma: no cover
         raise Fatal(
@@ -578,6 +583,10 @@ def settle(tx: Tx, listed: Row, by: str, reason: str, replaced_by: str | None) -
     if replaced_by is not None:
         _carry(tx, payment, reversal_id, cents, replaced_by, by, reason)
         touched.append(replaced_by)
+    _settle(tx, payment, reversal_id, cents, reason, touched)
+
+
+def _settle(tx: Tx, payment: Row, reversal_id: str, cents: int, reason: str, touched: Sequence[str]) -> None:
     tx.run(
         "UPDATE reversal SET state = 'settled', settled = settled + :cents, changed_at = :now "
         "WHERE institution = :i AND reversal_id = :id",
