@@ -257,6 +257,26 @@ def test_a_repair_posts_nothing_that_only_a_late_file_told_of(tmp_path: Path) ->
     assert posted(fee) == []
 
 
+def test_what_took_a_payment_back_and_was_undone_in_the_same_file_loses_no_payment(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "-10.00", REVERSAL_ITEM_TYPE)
+    undone = line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    for _ in range(3):
+        file_of(bridge, paid, back, undone)
+    assert (posted(fee), kinds(bridge)) == ([], ["payment line refused"] * 3)
+
+
+def test_a_line_that_takes_back_nought_keeps_no_payment_out(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    for _ in range(2):
+        file_of(bridge, line_of(payment, "10.00"), line_of(payment, "0.00", REVERSAL_ITEM_TYPE))
+    assert posted(fee) == [1000]
+
+
 @pytest.mark.parametrize("was_posted", [True, False])
 def test_a_file_without_the_line_is_no_second_witness_of_it(tmp_path: Path, was_posted: bool) -> None:
     bridge = windows(tmp_path)
