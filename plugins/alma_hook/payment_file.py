@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -25,7 +25,7 @@ class PaymentFile:
 
     ``unclear``: keys of payments that a refused line may be about, so that nothing follows from their absence.
     ``blind``: a refused line may be about any payment. ``reversals``: lines of their own that take payments back; what they take
-    back of one that is in ``payments`` is off its amount there, which may be nought then.
+    back is not off the amounts of ``payments``.
     """
 
     payments: tuple[Payment, ...]
@@ -75,27 +75,31 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     if nobodys:
         said = "may take a payment back, and whose can't be read: any payment of this file may be it"
         raise query_forms.bad([Fault(name, said, line=line_no) for line_no in nobodys])
-    unclear = frozenset(key for key in hidden if key is not None)
-    doubted = {payment.line_no for payment in payments if payment.payment_key in unclear}
+    # Of two lines that take a payment back, one below nought and one above, the second may undo the first.
+    both = {line.payment_key for line in reversals if line.amount < 0}
+    both &= {line.payment_key for line in reversals if line.amount > 0}
+    unclear = both.union(key for key in hidden if key is not None)
     # The other line may take it back.
     why = LineError(
         "payment_id",
         "is that of another line too, which can't be read: what the payment comes to can't be told",
     )
+    doubted = {payment.line_no: why for payment in payments if payment.payment_key in unclear}
+    why = LineError(
+        "amount", "is below nought in one line that takes this payment back, and above it in another"
+    )
+    doubted |= {line.line_no: why for line in reversals if line.payment_key in both}
     refused += [
-        query_output.refused(line_no, values, columns, why) for line_no, values in rows if line_no in doubted
+        query_output.refused(line_no, values, columns, doubted[line_no])
+        for line_no, values in rows
+        if line_no in doubted
     ]
-    left = _less([payment for payment in payments if payment.line_no not in doubted], reversals)
-    return PaymentFile(left, tuple(refused), unclear, None in hidden, tuple(reversals))
-
-
-def _less(payments: Sequence[Payment], reversals: Sequence[Payment]) -> tuple[Payment, ...]:
-    """Take off the payments what lines of their own take back."""
-    back: dict[str, int] = {}
-    for each in reversals:
-        back[each.payment_key] = back.get(each.payment_key, 0) + each.amount
-    return tuple(
-        replace(each, amount=max(0, each.amount - back.get(each.payment_key, 0))) for each in payments
+    return PaymentFile(
+        tuple(payment for payment in payments if payment.line_no not in doubted),
+        tuple(refused),
+        frozenset(unclear),
+        None in hidden,
+        tuple(replace(line, amount=abs(line.amount)) for line in reversals if line.line_no not in doubted),
     )
 
 
@@ -120,16 +124,15 @@ def _may_take_back(values: Mapping[str, str], campus: Campus) -> bool:
 def _tells_enough(values: Mapping[str, str], campus: Campus) -> bool:
     """Whether a refused line hides no payment: it is not ours, of nought, of another kind, or tells of one taken back.
 
-    One that may take a payment back hides what that comes to, whatever its sign.
+    One that may take a payment back hides what that comes to, whatever its sign; of nought it takes nothing back.
     """
     if query_output.of_others(values.get("reference", ""), campus) or _kind(values, campus) == "list":
         return True
-    if _may_take_back(values, campus):
-        return False
     try:
-        return query_output.cents_of(values, "amount", campus.sis_to_alma.number_format) <= 0
+        cents = query_output.cents_of(values, "amount", campus.sis_to_alma.number_format)
     except LineError:
         return False
+    return cents == 0 or (cents < 0 and not _may_take_back(values, campus))
 
 
 def _key_of_refused(values: Mapping[str, str], campus: Campus) -> str | None:
@@ -147,9 +150,7 @@ def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus
     value = query_output.cents_of(values, "amount", campus.sis_to_alma.number_format)
     if value == 0:
         raise LineError("amount", "is nought, so nothing was paid")
-    if _kind(values, campus) == REVERSAL:
-        value = abs(value)
-    if value < 0:
+    if value < 0 and _kind(values, campus) != REVERSAL:
         raise LineError("amount", "is negative: PeopleSoft took a payment back, which a person has to settle")
     try:
         paid_on = datetime.strptime(values["paid_on"], campus.sis_to_alma.date_format).date()  # noqa: DTZ007 a day has no zone
@@ -167,6 +168,7 @@ def _payment(values: Mapping[str, str], line_no: int, seen: Counter[str], campus
         paid_on.isoformat(),
         line_no,
         None if fee_id else key,
+        day_text=values["paid_on"],
     )
 
 

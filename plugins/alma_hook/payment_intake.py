@@ -31,6 +31,7 @@ from alma_hook.ledger import (
 )
 from alma_hook.ledger import payments as entries
 from alma_hook.ledger.exceptions import Listed
+from alma_hook.ledger.reversal_lines import Line
 from alma_hook.ledger.reversals import Shown
 from alma_hook.money import amount
 from alma_hook.query_output import RefusedLine
@@ -267,14 +268,68 @@ def _older(tx: Tx, row: Row, cents: Sequence[int], counts: TakeInCounts) -> None
     counts.faults.append(detail)
 
 
-def _shown(tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus) -> Shown:
-    """Return what a file says of known payments; one that is older than another taken in says nothing."""
-    if not reversals.newest(tx, row):
-        return Shown({}, lacking=False)
+@dataclass(frozen=True)
+class _Told:
+    """What a file's ``payments`` come to, and by their lines ``alone`` known ones that it does not have.
+
+    Of ``silent`` ones it tells nothing: it has none of the lines that took them back.
+    """
+
+    payments: tuple[entries.Payment, ...]
+    alone: tuple[entries.Payment, ...] = ()
+    silent: frozenset[str] = frozenset()
+
+
+def _told(
+    tx: Tx, file: payment_file.PaymentFile, known: Mapping[str, int], lines: Sequence[Line], campus: Campus
+) -> _Told:
+    """Take off payments what lines of their own take back: where files hold windows, all such lines that ever were told of.
+
+    A window need not have those of its payments, nor the payments of its lines. Where each file lists all, the lines of
+    this one count, and a payment that it lacks says enough.
+    """
+    settings = campus.sis_to_alma
+    keys = [payment.payment_key for payment in (*file.payments, *file.reversals)]
+    windows = settings.has_reversals and not settings.cumulative
+    off = reversal_lines.taken_off(tx, keys) if windows else Counter[str]()
+    for line in () if windows else lines:
+        off[line.payment_key] += line.cents
+
+    def less(payment: entries.Payment, gross: int) -> entries.Payment:
+        return replace(payment, amount=max(0, gross - off[payment.payment_key]), gross=gross)
+
+    payments = tuple(less(each, each.amount) if off[each.payment_key] else each for each in file.payments)
+    if not windows:
+        return _Told(payments)
+    there = {payment.payment_key for payment in payments}
+    first = {line.payment_key: line for line in reversed(file.reversals) if line.payment_key in known}
+    gross = entries.gross(tx, [key for key in off if key in known])
+    without = gross.keys() - first.keys()
+    return _Told(
+        payments,
+        tuple(less(line, gross[key]) for key, line in first.items() if key not in there),
+        frozenset(
+            each.payment_key
+            for each in file.payments
+            if each.payment_key in without
+            and gross[each.payment_key] <= each.amount < known[each.payment_key] + off[each.payment_key]
+        ),
+    )
+
+
+def _shown(file: payment_file.PaymentFile, told: _Told, campus: Campus, *, news: bool) -> Shown:
+    """Return what a file says of known payments.
+
+    One that is older than another taken in tells by lines that take payments back alone, and where each lists all nothing.
+    """
+    cumulative = campus.sis_to_alma.cumulative
+    by_lines = frozenset() if cumulative else frozenset(line.payment_key for line in file.reversals)
     cents: dict[str, int] = {}
-    for payment in file.payments:
-        cents[payment.payment_key] = max(payment.amount, cents.get(payment.payment_key, 0))
-    return Shown(cents, campus.sis_to_alma.cumulative and not file.blind, file.unclear)
+    for payment in (*told.payments, *told.alone):
+        key = payment.payment_key
+        if (news and key not in told.silent) or key in by_lines:
+            cents[key] = max(payment.amount, cents.get(key, 0))
+    return Shown(cents, news and cumulative and not file.blind, file.unclear)
 
 
 def _refuse_file(ledger: Ledger, lease: Lease, row: Row, error: BadFile) -> None:
@@ -337,28 +392,34 @@ def _subject(payment_key: str) -> str:
 def _take_in_file(
     tx: Tx, row: Row, file: payment_file.PaymentFile, campus: Campus, counts: TakeInCounts, lines: int
 ) -> None:
+    news = reversals.newest(tx, row)
     known = entries.known(tx, [payment.payment_key for payment in (*file.payments, *file.reversals)])
+    back = _lines(file.reversals)
+    unheard_of = reversal_lines.keep(tx, back)
+    told = _told(tx, file, known, back, campus)
     by_key: dict[str, list[entries.Payment]] = {}
-    for payment in file.payments:
+    for payment in told.payments:
         by_key.setdefault(payment.payment_key, []).append(payment)
-    lowered, strange = _taken_back_alone(tx, row, file, known, campus)
+    strange = [
+        _of_nothing(row, file, key) for key in sorted(unheard_of) if key not in known and key not in by_key
+    ]
     new, overpaid = entries.adopt(
         tx, row["name"], row["sha256"], [found[0] for key, found in by_key.items() if key not in known]
     )
     # Paid and taken back before it was heard of.
     new = [payment for payment in new if payment.amount]
-    told = replace(file, payments=(*file.payments, *lowered))
-    reversals.observe(tx, row, _shown(tx, row, told, campus), campus.sis_to_alma.reversal_limit)
+    shown = _shown(file, told, campus, news=news)
+    reversals.observe(tx, row, shown, campus.sis_to_alma.reversal_limit)
     unheard: list[int] = []
-    if campus.sis_to_alma.cumulative and not reversals.newest(tx, row):
+    if campus.sis_to_alma.cumulative and not news:
         unheard = [payment.amount for payment in new]
         for payment in new:
             del by_key[payment.payment_key]
         new = []
     entries.add(tx, row["name"], row["sha256"], new)
-    _keep_lines_of_told(tx, row, file, known, campus)
     opening.set_earlier_aside(tx)
-    firsts = {key: found[0] for key, found in by_key.items()} | {each.payment_key: each for each in lowered}
+    firsts = {key: found[0] for key, found in by_key.items() if key not in told.silent}
+    firsts |= {each.payment_key: each for each in told.alone}
     listed = [exceptions.overpaid(payment, int(payment["posted"])) for payment in overpaid]
     listed += [
         Listed(
@@ -391,74 +452,43 @@ def _take_in_file(
     listed += strange
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
-    news = reversals.newest(tx, row)
     entries.correct(tx, [found[0] for found in by_key.values()] if news else [])
     entries.follow_kinds(tx, campus.sis_to_alma.reasons, campus.sis_to_alma.ignored)
-    lower = [key for key, first in firsts.items() if news and first.amount <= known.get(key, 0)]
     exceptions.close_kind(
         tx,
         exceptions.ANOTHER_AMOUNT,
-        [_subject(key) for key in lower if not reversals.seen_once(tx, key)],
+        [
+            _subject(key)
+            for key, cents in shown.cents.items()
+            if cents <= known.get(key, 0) and not reversals.seen_once(tx, key)
+        ],
         "the amount is the known one again, or stands as taken back",
     )
     _taken(tx, row, lines, len(new), len(file.refused), counts)
     _older(tx, row, unheard, counts)
 
 
-def _line_keys(lines: Sequence[entries.Payment]) -> dict[str, dict[str, int]]:
-    """Return, by payment, the lines that take it back: by a key that is the same of the same line in another file, in cents."""
+def _lines(found: Sequence[entries.Payment]) -> list[Line]:
+    """Return lines that take payments back with keys that are the same of the same line in another file."""
     alike: Counter[str] = Counter()
-    found: dict[str, dict[str, int]] = {}
-    for line in lines:
-        said = f"{line.payment_key}\n{line.amount}\n{line.paid_on}"
+
+    def key(line: entries.Payment, day: str) -> str:
+        said = f"{line.payment_key}\n{line.amount}\n{day}"
         alike[said] += 1
-        key = hashlib.sha256(f"{said}\n{alike[said]}".encode()).hexdigest()[:16]
-        found.setdefault(line.payment_key, {})[key] = line.amount
-    return found
+        return hashlib.sha256(f"{said}\n{alike[said]}".encode()).hexdigest()[:16]
+
+    return [
+        # A day that is written as the ledger has it is no second line of that day.
+        Line(line.payment_key, key(line, line.paid_on), key(line, f"written {line.day_text}"), line.amount)
+        for line in found
+    ]
 
 
-def _taken_back_alone(
-    tx: Tx, row: Row, file: payment_file.PaymentFile, known: Mapping[str, int], campus: Campus
-) -> tuple[list[entries.Payment], list[Listed]]:
-    """Return the payments that lines of their own take back in a file without them, as low as they are then; and what is strange.
-
-    Each line counts once, in however many files it stands. In a file that lists all, the payment's absence says enough.
-    """
-    told = {payment.payment_key for payment in file.payments}
-    first = {line.payment_key: line for line in reversed(file.reversals)}
-    alone = {key: lines for key, lines in _line_keys(file.reversals).items() if key not in told}
-    before = reversal_lines.known(tx, list(alone))
-    # A file that lists all tells of a payment by its absence; an older one tells nothing.
-    says_nothing = campus.sis_to_alma.cumulative or not reversals.newest(tx, row)
-    lowered, strange = [], []
-    for key, lines in alone.items():
-        if key in known:
-            if not says_nothing:
-                reversal_lines.keep(tx, key, lines)
-                lowered.append(
-                    replace(first[key], amount=max(0, known[key] - reversal_lines.taken_off(tx, key)))
-                )
-        elif not lines.keys() <= before:
-            cents, line_no = sum(lines.values()), first[key].line_no
-            detail = f"line {line_no} of {row['name']} takes back a payment that was never told of"
-            strange.append(
-                Listed("payment line refused", _subject(key), cents, detail, fee_id=first[key].fee_id)
-            )
-    return lowered, strange
-
-
-def _keep_lines_of_told(
-    tx: Tx, row: Row, file: payment_file.PaymentFile, known: Mapping[str, int], campus: Campus
-) -> None:
-    """Keep the lines that take back payments which the file tells of."""
-    lines, settings = _line_keys(file.reversals), campus.sis_to_alma
-    # Once a file: of its known payments there may be many.
-    counts = settings.has_reversals and not settings.cumulative and reversals.newest(tx, row)
-    for key in {payment.payment_key for payment in file.payments}:
-        if key not in known:
-            reversal_lines.keep(tx, key, lines.get(key, {}), netted=True)
-        elif counts:
-            reversal_lines.only(tx, key, lines.get(key, {}))
+def _of_nothing(row: Row, file: payment_file.PaymentFile, key: str) -> Listed:
+    lines = [line for line in file.reversals if line.payment_key == key]
+    detail = f"line {lines[0].line_no} of {row['name']} takes back a payment that was never told of"
+    cents = sum(line.amount for line in lines)
+    return Listed("payment line refused", _subject(key), cents, detail, fee_id=lines[0].fee_id)
 
 
 def _refused(row: Row, line: RefusedLine) -> Listed:

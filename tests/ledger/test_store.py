@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import create_engine, inspect, make_url
 
 from alma_hook.errors import AlmaHookError, Fatal, LeaseTaken, LedgerError, Retriable, SettingsError
-from alma_hook.ledger import Ledger, batches, instant, moment, store
+from alma_hook.ledger import Ledger, batches, instant, moment, payments, reversal_lines, store
 from alma_hook.resources import include
 
 INSTITUTION = "01CAMPUS_INST"
@@ -120,6 +120,36 @@ def test_a_later_migration_keeps_what_is_there(ledger: Ledger, monkeypatch: pyte
     assert ledger.migrate() == ["999_more.sql"]
     with ledger.read() as tx:
         assert tx.one("SELECT SUM(amount) FROM line") == 1000
+
+
+def test_what_lines_had_taken_off_payments_is_known_after_a_migration(
+    open_ledger: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = store.migrations()
+    monkeypatch.setattr(store, "migrations", lambda: [each for each in whole if each[0] < 17])
+    ledger = open_ledger()
+    ledger.migrate()
+    with ledger.write() as tx:
+        for number, key in enumerate("ab", 1):
+            tx.run(
+                "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
+                "file_name, file_sha256, line_no, taken_at, run_id, state) VALUES (:i, :key, :no, :key, '1', '2', 600, '', '', "
+                "'', 1, '', '', 'new')",
+                key=key,
+                no=number,
+            )
+        for key, line_key, netted in (("a", "x", 1), ("a", "y", 1), ("a", "z", 0), ("b", "x", 0)):
+            tx.run(
+                "INSERT INTO reversal_line VALUES (:i, :key, :line, 200, :netted)",
+                key=key,
+                line=line_key,
+                netted=netted,
+            )
+    monkeypatch.setattr(store, "migrations", lambda: whole)
+    ledger.migrate()
+    with ledger.read() as tx:
+        assert payments.gross(tx, ["a", "b"]) == {"a": 1000, "b": 600}
+        assert reversal_lines.taken_off(tx, ["a", "b"]) == {"a": 600, "b": 200}
 
 
 def test_the_migrations_hold_no_semicolon_inside_a_text_or_behind_a_statement() -> None:

@@ -579,10 +579,11 @@ def test_a_line_alone_changes_nobodys_emplid(tmp_path: Path) -> None:
     payment = pay(bridge, fee)
     bridge.far.alma.dispute(fee.id)
     file_of(bridge, line_of(payment, "10.00"))
-    file_of(bridge, line_of(payment, "1.00", REVERSAL_ITEM_TYPE).replace(payment.emplid, "999999999"))
+    for _ in range(2):
+        file_of(bridge, line_of(payment, "1.00", REVERSAL_ITEM_TYPE).replace(payment.emplid, "999999999"))
     bridge.far.alma.restore(fee.id)
     file_of(bridge)
-    assert posted(fee) == [1000]
+    assert posted(fee) == [900]
 
 
 @pytest.mark.parametrize("clear", [True, False])

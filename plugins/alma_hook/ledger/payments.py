@@ -23,6 +23,8 @@ class Payment:
 
     ``whole``: the key of the payment that this is a part of, where its line names no fee, see ``unassigned``; then
     ``fee_id`` is ``None`` for what belongs to none yet. ``waive``: Alma's code of the reason, where PeopleSoft has waived it.
+    ``kind``: what its line says that it is, where the settings tell by that what it means.
+    ``gross``: what its line says, where lines of their own have taken something off. ``day_text``: its day as the file writes it.
     """
 
     payment_key: str
@@ -34,8 +36,9 @@ class Payment:
     line_no: int
     whole: str | None = None
     waive: str | None = None
-    #: What its line says that it is, where the settings tell by that what it means.
     kind: str | None = None
+    gross: int | None = None
+    day_text: str = ""
 
 
 def keep_file(
@@ -175,6 +178,12 @@ def known(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
     return {row["payment_key"]: int(row["amount"]) for row in in_list(tx, sql, keys)}
 
 
+def gross(tx: Tx, keys: Sequence[str]) -> dict[str, int]:
+    """Return what the lines of payments said when they were taken in, before anything was off it, by key."""
+    sql = "SELECT payment_key, COALESCE(gross, amount) AS gross FROM payment WHERE institution = :i AND payment_key"
+    return {row["payment_key"]: int(row["gross"]) for row in in_list(tx, sql, keys)}
+
+
 def fees_paid(tx: Tx) -> frozenset[str]:
     """Return the fees of this run's readings on which a payment waits to be posted."""
     rows = tx.rows(
@@ -310,9 +319,9 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     tx.run("UPDATE institution SET last_payment = last_payment + :n WHERE institution = :i", n=len(found))
     tx.many(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole, waive, kind) VALUES (:i, :payment_key, "
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole, waive, kind, gross) VALUES (:i, :payment_key, "
         ":no, :external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id, :whole, "
-        ":waive, :kind)",
+        ":waive, :kind, :gross)",
         [
             {
                 "no": number,
@@ -444,6 +453,7 @@ def adopt(
             tx.run(
                 "UPDATE payment SET emplid = :emplid, paid_on = :paid_on, file_name = :file, "
                 "file_sha256 = :sha, line_no = :line, whole = :whole, kind = COALESCE(:kind, kind), "
+                "gross = CAST(:gross AS BIGINT), "
                 "waive = CASE WHEN waive = '' THEN COALESCE(:waive, '') ELSE waive END, "
                 # Nothing is told of a part that was taken back as a whole: it keeps the amount that it had.
                 "amount = CASE WHEN posted > :amount THEN posted "
@@ -458,6 +468,7 @@ def adopt(
                 whole=payment.whole,
                 waive=payment.waive,
                 kind=payment.kind,
+                gross=payment.gross,
                 external=payment.external_id,
             )
             rename(tx, f"{reversals.LOST}{payment.external_id}", payment.payment_key)
@@ -470,7 +481,8 @@ def to_post(tx: Tx) -> list[Row]:
 
     ``account`` is null where no fee of ours is meant, ``charged_emplid`` where it was never charged.
     What PeopleSoft took back is not to be posted: ``stands`` is what it has left of the payment, ``payable``
-    what may be posted. Of applied amounts that is no more than the newest file shows.
+    what may be posted. One that a single file shows lower waits for the second; of applied amounts that part alone,
+    and nothing of one without a fee, for which a person can look all the same.
     """
     emplid = (
         "(SELECT l.emplid FROM line l WHERE l.institution = p.institution AND l.fee_id = {} AND l.state = 'sent' "
@@ -479,9 +491,9 @@ def to_post(tx: Tx) -> list[Row]:
     return tx.rows(
         f"SELECT p.*, f.user_id AS account, COALESCE({emplid.format('p.fee_id')}, {emplid.format('c.item_fee')}) "
         "AS charged_emplid FROM (SELECT n.*, (SELECT w.waive FROM payment w WHERE w.institution = n.institution "
-        "AND w.payment_key = n.payment_key) AS waive, n.stands - CASE WHEN i.payment_shape = 'applied' THEN "
-        "(SELECT COALESCE(SUM(v.amount), 0) FROM reversal v WHERE v.institution = n.institution "
-        "AND v.payment_key = n.payment_key AND v.state = 'seen_once') ELSE 0 END AS payable "
+        "AND w.payment_key = n.payment_key) AS waive, n.stands - COALESCE((SELECT "
+        "CASE WHEN i.payment_shape = 'applied' THEN v.amount WHEN n.fee_id IS NULL THEN 0 ELSE n.stands END FROM reversal v "
+        "WHERE v.institution = n.institution AND v.payment_key = n.payment_key AND v.state = 'seen_once'), 0) AS payable "
         "FROM payment_now n JOIN institution i ON i.institution = n.institution) p "
         "LEFT JOIN fee f ON f.institution = p.institution AND f.fee_id = p.fee_id "
         "LEFT JOIN carry c ON c.institution = p.institution AND c.to_fee = p.fee_id "
@@ -635,8 +647,8 @@ def resolve(
         return
     if taken_back:
         reversals.settle(tx, row, by, reason, replaced_by)
-    if row["kind"] == exceptions.ANOTHER_AMOUNT:
-        reversals.let_be(tx, row["payment_key"])
+    if row["kind"] == exceptions.ANOTHER_AMOUNT and int(row["amount"]) < 0:
+        reversals.take_word(tx, row["payment_key"], reason)
     if row["kind"] == reversals.BACK:
         reversals.take_up(tx, row)
     if row["subject"].startswith("fee "):

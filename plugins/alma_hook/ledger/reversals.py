@@ -1,7 +1,8 @@
 """Payments that PeopleSoft took back, and fees that staff made anew in Alma for what was taken back.
 
-Nothing follows from a payment that is missing or lower in one file. In a second file running it stands
-as taken back: what of it is not in Alma is not posted any more, what is there is listed for a person.
+Nothing follows from a payment that is missing or lower in one file, but that it is not posted meanwhile. In a second file
+running, or by a person's word, it stands as taken back: what of it is not in Alma is not posted any more, what is there is
+listed for a person.
 """
 
 from __future__ import annotations
@@ -84,13 +85,13 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
     file cut short, or payments that PeopleSoft has applied anew.
     """
     before: dict[str, list[Row]] = {}
-    later: set[str] = set()
+    later: dict[str, list[Row]] = {}
     # A repair reads old files again: they tell nothing of what was seen taken back later.
     for row in tx.rows("SELECT * FROM reversal WHERE institution = :i AND state <> 'withdrawn'"):
         if row["first_written_at"] <= file["written_at"]:
             before.setdefault(row["payment_key"], []).append(row)
-        elif row["state"] == "seen_once":
-            later.add(row["payment_key"])
+        else:
+            later.setdefault(row["payment_key"], []).append(row)
     known = f"SELECT payment_key, payment_no, amount FROM payment p WHERE institution = :i AND {_COUNTS}"
     payments = (
         tx.rows(known + _TOLD_BY_THEN, at=file["written_at"], day=file["written_at"][:10], name=file["name"])
@@ -120,7 +121,10 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
                 tx, seen, "standing", min(more, int(seen["amount"])), f"in {file['name']} too", file["name"]
             )
             more -= int(seen["amount"])
-        if more > 0 and payment["payment_key"] not in later and (seen is None or _another(tx, file, seen)):
+        newer = later.get(payment["payment_key"], [])
+        more -= sum(int(row["amount"]) for row in newer)
+        waits = any(row["state"] == "seen_once" for row in newer)
+        if more > 0 and not waits and (seen is None or _another(tx, file, seen)):
             found.append((payment, more))
     if sum(payment["payment_key"] not in shown.idle for payment, _ in found) > limit:
         raise BadFile(
@@ -209,13 +213,17 @@ def _change(tx: Tx, row: Row, state: str, cents: int, why: str, second_file: str
     fees.touch(tx, [_payment(tx, number)["fee_id"]])
 
 
-def let_be(tx: Tx, payment_key: str) -> None:
-    """Take a person's word on what one file alone has shown of a payment: nothing follows from it any more."""
-    for row in tx.rows(
+def take_word(tx: Tx, payment_key: str, reason: str) -> None:
+    """Take a person's word on what one file alone has shown of a payment: it stands, and what of it lies in Alma is settled."""
+    for seen in tx.rows(
         "SELECT * FROM reversal WHERE institution = :i AND payment_key = :key AND state = 'seen_once'",
         key=payment_key,
     ):
-        _change(tx, row, "withdrawn", 0, "a person has dealt with it")
+        _change(tx, seen, "standing", 0, "as a person says too")
+        ((payment, rows),) = _standing(tx, payment_key)
+        cents = _excess_of(payment, rows)[seen["reversal_id"]]
+        if cents:
+            _settle(tx, payment, seen["reversal_id"], cents, reason, [payment["fee_id"]])
 
 
 def number_of(row: Row) -> int:
@@ -413,6 +421,12 @@ def excess(paid: int, posted: int, rows: Sequence[Row]) -> list[int]:
     return found
 
 
+def _excess_of(payment: Row, rows: Sequence[Row]) -> dict[str, int]:
+    """Return ``excess`` by reversal."""
+    cents = excess(int(payment["amount"]), int(payment["posted"]), rows)
+    return dict(zip([row["reversal_id"] for row in rows], cents, strict=True))
+
+
 def judge(tx: Tx) -> int:
     """List what stands as taken back and is in Alma, and take off the list what is not; return how many are listed.
 
@@ -432,9 +446,7 @@ def judge(tx: Tx) -> int:
         elif f"payment {number}" in overpaid:
             rest = int(payment["received"]) - int(payment["posted"])
             exceptions.open_all(tx, [exceptions.of_payment(payment, exceptions.OVERPAID, rest)])
-        for row, cents in zip(
-            rows, excess(int(payment["amount"]), int(payment["posted"]), rows), strict=True
-        ):
+        for row, cents in zip(rows, _excess_of(payment, rows).values(), strict=True):
             left = cents - _cover(tx, payment, row, cents) if cents and row["covered_by"] is None else cents
             if left > 0:
                 listed.append(
@@ -443,7 +455,7 @@ def judge(tx: Tx) -> int:
                         f"reversal {row['reversal_id']}",
                         left,
                         f"payment {number} of {text_of(int(payment['amount']))}: {text_of(int(row['amount']))} taken back, "
-                        f"by {row['first_file']} and {row['second_file']}; {text_of(left)} of it is in Alma",
+                        f"by {row['first_file']} and {row['second_file'] or 'a person'}; {text_of(left)} of it is in Alma",
                         fee_id=payment["fee_id"],
                         payment_key=payment["payment_key"],
                     )
@@ -563,10 +575,7 @@ def settle(tx: Tx, listed: Row, by: str, reason: str, replaced_by: str | None) -
     """
     reversal_id = str(listed["subject"]).removeprefix("reversal ")
     ((payment, rows),) = _standing(tx, listed["payment_key"])
-    amounts = dict(
-        zip([row["reversal_id"] for row in rows], excess(int(payment["amount"]), int(payment["posted"]), rows), strict=True)
-    )  # fmt: skip
-    cents = amounts.get(reversal_id, 0)
+    cents = _excess_of(payment, rows).get(reversal_id, 0)
     # It is listed in the very transaction that changes it; should that ever end, nothing is settled by old words.
     if cents != int(listed["amount"]):  # pragma: no cover
         raise Fatal(
@@ -576,6 +585,10 @@ def settle(tx: Tx, listed: Row, by: str, reason: str, replaced_by: str | None) -
     if replaced_by is not None:
         _carry(tx, payment, reversal_id, cents, replaced_by, by, reason)
         touched.append(replaced_by)
+    _settle(tx, payment, reversal_id, cents, reason, touched)
+
+
+def _settle(tx: Tx, payment: Row, reversal_id: str, cents: int, reason: str, touched: Sequence[str]) -> None:
     tx.run(
         "UPDATE reversal SET state = 'settled', settled = settled + :cents, changed_at = :now "
         "WHERE institution = :i AND reversal_id = :id",

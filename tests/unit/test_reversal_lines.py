@@ -1,0 +1,376 @@
+"""Files of windows and the lines of their own that take payments back: in whatever order they come."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from simulator.query_output import REVERSAL_ITEM_TYPE
+from tests.bridge import Bridge
+from tests.unit.test_guard import copied, lose, put_back, repaired
+from tests.unit.test_reversals import charged, cumulative, equalise, kinds, listed, pay, resolve
+from tests.unit.test_waivers import amounts, corrected, file_of, line_of, posted, reversing
+
+BACK = "payment taken back in PeopleSoft"
+ANOTHER = "payment with another amount"
+HEADING = "Emplid,Payment ID,Date Paid,Reference Number,Paid Amount,Item Type\r\n"
+
+
+def windows(tmp_path: Path, students: int = 1, url: str | None = None) -> Bridge:
+    return Bridge(tmp_path, students=students, fees=0, settings=reversing, url=url)
+
+
+def late_file(bridge: Bridge, *rows: str, hours: int) -> None:
+    """A file arrives that was written some hours ago, before the newest one taken in."""
+    name = "/sfs/outbound/LIBRARY_late.csv"
+    bridge.folder.put(name, (HEADING + "".join(rows)).encode())
+    at = bridge.seconds() - 3600 * hours
+    os.utime(bridge.folder.path(name), (at, at))
+    bridge.far.clock.advance(seconds=60)
+    bridge.sis_to_alma()
+
+
+@pytest.mark.parametrize("with_payment", [False, True])
+def test_a_line_in_a_file_that_comes_late_is_not_lost(tmp_path: Path, with_payment: bool) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    assert posted(fee) == [1000]
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    bridge.far.clock.advance(hours=24)
+    file_of(bridge)  # the window of a later day comes first
+    late_file(bridge, *([paid] if with_payment else []), back, hours=12)
+    for _ in range(2):
+        file_of(bridge)
+        equalise(bridge)
+    assert bridge.books().fees[fee.id].difference_cents == -1000
+    # PeopleSoft asks for 10.00, and Alma does not.
+    assert amounts(bridge) == [(ANOTHER, -1000)]
+
+
+@pytest.mark.parametrize("was_posted", [True, False])
+def test_an_older_window_run_again_brings_no_payment_back(tmp_path: Path, was_posted: bool) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    if not was_posted:
+        bridge.far.alma.dispute(fee.id)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        file_of(bridge, back)
+    assert (BACK in kinds(bridge)) is was_posted
+    # For the sake of another file that was refused the query is run again for the first days.
+    file_of(bridge, paid)
+    if not was_posted:
+        bridge.far.alma.restore(fee.id)
+    for _ in range(2):
+        file_of(bridge)
+    assert posted(fee) == ([1000] if was_posted else [])
+    assert (BACK in kinds(bridge)) is was_posted
+
+
+def test_an_older_window_run_again_posts_no_payment_that_stood_in(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 2000)
+    first = pay(bridge, fee, 1000)
+    paid, back = line_of(first, "10.00"), line_of(first, "10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(first.payment_id)
+    for _ in range(2):
+        file_of(bridge, back)
+    second = pay(bridge, fee, 1000)
+    file_of(bridge, line_of(second, "10.00"))
+    assert (posted(fee), kinds(bridge)) == ([1000], [])
+    assert bridge.books().fees[fee.id].difference_cents == 0
+    file_of(bridge, paid)
+    for _ in range(2):
+        file_of(bridge)
+        equalise(bridge)
+    assert (posted(fee), kinds(bridge)) == ([1000], [])
+    assert bridge.books().fees[fee.id].difference_cents == 0
+
+
+def test_a_payment_that_was_taken_back_before_it_was_heard_of_stays_so_when_its_day_is_told_again(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    file_of(bridge, paid, back)
+    assert posted(fee) == []
+    file_of(bridge, paid)  # the query is run again for the first day alone
+    assert posted(fee) == []
+
+
+def test_a_line_heard_of_before_its_payment_is_off_it(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    bridge.far.clock.advance(hours=24)
+    file_of(bridge, back)  # the payment's file comes late
+    late_file(bridge, paid, hours=12)
+    for _ in range(2):
+        file_of(bridge)
+    assert posted(fee) == []
+
+
+def test_a_line_whose_day_is_read_otherwise_later_is_still_one_line(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    bridge.far.alma.dispute(fee.id)
+    file_of(bridge, line_of(payment, "10.00"))
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    back = line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    for _ in range(2):
+        file_of(bridge, back)
+    text = bridge.file.read_text().replace("[sis_to_alma]\n", '[sis_to_alma]\ndate_format = "%d/%m/%Y"\n')
+    corrected(bridge, bridge.file.read_text(), text)
+    assert bridge.campus.sis_to_alma.date_format == "%d/%m/%Y"
+    for _ in range(2):
+        file_of(bridge, back)
+    bridge.far.alma.restore(fee.id)
+    for _ in range(2):
+        file_of(bridge)
+        equalise(bridge)
+    assert posted(fee) == [600]
+
+
+def test_a_repair_forgets_no_line_that_takes_back_what_is_in_alma(tmp_path: Path) -> None:
+    bridge = windows(tmp_path, 2)
+    corrected(bridge, f'{REVERSAL_ITEM_TYPE} = "reversal"', f'{REVERSAL_ITEM_TYPE} = "list"')
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid, back)
+    assert posted(fee) == [1000]
+    corrected(bridge, f'{REVERSAL_ITEM_TYPE} = "list"', f'{REVERSAL_ITEM_TYPE} = "reversal"')
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    for _ in range(2):
+        file_of(bridge, paid, back)
+    assert (BACK, 400) in amounts(bridge)
+    with_loss = copied(bridge)
+    # As it is without a loss: the payment's day falls out of the window.
+    file_of(bridge, back)
+    assert (BACK, 400) in amounts(bridge)
+    put_back(bridge, with_loss)
+    lose(bridge, opened=False)
+    repaired(bridge)
+    assert (BACK, 400) in amounts(bridge)
+    for _ in range(2):
+        file_of(bridge, back)
+    assert (BACK, 400) in amounts(bridge)
+
+
+def test_a_repair_forgets_no_line_where_the_first_file_was_written_over(tmp_path: Path) -> None:
+    """No settings change: PeopleSoft writes over the file after it was taken in and before it is archived."""
+    bridge = windows(tmp_path, 2)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    name = "/sfs/outbound/LIBRARY.csv"
+    bridge.far.clock.advance(hours=24)
+    bridge.folder.put(name, (HEADING + paid).encode())
+    with bridge.working("back") as (ledger, lease):
+        for task, work in bridge.tasks_back():
+            if task == "archive":
+                bridge.far.clock.advance(seconds=60)
+                bridge.folder.put(name, (HEADING + paid + back).encode())
+            work(ledger, lease)
+    assert posted(fee) == [1000]
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    bridge.sis_to_alma()
+    file_of(bridge, paid, back)
+    assert (BACK, 400) in amounts(bridge)
+    lose(bridge, opened=False)
+    repaired(bridge)
+    assert (BACK, 400) in amounts(bridge)
+    for _ in range(2):
+        file_of(bridge, back)
+    assert (BACK, 400) in amounts(bridge)
+
+
+def test_a_line_that_is_seen_once_more_after_a_persons_word_holds_no_fee_for_ever(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    back = line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, line_of(payment, "10.00"))
+    file_of(bridge, back)
+    ((exception_id, _, _),) = listed(bridge, ANOTHER)
+    resolve(bridge, exception_id)
+    file_of(bridge, back)  # the windows overlap by a day
+    for _ in range(3):
+        file_of(bridge)
+    bridge.far.alma.add_fee(bridge.far.students[0], 777)
+    for _ in range(2):
+        equalise(bridge)
+    assert [posting.cents for posting in bridge.far.peoplesoft.postings] == [1000, 777]
+    assert kinds(bridge) == []
+
+
+def test_a_waiting_payment_is_not_posted_after_a_person_has_seen_that_it_was_taken_back(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    bridge.far.alma.dispute(fee.id)
+    file_of(bridge, line_of(payment, "10.00"))
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    file_of(bridge, line_of(payment, "10.00", REVERSAL_ITEM_TYPE))
+    ((exception_id, _, _),) = listed(bridge, ANOTHER)
+    resolve(bridge, exception_id)
+    bridge.far.alma.restore(fee.id)
+    for _ in range(2):
+        file_of(bridge)
+        equalise(bridge)
+    assert (posted(fee), kinds(bridge)) == ([], [])
+    assert bridge.balances()["unexplained"] == 0
+
+
+def test_a_repair_posts_nothing_that_only_a_late_file_told_of(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=1, fees=0, settings=lambda text: reversing(cumulative(text)))
+    fee, other = charged(bridge, 1000, 700)
+    payment, second = pay(bridge, fee), pay(bridge, other)
+    paid, kept = line_of(payment, "10.00"), line_of(second, "7.00")
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    bridge.far.clock.advance(hours=24)
+    file_of(bridge, kept)
+    late_file(bridge, paid, kept, hours=12)
+    assert (posted(fee), posted(other)) == ([], [700])
+    bridge.sis_to_alma()
+    assert posted(fee) == []
+    lose(bridge, opened=False)
+    repaired(bridge)
+    bridge.sis_to_alma()
+    assert posted(fee) == []
+
+
+def test_what_took_a_payment_back_and_was_undone_in_the_same_file_loses_no_payment(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "-10.00", REVERSAL_ITEM_TYPE)
+    undone = line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    for _ in range(3):
+        file_of(bridge, paid, back, undone)
+    assert (posted(fee), kinds(bridge)) == ([], ["payment line refused"] * 3)
+
+
+def test_a_line_that_takes_back_nought_keeps_no_payment_out(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    for _ in range(2):
+        file_of(bridge, line_of(payment, "10.00"), line_of(payment, "0.00", REVERSAL_ITEM_TYPE))
+    assert posted(fee) == [1000]
+
+
+@pytest.mark.parametrize("was_posted", [True, False])
+def test_a_file_without_the_line_is_no_second_witness_of_it(tmp_path: Path, was_posted: bool) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    if not was_posted:
+        bridge.far.alma.dispute(fee.id)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    for rows in ([back], [paid], [paid]):
+        file_of(bridge, *rows)
+        assert (ANOTHER, -400) in amounts(bridge)
+        assert BACK not in kinds(bridge)
+    if not was_posted:
+        bridge.far.alma.restore(fee.id)
+    file_of(bridge)
+    assert posted(fee) == ([1000] if was_posted else [])
+    file_of(bridge, paid, back)
+    assert posted(fee) == ([1000] if was_posted else [600])
+    assert amounts(bridge) == ([(BACK, 400)] if was_posted else [])
+
+
+def test_a_line_that_comes_late_once_more_is_taken_back_no_second_time(
+    tmp_path: Path, ledger_url: str
+) -> None:
+    bridge = windows(tmp_path, url=ledger_url)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    for _ in range(2):
+        file_of(bridge, back)
+    late_file(bridge, paid, back, hours=36)
+    assert amounts(bridge) == [(BACK, 400)]
+    file_of(bridge, back)
+    assert amounts(bridge) == [(BACK, 400)]
+
+
+def test_a_line_that_comes_late_is_the_second_witness_of_an_older_file(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    back = line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, line_of(payment, "10.00"))
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    file_of(bridge, back)
+    file_of(bridge)
+    late_file(bridge, back, hours=12)
+    assert amounts(bridge) == [(BACK, 1000)]
+
+
+def test_a_line_whose_day_is_written_otherwise_later_is_still_one_line(tmp_path: Path) -> None:
+    """The user who runs the query has other regional settings now, and the settings say so."""
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    file_of(bridge, line_of(payment, "10.00"))
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    back = line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    for _ in range(2):
+        file_of(bridge, back)
+    corrected(bridge, "[sis_to_alma]\n", '[sis_to_alma]\ndate_format = "%Y-%m-%d"\n')
+    for _ in range(2):
+        file_of(bridge, back.replace("12/01/2026", "2026-12-01"))
+    assert amounts(bridge) == [(BACK, 400)]
+    # And read otherwise once more.
+    corrected(bridge, "%Y-%m-%d", "%Y-%d-%m")
+    for _ in range(2):
+        file_of(bridge, back.replace("12/01/2026", "2026-12-01"))
+    assert amounts(bridge) == [(BACK, 400)]
+
+
+def test_of_a_payment_of_unclear_outcome_a_persons_word_settles_nothing_that_is_in_alma(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    first, fee = charged(bridge, 700, 1000)
+    paid = pay(bridge, first)
+    file_of(bridge, line_of(paid, "7.00"))
+    payment = pay(bridge, fee)
+    bridge.far.faults.add_http("drop_after", method="POST", path="/fees")
+    file_of(bridge, line_of(payment, "10.00"))
+    bridge.far.faults.clear()
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    bridge.far.clock.advance(hours=24)
+    name = "/sfs/outbound/LIBRARY_back.csv"
+    bridge.folder.put(name, (HEADING + line_of(payment, "10.00", REVERSAL_ITEM_TYPE)).encode())
+    with bridge.working("back") as (ledger, lease):
+        for _, work in bridge.tasks_back()[:2]:
+            work(ledger, lease)
+    ((exception_id, _, _),) = listed(bridge, ANOTHER)
+    resolve(bridge, exception_id)
+    file_of(bridge)
+    assert posted(fee) == [1000]
+    assert amounts(bridge) == [(BACK, 1000)]
