@@ -114,18 +114,19 @@ def view_of(file: str, name: str) -> str:
 
 #: What takes the newest migration away again: a ledger as the version before it left it.
 BEFORE_THE_NEWEST = (
-    "DROP VIEW fee_wanted",
     "DROP VIEW payment_of_unclear_day",
     "DROP VIEW item_position",
     "DROP VIEW opening_paid",
-    "DROP TABLE opening_item",
-    "DROP TABLE opening_hold",
-    "ALTER TABLE payment DROP COLUMN after_opening",
-    "ALTER TABLE institution DROP COLUMN opened_as_of",
-    view_of("010_campus_rules.sql", "item_position"),
-    view_of("007_wanted.sql", "fee_wanted"),
+    "DROP VIEW opening_item_now",
+    "DROP INDEX line_one_pending",
+    "CREATE UNIQUE INDEX line_one_pending ON line (institution, fee_id) WHERE state = 'pending'",
+    "DROP TABLE opening_loose",
+    "ALTER TABLE opening_item DROP COLUMN taken_back",
+    view_of("015_opening.sql", "opening_paid"),
+    view_of("015_opening.sql", "item_position"),
+    view_of("015_opening.sql", "payment_of_unclear_day"),
 )
-NEWEST = 15
+NEWEST = 18
 
 
 def set_back(bridge: Bridge) -> None:

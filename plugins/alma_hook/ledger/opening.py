@@ -89,7 +89,8 @@ def bring(tx: Tx, record: Record) -> None:
         day=record.as_of,
     )
     tx.many(
-        "INSERT INTO opening_item VALUES (:i, :file_line, :fee_id, :emplid, :reference, :paid_before, :line_no) "
+        "INSERT INTO opening_item (institution, file_line, fee_id, emplid, reference, paid_before, line_no) "
+        "VALUES (:i, :file_line, :fee_id, :emplid, :reference, :paid_before, :line_no) "
         "ON CONFLICT (institution, file_line) DO NOTHING",
         [asdict(item) for item in record.items],
     )
@@ -169,7 +170,9 @@ def restore(tx: Tx, text: bytes, let_go: Iterable[str]) -> None:
 
 def references(tx: Tx) -> dict[str, str]:
     """Return by its own reference the fee that an item charged by another process stands for."""
-    rows = tx.rows("SELECT reference, fee_id FROM opening_item WHERE institution = :i AND reference <> ''")
+    rows = tx.rows(
+        "SELECT reference, fee_id FROM opening_item_now WHERE institution = :i AND reference <> ''"
+    )
     return {row["reference"]: row["fee_id"] for row in rows}
 
 

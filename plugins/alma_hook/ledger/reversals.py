@@ -29,7 +29,7 @@ _STANDS = "('standing', 'settled')"
 #: A payment on a charge of before the books were opened concerns us where its item stands for a fee of ours since then.
 #: (Of applied amounts what was applied before is told by its sum, see ``applied.since_opening``.)
 _COUNTS = (
-    f"(p.state <> '{EARLIER}' OR EXISTS (SELECT 1 FROM opening_item o JOIN institution n ON n.institution = o.institution "
+    f"(p.state <> '{EARLIER}' OR EXISTS (SELECT 1 FROM opening_item_now o JOIN institution n ON n.institution = o.institution "
     "WHERE o.institution = p.institution AND o.fee_id = p.fee_id AND n.payment_shape <> 'applied'))"
 )
 #: A file lacks no payment that a later one was the first to tell of, nor one that Alma alone tells of and has
