@@ -45,6 +45,109 @@ def part_paid(bridge: Unopened, paid: int = 2000) -> Fee:
 # -- less applied than at the opening ----------------------------------------------------------------------
 
 
+def less_applied(folder: Path, url: str | None = None, *, shape: Callable[[str], str] = by_level) -> Unopened:
+    """A cheque of before is returned."""
+    bridge = unopened(folder, url, shape=shape)
+    part_paid(bridge)
+    bridge.night("applied")
+    bridge.far.peoplesoft.bounce(next(iter(bridge.far.peoplesoft.payments)))
+    for _ in range(2):
+        bridge.night("applied")
+    assert [cents for _, cents, _ in listed(bridge, opened.LESS_APPLIED)] == [2000]
+    return bridge
+
+
+def written_off(bridge: Unopened, cents: int) -> None:
+    """The office lowers the item."""
+    (item,) = bridge.far.peoplesoft.items.values()
+    bridge.far.peoplesoft._change(item, -cents)
+    bridge.night("applied")
+    bridge.resolve(opened.LESS_APPLIED)
+    for _ in range(2):
+        bridge.night("applied")
+        bridge.run("all_users")
+
+
+def then_paid(bridge: Unopened) -> None:
+    """What is left is paid, and reaches Alma whole."""
+    (fee,) = bridge.far.alma.fees.values()
+    bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 3000)
+    for _ in range(3):
+        bridge.night("applied")
+        bridge.run("all_users")
+    assert (applied(fee), kinds(bridge)) == ([[3000]], [])
+    assert bridge.books().unequal == {}
+
+
+@pytest.mark.parametrize("shape", [by_level, one_list])
+def test_what_is_paid_after_a_person_has_settled_what_was_less_applied_is_posted(
+    tmp_path: Path, ledger_url: str, shape: Callable[[str], str]
+) -> None:
+    bridge = less_applied(tmp_path, ledger_url, shape=shape)
+    written_off(bridge, 2000)
+    assert kinds(bridge) == []
+    then_paid(bridge)
+
+
+@pytest.mark.parametrize("older_copy", [False, True])
+def test_a_repair_knows_what_a_person_has_settled_of_what_was_less_applied(
+    tmp_path: Path, older_copy: bool
+) -> None:
+    bridge = less_applied(tmp_path)
+    copy = copied(bridge)
+    written_off(bridge, 2000)
+    if older_copy:
+        put_back(bridge, copy)
+    else:
+        lose(bridge, opened=False)
+    repaired(bridge)
+    repaired(bridge)
+    bridge.night("applied")
+    assert kinds(bridge) == []
+    then_paid(bridge)
+
+
+def test_what_is_less_applied_once_more_is_listed_again(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path, shape=by_level)
+    fee = a_fee(bridge, 5000)
+    bridge.far.charged_before(fee, 5000)
+    for _ in range(2):
+        bridge.far.peoplesoft.pay(f"ALMA{fee.id}", 1000)
+    bridge.far.alma.pay_at_desk(fee.id, 2000)
+    bridge.accept()
+    for payment in list(bridge.far.peoplesoft.payments):
+        bridge.far.peoplesoft.bounce(payment)
+        bridge.night("applied")
+        assert [cents for _, cents, _ in listed(bridge, opened.LESS_APPLIED)] == [1000]
+        bridge.resolve(opened.LESS_APPLIED)
+    assert kinds(bridge) == []
+
+
+def test_what_was_less_applied_on_two_items_of_a_fee_is_settled_for_both(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path, shape=by_level)
+    far, sfs = bridge.far, bridge.far.peoplesoft
+    fee = a_fee(bridge, 5000)
+    far.charged_before(fee, 3000, paid=1000)
+    far.charged_before(fee, 2000, paid=1000, term="2262")
+    far.alma.pay_at_desk(fee.id, 2000)
+    bridge.accept()
+    bridge.resolve(opened.HELD_SINCE_OPENING)
+    for payment in list(sfs.payments):
+        sfs.bounce(payment)
+    bridge.night("applied")
+    for item in sfs.items.values():
+        sfs._change(item, -1000)
+    assert [cents for _, cents, _ in listed(bridge, opened.LESS_APPLIED)] == [2000]
+    bridge.resolve(opened.LESS_APPLIED)
+    for number in list(sfs.items):
+        sfs.pay(number)
+    for _ in range(2):
+        bridge.night("applied")
+        bridge.run("all_users")
+    assert (sum(sum(each) for each in applied(fee)), kinds(bridge)) == (3000, [])
+    assert bridge.books().unequal == {}
+
+
 # -- payments of before ------------------------------------------------------------------------------------
 
 
@@ -133,3 +236,59 @@ def test_an_opening_that_never_was_swallows_no_payment(
 # -- items that stand for no fee ---------------------------------------------------------------------------
 
 
+def any_student(text: str) -> str:
+    return text + '\n[emplid]\npattern = "[0-9]{9}"\n'
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_an_item_whose_student_alma_learns_of_after_the_opening_holds_that_students_fees(
+    tmp_path: Path, lost: bool
+) -> None:
+    bridge = unopened(tmp_path, shape=any_student)
+    fee = a_fee(bridge, 1000)
+    old, new = "U" + fee.user.primary_id, fee.user.primary_id
+    # Alma has the student under another id yet.
+    bridge.far.alma.rekey_user(new, old)
+    bridge.far.peoplesoft.charge(new, "300000000001", "2261", "LIB-5", 1000)
+    bridge.accept()
+    bridge.run("all_users")
+    assert bridge.loads() == []
+    bridge.far.alma.rekey_user(old, new)
+    for _ in range(3):
+        bridge.run("all_users")
+    assert bridge.loads() == []
+    assert kinds(bridge) == sorted([opened.ITEM_WITHOUT_FEE, opened.NEW_FEES_WAIT])
+    if lost:
+        lose(bridge, opened=False)
+        repaired(bridge)
+        bridge.run("all_users")
+        assert bridge.loads() == []
+    bridge.resolve(opened.ITEM_WITHOUT_FEE)
+    bridge.run("all_users")
+    assert (bridge.loads(), kinds(bridge)) == ([("charges", 1000)], [])
+
+
+def test_a_repair_knows_which_items_without_a_fee_were_settled(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path)
+    fees = a_campus(bridge)
+    bridge.accept()
+    bridge.resolve(opened.ITEM_WITHOUT_FEE)
+    bridge.run()
+    lose(bridge, opened=False)
+    repaired(bridge)
+    assert opened.ITEM_WITHOUT_FEE not in kinds(bridge)
+    later = a_fee(bridge, 300, bridge.far.students.index(fees["unsure"].user))
+    bridge.run()
+    assert bridge.books().fees[later.id].charged_cents == 300
+
+
+def test_a_fee_that_a_person_has_released_waits_for_no_item_of_its_student(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path)
+    fees = a_campus(bridge)
+    bridge.accept()
+    later = a_fee(bridge, 300, bridge.far.students.index(fees["unsure"].user))
+    bridge.resolve(opened.HELD_SINCE_OPENING)
+    bridge.run()
+    books = bridge.books().fees
+    assert (books[fees["unsure"].id].charged_cents, books[later.id].charged_cents) == (400, 0)
+    assert bridge.exceptions()[f"fee {later.id}"] == opened.NEW_FEES_WAIT

@@ -36,6 +36,8 @@ SHRUNKEN = "file has far fewer lines than the last one"
 OLDER = "file older than one taken in"
 GONE = "refused payment file is gone"
 ANOTHER_AMOUNT = "payment with another amount"
+LINE_REFUSED = "payment line refused"
+LESS_APPLIED = "less applied than at the opening"
 
 
 def of_payment(row: Row, kind: str, value: int, more: str = "") -> Listed:

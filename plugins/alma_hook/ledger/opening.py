@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,12 @@ from alma_hook.money import amount
 HELD_SINCE_OPENING = "held since the opening"
 ITEM_WITHOUT_FEE = "item of before the opening without a fee"
 BEFORE_OR_AFTER = "paid before the opening or after it"
-LESS_APPLIED = "less applied than at the opening"
+LESS_APPLIED = exceptions.LESS_APPLIED
+NEW_FEES_WAIT = "item of before the opening without a fee, new fees wait"
+
+_LOOSE = "opening line "
+# What people have said of an opening since, each a line of its note in the archive.
+_RELEASED, _SETTLED, _TAKEN_BACK = "released", "settled", "back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +54,15 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Loose:
-    """An item that stands for no fee; ``line_no`` of the file, ``balance`` in cents."""
+    """An item that stands for no fee; ``line_no`` of the file, ``balance`` in cents.
+
+    ``emplid``: whose it is; an older record does not tell.
+    """
 
     line_no: int
     balance: int
     why: str
+    emplid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +113,18 @@ def bring(tx: Tx, record: Record) -> None:
         "ON CONFLICT (institution, fee_id) DO NOTHING",
         [{"fee": hold.fee_id, "why": hold.why} for hold in record.holds],
     )
+    tx.many(
+        "INSERT INTO opening_loose (institution, file_line, emplid) VALUES (:i, :line, :emplid) "
+        "ON CONFLICT (institution, file_line) DO NOTHING",
+        [{"line": item.line_no, "emplid": item.emplid} for item in record.loose],
+    )
     fees.add_accounts(tx, True, sorted({hold.user_id for hold in record.holds}), "opening")
     listed = [
         Listed(HELD_SINCE_OPENING, f"fee {hold.fee_id}", hold.amount, hold.why, fee_id=hold.fee_id)
         for hold in record.holds
     ]
     listed += [
-        Listed(ITEM_WITHOUT_FEE, f"opening line {item.line_no}", item.balance, f"{record.file}, {item.why}")
+        Listed(ITEM_WITHOUT_FEE, f"{_LOOSE}{item.line_no}", item.balance, f"{record.file}, {item.why}")
         for item in record.loose
     ]
     exceptions.open_all(tx, listed)
@@ -130,13 +144,20 @@ def release(tx: Tx, fee_ids: Iterable[str]) -> None:
         [{"fee": fee_id, "now": tx.now} for fee_id in found],
     )
     if found:
-        tx.run(
-            "UPDATE batch SET changed_at = :now WHERE institution = :i AND batch_id = :b",
-            now=tx.now,
-            b=OPENING,
-        )
-        fees.touch(tx, found)
-        fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, found)), "opening")
+        _look_again(tx, found)
+
+
+def _look_again(tx: Tx, fee_ids: Sequence[str]) -> None:
+    """Let the next run read these fees, and tell the archive what was said of the opening."""
+    _to_be_noted(tx)
+    fees.touch(tx, fee_ids)
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), "opening")
+
+
+def _to_be_noted(tx: Tx) -> None:
+    tx.run(
+        "UPDATE batch SET changed_at = :now WHERE institution = :i AND batch_id = :b", now=tx.now, b=OPENING
+    )
 
 
 def released(tx: Tx) -> list[str]:
@@ -147,8 +168,61 @@ def released(tx: Tx) -> list[str]:
     return [row["fee_id"] for row in rows]
 
 
-def restore(tx: Tx, text: bytes, let_go: Iterable[str]) -> None:
-    """Bring an opening back from the archive. ``let_go``: fees that were released since."""
+def settle_loose(tx: Tx, subject: str) -> None:
+    """Take a person's word that an item which stands for no fee was dealt with: its student's new fees wait no more."""
+    settled = tx.run(
+        "UPDATE opening_loose SET settled_at = :now WHERE institution = :i AND file_line = :line AND settled_at IS NULL",
+        now=tx.now,
+        line=int(subject.removeprefix(_LOOSE)),
+    )
+    if settled:
+        _to_be_noted(tx)
+
+
+def students_of_loose(tx: Tx) -> frozenset[str]:
+    """Return the EMPLIDs of items that stand for no fee and were not dealt with: a new fee of theirs may be in PeopleSoft."""
+    rows = tx.rows("SELECT emplid FROM opening_loose WHERE institution = :i AND settled_at IS NULL")
+    return frozenset(row["emplid"] for row in rows if row["emplid"])
+
+
+def settle_less_applied(tx: Tx, listed: Row) -> None:
+    """Take a person's word on what was taken back of what was paid before: what is applied from now on was paid since."""
+    left = int(listed["amount"])
+    for row in tx.rows(
+        "SELECT file_line, paid_before FROM opening_paid WHERE institution = :i AND fee_id = :fee ORDER BY file_line",
+        fee=listed["fee_id"],
+    ):
+        part = min(left, int(row["paid_before"]))
+        left -= part
+        tx.run(
+            "UPDATE opening_item SET taken_back = taken_back + :part WHERE institution = :i AND file_line = :line",
+            part=part,
+            line=row["file_line"],
+        )
+    _look_again(tx, [listed["fee_id"]])
+    tx.event(f"fee {listed['fee_id']}", f"{LESS_APPLIED}: settled", amount(int(listed["amount"])))
+
+
+def said(tx: Tx) -> list[str]:
+    """Return what people have said of the opening since, as its note in the archive tells it."""
+    settled = tx.rows(
+        "SELECT file_line FROM opening_loose WHERE institution = :i AND settled_at IS NOT NULL ORDER BY file_line"
+    )
+    back = tx.rows(
+        "SELECT file_line, taken_back FROM opening_item WHERE institution = :i AND taken_back > 0 ORDER BY file_line"
+    )
+    return [
+        *(f"{_RELEASED} {fee_id}" for fee_id in released(tx)),
+        *(f"{_SETTLED} {row['file_line']}" for row in settled),
+        *(f"{_TAKEN_BACK} {row['file_line']} {row['taken_back']}" for row in back),
+    ]
+
+
+def restore(tx: Tx, text: bytes, note: Iterable[str]) -> None:
+    """Bring an opening back from the archive. ``note``: the lines of its note."""
+    told: dict[str, list[list[str]]] = defaultdict(list)
+    for word, *about in (line.split(" ") for line in note):
+        told[word].append(about)
     record = record_of(text)
     bring(tx, record)
     # PeopleSoft's own file has shown them.
@@ -160,12 +234,21 @@ def restore(tx: Tx, text: bytes, let_go: Iterable[str]) -> None:
         b=OPENING,
     )
     held_yet = held(tx)
-    gone = [fee_id for fee_id in let_go if fee_id in held_yet]
+    gone = [fee_id for (fee_id,) in told[_RELEASED] if fee_id in held_yet]
     release(tx, gone)
     for fee_id in gone:
         exceptions.close_kind(
             tx, HELD_SINCE_OPENING, [f"fee {fee_id}"], "it was released, as the archive tells"
         )
+    for (line,) in told[_SETTLED]:
+        settle_loose(tx, f"{_LOOSE}{line}")
+        exceptions.close_kind(
+            tx, ITEM_WITHOUT_FEE, [f"{_LOOSE}{line}"], "it was settled, as the archive tells"
+        )
+    tx.many(
+        "UPDATE opening_item SET taken_back = :cents WHERE institution = :i AND file_line = :line AND taken_back < :cents",
+        [{"line": int(line), "cents": int(cents)} for line, cents in told[_TAKEN_BACK]],
+    )
 
 
 def references(tx: Tx) -> dict[str, str]:
@@ -180,7 +263,7 @@ def references(tx: Tx) -> dict[str, str]:
 
 
 def paid_before(tx: Tx) -> dict[tuple[str, str], int]:
-    """Return, by fee and EMPLID, the cents that were applied to its items when the books were opened."""
+    """Return, by fee and EMPLID, what of the cents applied to its items now was so when the books were opened."""
     found: dict[tuple[str, str], int] = defaultdict(int)
     for row in tx.rows("SELECT fee_id, emplid, paid_before FROM opening_paid WHERE institution = :i"):
         found[row["fee_id"], row["emplid"]] += int(row["paid_before"])

@@ -562,6 +562,14 @@ def resolve(
         opening.release(tx, [row["fee_id"]])
         exceptions.close(tx, exception_id, by, reason)
         return
+    if row["kind"] == opening.LESS_APPLIED:
+        opening.settle_less_applied(tx, row)
+        exceptions.close(tx, exception_id, by, reason)
+        # Should as much be taken back once more, it is news.
+        exceptions.close_kind(tx, row["kind"], [row["subject"]], reason)
+        return
+    if row["kind"] == opening.ITEM_WITHOUT_FEE:
+        opening.settle_loose(tx, row["subject"])
     if taken_back:
         reversals.settle(tx, row, by, reason, replaced_by)
     if row["kind"] == exceptions.ANOTHER_AMOUNT:
