@@ -148,6 +148,34 @@ def test_what_was_less_applied_on_two_items_of_a_fee_is_settled_for_both(tmp_pat
     assert bridge.books().unequal == {}
 
 
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_fee_made_anew_for_what_is_less_applied_waits(tmp_path: Path, settled: bool) -> None:
+    bridge = less_applied(tmp_path)
+    sent = bridge.loads()
+    a_fee(bridge, 2000)
+    bridge.run("all_users")
+    # PeopleSoft asks for that much already, on the old item.
+    assert (bridge.loads(), kinds(bridge)) == (sent, sorted([opened.LESS_APPLIED, WAITS]))
+    if settled:
+        written_off(bridge, 2000)
+        assert (bridge.loads(), kinds(bridge)) == ([*sent, ("charges", 2000)], [])
+
+
+def test_a_fee_made_anew_for_a_payment_of_before_that_was_never_told_of_waits(tmp_path: Path) -> None:
+    """The query of payments begins on the day of the opening, as the docs allow."""
+    bridge = unopened(tmp_path, shape=reversing)
+    part_paid(bridge)
+    (payment,) = bridge.far.peoplesoft.payments.values()
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        file_of(bridge, line_of(payment, "20.00", REVERSAL_ITEM_TYPE))
+    sent = bridge.loads()
+    a_fee(bridge, 2000)
+    bridge.run("all_users")
+    assert bridge.loads() == sent
+    assert WAITS in kinds(bridge)
+
+
 # -- payments of before ------------------------------------------------------------------------------------
 
 
