@@ -357,7 +357,7 @@ def _take_in_file(
         new = []
     entries.add(tx, row["name"], row["sha256"], new)
     _keep_lines_of_told(tx, row, file, known, campus)
-    opening.set_earlier_aside(tx)
+    opening.set_earlier_aside(tx, row)
     firsts = {key: found[0] for key, found in by_key.items()} | {each.payment_key: each for each in lowered}
     listed = [exceptions.overpaid(payment, int(payment["posted"])) for payment in overpaid]
     listed += [

@@ -179,6 +179,83 @@ def test_a_fee_made_anew_for_a_payment_of_before_that_was_never_told_of_waits(tm
 # -- payments of before ------------------------------------------------------------------------------------
 
 
+def test_a_bounce_after_the_opening_is_not_hidden_by_what_was_paid_on_an_item_made_void(
+    tmp_path: Path,
+) -> None:
+    bridge = unopened(tmp_path, shape=cumulative)
+    far, sfs = bridge.far, bridge.far.peoplesoft
+    fee = a_fee(bridge, 5000)
+    far.charged_before(fee, 5000, paid=2000)
+    (first,) = sfs.payments.values()
+    far.alma.pay_at_desk(fee.id, 2000)
+    # Charged twice, and the student has paid on both.
+    sfs.charge(fee.user.primary_id, "300000000001", "2261", f"ALMA{fee.id}", 5000)
+    sfs.pay(list(sfs.items)[-1], 2000)
+    far.clock.advance(hours=24)
+    # On the day of the opening, before the query.
+    sfs.pay(f"ALMA{fee.id}", 300)
+    far.alma.pay_at_desk(fee.id, 300)
+    bridge.accept()
+    bridge.run()
+    bridge.resolve(opened.HELD_SINCE_OPENING)
+    bridge.night()
+    (line_no,) = [row["line_no"] for row in bridge.table("line") if row["amount"] == 3000]
+    made_void(bridge, line_no, "charged twice")
+    sfs.bounce(first.payment_id)
+    for _ in range(2):
+        bridge.night()
+    assert [cents for _, cents, _ in listed(bridge)] == [2000]
+    bridge.resolve(opened.BEFORE_OR_AFTER)
+    for _ in range(2):
+        bridge.night()
+    assert [cents for _, cents, _ in listed(bridge)] == [2000]
+
+
+def dated_back(bridge: Unopened, fee: Fee, cents: int) -> str:
+    """A payment that was entered after the opening, with the date of a day before it."""
+    (payment,) = bridge.far.peoplesoft.pay(f"ALMA{fee.id}", cents)
+    return line_of(payment, f"{cents / 100:.2f}").replace("12/01/2026", "11/30/2026")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_payment_posted_to_the_item_after_the_opening_with_an_earlier_date_is_not_lost(
+    tmp_path: Path, at_once: bool
+) -> None:
+    """The query of payments begins on the day of the opening, as the docs allow; what was paid before is not in it."""
+    bridge = unopened(tmp_path, shape=reversing)
+    fee = part_paid(bridge)
+    if not at_once:
+        file_of(bridge)
+    # In a later file it may come to as much as was paid before.
+    file_of(bridge, dated_back(bridge, fee, 1500 if at_once else 2000))
+    assert (kinds(bridge), applied(fee)) == ([opened.BEFORE_OR_AFTER], [[]])
+    bridge.resolve(opened.BEFORE_OR_AFTER, after_opening=True)
+    file_of(bridge)
+    assert applied(fee) == [[1500 if at_once else 2000]]
+    assert bridge.books().unequal == {}
+
+
+def test_what_was_paid_before_is_told_from_a_payment_that_is_dated_back_in_the_same_file(
+    tmp_path: Path,
+) -> None:
+    bridge = unopened(tmp_path, shape=reversing)
+    fee = part_paid(bridge)
+    (first,) = bridge.far.peoplesoft.payments.values()
+    before = line_of(first, "20.00").replace("12/01/2026", "11/15/2026")
+    file_of(bridge, before, dated_back(bridge, fee, 1500))
+    assert [cents for _, cents, _ in listed(bridge, opened.BEFORE_OR_AFTER)] == [1500]
+
+
+def test_of_an_item_that_was_paid_up_every_payment_of_before_is_told(tmp_path: Path) -> None:
+    """A credit has paid the rest of it, or a payment of a day that the file does not hold."""
+    bridge = unopened(tmp_path, shape=reversing)
+    fee = part_paid(bridge, 5000)
+    (payment,) = bridge.far.peoplesoft.payments.values()
+    file_of(bridge, line_of(payment, "20.00").replace("12/01/2026", "11/15/2026"))
+    assert [row["state"] for row in bridge.table("payment")] == ["earlier"]
+    assert (kinds(bridge), applied(fee)) == ([], [[]])
+
+
 # -- an opening without its note ---------------------------------------------------------------------------
 
 

@@ -270,6 +270,15 @@ def paid_before(tx: Tx) -> dict[tuple[str, str], int]:
     return found
 
 
+def _paid_on_items(tx: Tx) -> dict[str, Row]:
+    """Return, by fee, the ``cents`` paid before on its items, those made void since too; ``owing`` 0: nothing was left to pay."""
+    sql = (
+        "SELECT fee_id, CAST(SUM(paid_before) AS BIGINT) AS cents, MAX(line_no) AS owing FROM opening_item_now "
+        "WHERE institution = :i GROUP BY fee_id"
+    )
+    return {row["fee_id"]: row for row in tx.rows(sql)}
+
+
 def void_fees(tx: Tx) -> frozenset[str]:
     """Return the fees of which an item of the opening was made void: it may be that only PeopleSoft ever told of them."""
     rows = tx.rows(
@@ -278,20 +287,21 @@ def void_fees(tx: Tx) -> frozenset[str]:
     return frozenset(row["fee_id"] for row in rows)
 
 
-def set_earlier_aside(tx: Tx) -> None:
+def set_earlier_aside(tx: Tx, file: Row | None = None) -> None:
     """Let payments that the items' balances had taken in already never be posted.
 
-    Those of a day before the opening's, as many as come to what was applied by then. The others of these days may be
-    of before or after: a person says, see ``may_be_earlier``.
+    PeopleSoft may date a later one back. So of a day before the opening's those that dry runs or the first ``file`` since
+    have told of, where with those of that day they come to just what was applied by then, or nothing was left to pay. Of
+    the others of these days a person says, see ``may_be_earlier``.
     """
     as_of = tx.one(
         "SELECT opened_as_of FROM institution WHERE institution = :i AND payment_shape <> 'applied'"
     )
-    if as_of is None:
+    if as_of is None or (file is not None and not _first_since(tx, file)):
         return
-    left: dict[str, int] = defaultdict(int)
-    for (fee_id, _), cents in paid_before(tx).items():
-        left[fee_id] += cents
+    before = _paid_on_items(tx)
+    left: dict[str, int] = defaultdict(int, {fee_id: int(row["cents"]) for fee_id, row in before.items()})
+    found: dict[str, list[Row]] = defaultdict(list)
     for row in tx.rows(
         "SELECT fee_id, CAST(SUM(posted) AS BIGINT) AS cents FROM payment WHERE institution = :i AND state = :earlier "
         "AND fee_id IS NOT NULL GROUP BY fee_id",
@@ -300,15 +310,31 @@ def set_earlier_aside(tx: Tx) -> None:
         left[row["fee_id"]] -= int(row["cents"])
     for row in tx.rows(
         "SELECT p.* FROM payment_now p JOIN payment_of_unclear_day d ON d.institution = p.institution "
-        "AND d.payment_key = p.payment_key WHERE p.institution = :i AND p.paid_on < :day AND p.stands > 0 "
+        "AND d.payment_key = p.payment_key WHERE p.institution = :i AND p.stands > 0 "
         # What one file shows as taken back may have been so before the opening.
         "AND NOT EXISTS (SELECT 1 FROM reversal v WHERE v.institution = p.institution AND v.payment_key = p.payment_key "
         "AND v.state = 'seen_once') ORDER BY p.paid_on, p.payment_no",
-        day=as_of,
     ):
         if int(row["stands"]) <= left[row["reported_fee_id"]]:
             left[row["reported_fee_id"]] -= int(row["stands"])
-            _set_aside(tx, row)
+            found[row["reported_fee_id"]].append(row)
+    for fee_id, rows in found.items():
+        if left[fee_id] == 0 or not before[fee_id]["owing"]:
+            for row in rows:
+                if row["paid_on"] < as_of:
+                    _set_aside(tx, row)
+
+
+def _first_since(tx: Tx, file: Row) -> bool:
+    """Whether no file of payments that was written between the opening and this one was taken in."""
+    return not tx.one(
+        "SELECT COUNT(*) FROM payment_file f JOIN batch b ON b.institution = f.institution AND b.batch_id = :b "
+        "WHERE f.institution = :i AND f.kind = 'payments' AND f.state IN ('taken', 'archived') "
+        "AND f.written_at > b.created_at AND (f.written_at < :at OR (f.written_at = :at AND f.name < :name))",
+        b=OPENING,
+        at=file["written_at"],
+        name=file["name"],
+    )
 
 
 def _set_aside(tx: Tx, payment: Row) -> None:
@@ -349,7 +375,7 @@ def say_when(tx: Tx, payment_key: str, *, after: bool) -> None:
 
 def _no_more_than_was_paid(tx: Tx, fee_id: str) -> None:
     """Where payments of before come to more than was paid on a fee's items, what was taken back was so by then."""
-    over = -sum(cents for (fee, _), cents in paid_before(tx).items() if fee == fee_id)
+    before = _paid_on_items(tx).get(fee_id)
     rows = tx.rows(
         "SELECT p.payment_key, p.posted, (SELECT COALESCE(SUM(v.amount), 0) FROM reversal v "
         "WHERE v.institution = p.institution AND v.payment_key = p.payment_key AND v.state = 'standing') AS back "
@@ -357,7 +383,7 @@ def _no_more_than_was_paid(tx: Tx, fee_id: str) -> None:
         fee=fee_id,
         earlier=EARLIER,
     )
-    over += sum(int(row["posted"]) for row in rows)
+    over = sum(int(row["posted"]) for row in rows) - (int(before["cents"]) if before else 0)
     for row in rows:
         part = max(0, min(over, int(row["posted"]), int(row["back"])))
         over -= part
