@@ -256,6 +256,37 @@ def test_of_an_item_that_was_paid_up_every_payment_of_before_is_told(tmp_path: P
     assert (kinds(bridge), applied(fee)) == ([], [[]])
 
 
+def test_an_older_copy_learns_how_much_of_a_payment_of_before_is_in_alma(tmp_path: Path) -> None:
+    bridge = unopened(tmp_path, shape=cumulative)
+    sfs = bridge.far.peoplesoft
+    fee = a_fee(bridge, 5000)
+    bridge.far.charged_before(fee, 5000)
+    (bounced,) = sfs.pay(f"ALMA{fee.id}", 2000)
+    dry_night(bridge)
+    sfs.bounce(bounced.payment_id)
+    sfs.pay(f"ALMA{fee.id}", 2000)
+    bridge.far.alma.pay_at_desk(fee.id, 2000)
+    bridge.far.clock.advance(hours=24)
+    bridge.accept()
+    bridge.run()
+    bridge.far.clock.advance(hours=24)
+    for _ in range(2):
+        bridge.night()
+        bridge.run()
+    copy = copied(bridge)
+    bridge.resolve(opened.BEFORE_OR_AFTER)
+    bridge.night()
+
+    def told() -> list[tuple[str, int, int]]:
+        return sorted((p["state"], int(p["amount"]), int(p["posted"])) for p in bridge.table("payment"))
+
+    before, was_listed = told(), kinds(bridge)
+    put_back(bridge, copy)
+    repaired(bridge)
+    bridge.night()
+    assert (told(), kinds(bridge)) == (before, was_listed)
+
+
 # -- an opening without its note ---------------------------------------------------------------------------
 
 

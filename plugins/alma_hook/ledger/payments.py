@@ -229,10 +229,13 @@ def set_aside_as_earlier(tx: Tx) -> int:
 
 
 def set_aside(tx: Tx, payment: Row, posted: int = 0) -> None:
-    """Let a payment be one on a charge of before the books were opened; ``posted``: what somebody else has put into Alma."""
+    """Let a payment be one on a charge of before the books were opened; ``posted``: what somebody else has put into Alma.
+
+    Of one that is already only that may be told anew.
+    """
     tx.run(
         "UPDATE payment SET state = :earlier, posted_to = NULL, posted = :posted "
-        "WHERE institution = :i AND payment_key = :key AND state = 'new'",
+        "WHERE institution = :i AND payment_key = :key AND state IN ('new', :earlier)",
         earlier=reversals.EARLIER,
         posted=posted,
         key=payment["payment_key"],
