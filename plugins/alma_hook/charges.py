@@ -96,6 +96,8 @@ class Position:
     taken_back: bool = False
     #: It did not agree with PeopleSoft's items when the books were opened, and nobody has released it.
     held_since_opening: bool = False
+    #: An item of the student's stands for no fee since then, and nobody has dealt with it, nor released this fee.
+    loose_item: bool = False
     #: An item of the opening that stood for it was made void.
     opening_void: bool = False
     #: PeopleSoft has told of a payment on it that waits to be posted.
@@ -213,6 +215,8 @@ def first_charge_hold(position: Position, campus: Campus) -> str | None:
         return OTHER_SHAPE if p.emplid else NO_EMPLID
     if p.taken_back:
         return "payment taken back, new fees wait"
+    if p.loose_item:
+        return opening.NEW_FEES_WAIT
     if p.of_student is not None and p.of_student < rules.minimum_of_student:
         return STUDENT_OWES_LITTLE
     return None
@@ -399,6 +403,7 @@ def plan(
         paid = payments.fees_paid(tx) if live else frozenset()
         given_up_and_paid = items.given_up_and_paid(tx)
         held_since_opening, opening_void = opening.held(tx), opening.void_fees(tx)
+        loose, released = opening.students_of_loose(tx), frozenset(opening.released(tx))
         strange = not_posted(own, posted)
         refuse_foreign(
             strange, payments.known_external_ids(tx, [key for keys in strange.values() for key in keys])
@@ -430,6 +435,7 @@ def plan(
                 waits=row["fee_id"] in waiting,
                 above=row["fee_id"] in above,
                 held_since_opening=row["fee_id"] in held_since_opening,
+                loose_item=row["emplid"] in loose and row["fee_id"] not in released,
                 opening_void=row["fee_id"] in opening_void,
                 taken_back=row["emplid"] in emplids or row["user_id"] in accounts,
                 paid=row["fee_id"] in paid,

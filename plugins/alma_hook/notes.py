@@ -33,14 +33,14 @@ def note_batches(ledger: Ledger, lease: Lease, archive: RemoteFolder, directory:
             (row, batches.lines(tx, row["batch_id"]), batches.counted_again(tx, row["batch_id"]))
             for row in batches.unnoted(tx)
         ]
-        let_go = opening.released(tx)
+        of_opening = opening.said(tx)
     for row, lines, counting in rows:
         void = [line["line_no"] for line in lines if line["state"] == "void"]
         told = [f"void {number}" for number in void] + [
             f"counts {number}" for number in sorted(counting - {*void})
         ]
         if row["batch_id"] == batches.OPENING:
-            told += [f"released {fee_id}" for fee_id in let_go]
+            told += of_opening
         note = "".join(f"{each}\n" for each in (row["state"], *told))
         archive.write(f"{directory}/{row['file_name']}{STATE}", note.encode())
         with ledger.write(lease) as tx:

@@ -161,7 +161,7 @@ def match(
             matched.append(item)
             continue
         why = NO_REFERENCE if fee is not None else NO_ONE_FEE if item.emplid in accounts else NO_USER
-        loose.append(Loose(item.line_no, item.balance, why))
+        loose.append(Loose(item.line_no, item.balance, why, item.emplid))
         doubtful.add(item.emplid)
     fees_taken = {fee_id for _, fee_id, _ in taken}
     for emplid in doubtful & accounts.keys():

@@ -417,7 +417,7 @@ def _take_in_file(
             del by_key[payment.payment_key]
         new = []
     entries.add(tx, row["name"], row["sha256"], new)
-    opening.set_earlier_aside(tx)
+    opening.set_earlier_aside(tx, row)
     firsts = {key: found[0] for key, found in by_key.items() if key not in told.silent}
     firsts |= {each.payment_key: each for each in told.alone}
     listed = [exceptions.overpaid(payment, int(payment["posted"])) for payment in overpaid]

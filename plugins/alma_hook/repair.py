@@ -33,8 +33,8 @@ _STAMP = re.compile(r"^[0-9]{8}T[0-9]{12}_")
 class Archived:
     """A batch as the archive tells it. ``state`` is its end, ``unconfirmed`` where none is noted.
 
-    By number: lines made ``void``, and those ``counting`` again that once were. ``released``: of an opening, the fees that
-    a person has let go. ``noted``: whether there is a note of its end, be it cut short.
+    By number: lines made ``void``, and those ``counting`` again that once were. ``said``: the whole lines of its note;
+    of an opening they tell more, see ``opening.said``. ``noted``: whether there is a note of its end, be it cut short.
     """
 
     batch: Mapping[str, str]
@@ -43,7 +43,7 @@ class Archived:
     state: str
     void: frozenset[int]
     counting: frozenset[int]
-    released: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
     noted: bool = True
 
 
@@ -104,7 +104,7 @@ def repair(
                 tx, one.batch, one.lines, one.content, one.state, one.void, one.counting
             )
             if one.batch["batch_id"] == batches.OPENING:
-                opening.restore(tx, one.content, one.released)
+                opening.restore(tx, one.content, one.said)
         counts.unconfirmed = len(batches.in_states(tx, "unconfirmed"))
         institutions.restored(tx)
     with ledger.write(back) as tx:
@@ -176,11 +176,10 @@ def read_archive(archive: RemoteFolder, campus: Campus) -> tuple[list[Archived],
         said = b"" if archive.size(note) is None else archive.read(note)
         end, *more = said.decode("ascii", "replace").split("\n")
         void, counting = _numbers(more, "void"), _numbers(more, "counts")
-        released = tuple(text[9:] for text in more if text.startswith("released "))
         lines = tuple(row for row in rows if int(row["line_no"]))
         state = end if end in _ENDS else "unconfirmed"
         noted = archive.size(note) is not None
-        found.append(Archived(rows[0], lines, content, state, void, counting, released, noted))
+        found.append(Archived(rows[0], lines, content, state, void, counting, tuple(more[:-1]), noted))
     words_said, unread = read_payments(archive, directory, campus.institution)
     if faults or unread:
         raise BadFile("The archive can't be read whole; nothing was changed.", [*faults, *unread])

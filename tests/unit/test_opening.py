@@ -980,6 +980,8 @@ def test_an_older_copy_learns_of_more_payments_of_before(tmp_path: Path) -> None
     copy = copied(bridge)
     bridge.far.peoplesoft.payments[late] = told[late]
     bridge.night()
+    bridge.resolve(opened.BEFORE_OR_AFTER)
+    bridge.night()
     assert [row["state"] for row in bridge.table("payment")] == ["earlier"] * 2
     put_back(bridge, copy)
     repaired(bridge)

@@ -138,7 +138,7 @@ def _payments(tx: Tx) -> dict[str, list[Row]]:
         "AND l.state = 'sent' AND l.kind = 'charge') AS charged "
         "FROM payment p WHERE p.institution = :i AND p.fee_id IS NOT NULL "
         # What was paid before on an item of the opening is taken off what is applied to it.
-        f"AND NOT (p.state = '{EARLIER}' AND EXISTS (SELECT 1 FROM opening_item o WHERE o.institution = p.institution "
+        f"AND NOT (p.state = '{EARLIER}' AND EXISTS (SELECT 1 FROM opening_item_now o WHERE o.institution = p.institution "
         "AND o.fee_id = p.fee_id)) ORDER BY p.payment_no"
     ):
         found[row["fee_id"]].append(row)

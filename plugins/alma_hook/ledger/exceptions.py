@@ -37,6 +37,8 @@ OLDER = "file older than one taken in"
 GONE = "refused payment file is gone"
 NO_PAYMENT = "no payment any more, by its kind"
 ANOTHER_AMOUNT = "payment with another amount"
+LINE_REFUSED = "payment line refused"
+LESS_APPLIED = "less applied than at the opening"
 
 
 def of_payment(row: Row, kind: str, value: int, more: str = "") -> Listed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,12 @@ from alma_hook.money import amount
 HELD_SINCE_OPENING = "held since the opening"
 ITEM_WITHOUT_FEE = "item of before the opening without a fee"
 BEFORE_OR_AFTER = "paid before the opening or after it"
-LESS_APPLIED = "less applied than at the opening"
+LESS_APPLIED = exceptions.LESS_APPLIED
+NEW_FEES_WAIT = "item of before the opening without a fee, new fees wait"
+
+_LOOSE = "opening line "
+# What people have said of an opening since, each a line of its note in the archive.
+_RELEASED, _SETTLED, _TAKEN_BACK = "released", "settled", "back"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +54,15 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Loose:
-    """An item that stands for no fee; ``line_no`` of the file, ``balance`` in cents."""
+    """An item that stands for no fee; ``line_no`` of the file, ``balance`` in cents.
+
+    ``emplid``: whose it is; an older record does not tell.
+    """
 
     line_no: int
     balance: int
     why: str
+    emplid: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +98,8 @@ def bring(tx: Tx, record: Record) -> None:
         day=record.as_of,
     )
     tx.many(
-        "INSERT INTO opening_item VALUES (:i, :file_line, :fee_id, :emplid, :reference, :paid_before, :line_no) "
+        "INSERT INTO opening_item (institution, file_line, fee_id, emplid, reference, paid_before, line_no) "
+        "VALUES (:i, :file_line, :fee_id, :emplid, :reference, :paid_before, :line_no) "
         "ON CONFLICT (institution, file_line) DO NOTHING",
         [asdict(item) for item in record.items],
     )
@@ -103,13 +113,18 @@ def bring(tx: Tx, record: Record) -> None:
         "ON CONFLICT (institution, fee_id) DO NOTHING",
         [{"fee": hold.fee_id, "why": hold.why} for hold in record.holds],
     )
+    tx.many(
+        "INSERT INTO opening_loose (institution, file_line, emplid) VALUES (:i, :line, :emplid) "
+        "ON CONFLICT (institution, file_line) DO NOTHING",
+        [{"line": item.line_no, "emplid": item.emplid} for item in record.loose],
+    )
     fees.add_accounts(tx, True, sorted({hold.user_id for hold in record.holds}), "opening")
     listed = [
         Listed(HELD_SINCE_OPENING, f"fee {hold.fee_id}", hold.amount, hold.why, fee_id=hold.fee_id)
         for hold in record.holds
     ]
     listed += [
-        Listed(ITEM_WITHOUT_FEE, f"opening line {item.line_no}", item.balance, f"{record.file}, {item.why}")
+        Listed(ITEM_WITHOUT_FEE, f"{_LOOSE}{item.line_no}", item.balance, f"{record.file}, {item.why}")
         for item in record.loose
     ]
     exceptions.open_all(tx, listed)
@@ -129,13 +144,20 @@ def release(tx: Tx, fee_ids: Iterable[str]) -> None:
         [{"fee": fee_id, "now": tx.now} for fee_id in found],
     )
     if found:
-        tx.run(
-            "UPDATE batch SET changed_at = :now WHERE institution = :i AND batch_id = :b",
-            now=tx.now,
-            b=OPENING,
-        )
-        fees.touch(tx, found)
-        fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, found)), "opening")
+        _look_again(tx, found)
+
+
+def _look_again(tx: Tx, fee_ids: Sequence[str]) -> None:
+    """Let the next run read these fees, and tell the archive what was said of the opening."""
+    _to_be_noted(tx)
+    fees.touch(tx, fee_ids)
+    fees.add_accounts(tx, True, sorted(fees.accounts_of_fees(tx, fee_ids)), "opening")
+
+
+def _to_be_noted(tx: Tx) -> None:
+    tx.run(
+        "UPDATE batch SET changed_at = :now WHERE institution = :i AND batch_id = :b", now=tx.now, b=OPENING
+    )
 
 
 def released(tx: Tx) -> list[str]:
@@ -146,8 +168,61 @@ def released(tx: Tx) -> list[str]:
     return [row["fee_id"] for row in rows]
 
 
-def restore(tx: Tx, text: bytes, let_go: Iterable[str]) -> None:
-    """Bring an opening back from the archive. ``let_go``: fees that were released since."""
+def settle_loose(tx: Tx, subject: str) -> None:
+    """Take a person's word that an item which stands for no fee was dealt with: its student's new fees wait no more."""
+    settled = tx.run(
+        "UPDATE opening_loose SET settled_at = :now WHERE institution = :i AND file_line = :line AND settled_at IS NULL",
+        now=tx.now,
+        line=int(subject.removeprefix(_LOOSE)),
+    )
+    if settled:
+        _to_be_noted(tx)
+
+
+def students_of_loose(tx: Tx) -> frozenset[str]:
+    """Return the EMPLIDs of items that stand for no fee and were not dealt with: a new fee of theirs may be in PeopleSoft."""
+    rows = tx.rows("SELECT emplid FROM opening_loose WHERE institution = :i AND settled_at IS NULL")
+    return frozenset(row["emplid"] for row in rows if row["emplid"])
+
+
+def settle_less_applied(tx: Tx, listed: Row) -> None:
+    """Take a person's word on what was taken back of what was paid before: what is applied from now on was paid since."""
+    left = int(listed["amount"])
+    for row in tx.rows(
+        "SELECT file_line, paid_before FROM opening_paid WHERE institution = :i AND fee_id = :fee ORDER BY file_line",
+        fee=listed["fee_id"],
+    ):
+        part = min(left, int(row["paid_before"]))
+        left -= part
+        tx.run(
+            "UPDATE opening_item SET taken_back = taken_back + :part WHERE institution = :i AND file_line = :line",
+            part=part,
+            line=row["file_line"],
+        )
+    _look_again(tx, [listed["fee_id"]])
+    tx.event(f"fee {listed['fee_id']}", f"{LESS_APPLIED}: settled", amount(int(listed["amount"])))
+
+
+def said(tx: Tx) -> list[str]:
+    """Return what people have said of the opening since, as its note in the archive tells it."""
+    settled = tx.rows(
+        "SELECT file_line FROM opening_loose WHERE institution = :i AND settled_at IS NOT NULL ORDER BY file_line"
+    )
+    back = tx.rows(
+        "SELECT file_line, taken_back FROM opening_item WHERE institution = :i AND taken_back > 0 ORDER BY file_line"
+    )
+    return [
+        *(f"{_RELEASED} {fee_id}" for fee_id in released(tx)),
+        *(f"{_SETTLED} {row['file_line']}" for row in settled),
+        *(f"{_TAKEN_BACK} {row['file_line']} {row['taken_back']}" for row in back),
+    ]
+
+
+def restore(tx: Tx, text: bytes, note: Iterable[str]) -> None:
+    """Bring an opening back from the archive. ``note``: the lines of its note."""
+    told: dict[str, list[list[str]]] = defaultdict(list)
+    for word, *about in (line.split(" ") for line in note):
+        told[word].append(about)
     record = record_of(text)
     bring(tx, record)
     # PeopleSoft's own file has shown them.
@@ -159,17 +234,28 @@ def restore(tx: Tx, text: bytes, let_go: Iterable[str]) -> None:
         b=OPENING,
     )
     held_yet = held(tx)
-    gone = [fee_id for fee_id in let_go if fee_id in held_yet]
+    gone = [fee_id for (fee_id,) in told[_RELEASED] if fee_id in held_yet]
     release(tx, gone)
     for fee_id in gone:
         exceptions.close_kind(
             tx, HELD_SINCE_OPENING, [f"fee {fee_id}"], "it was released, as the archive tells"
         )
+    for (line,) in told[_SETTLED]:
+        settle_loose(tx, f"{_LOOSE}{line}")
+        exceptions.close_kind(
+            tx, ITEM_WITHOUT_FEE, [f"{_LOOSE}{line}"], "it was settled, as the archive tells"
+        )
+    tx.many(
+        "UPDATE opening_item SET taken_back = :cents WHERE institution = :i AND file_line = :line AND taken_back < :cents",
+        [{"line": int(line), "cents": int(cents)} for line, cents in told[_TAKEN_BACK]],
+    )
 
 
 def references(tx: Tx) -> dict[str, str]:
     """Return by its own reference the fee that an item charged by another process stands for."""
-    rows = tx.rows("SELECT reference, fee_id FROM opening_item WHERE institution = :i AND reference <> ''")
+    rows = tx.rows(
+        "SELECT reference, fee_id FROM opening_item_now WHERE institution = :i AND reference <> ''"
+    )
     return {row["reference"]: row["fee_id"] for row in rows}
 
 
@@ -177,11 +263,20 @@ def references(tx: Tx) -> dict[str, str]:
 
 
 def paid_before(tx: Tx) -> dict[tuple[str, str], int]:
-    """Return, by fee and EMPLID, the cents that were applied to its items when the books were opened."""
+    """Return, by fee and EMPLID, what of the cents applied to its items now was so when the books were opened."""
     found: dict[tuple[str, str], int] = defaultdict(int)
     for row in tx.rows("SELECT fee_id, emplid, paid_before FROM opening_paid WHERE institution = :i"):
         found[row["fee_id"], row["emplid"]] += int(row["paid_before"])
     return found
+
+
+def _paid_on_items(tx: Tx) -> dict[str, Row]:
+    """Return, by fee, the ``cents`` paid before on its items, those made void since too; ``owing`` 0: nothing was left to pay."""
+    sql = (
+        "SELECT fee_id, CAST(SUM(paid_before) AS BIGINT) AS cents, MAX(line_no) AS owing FROM opening_item_now "
+        "WHERE institution = :i GROUP BY fee_id"
+    )
+    return {row["fee_id"]: row for row in tx.rows(sql)}
 
 
 def void_fees(tx: Tx) -> frozenset[str]:
@@ -192,20 +287,21 @@ def void_fees(tx: Tx) -> frozenset[str]:
     return frozenset(row["fee_id"] for row in rows)
 
 
-def set_earlier_aside(tx: Tx) -> None:
+def set_earlier_aside(tx: Tx, file: Row | None = None) -> None:
     """Let payments that the items' balances had taken in already never be posted.
 
-    Those of a day before the opening's, as many as come to what was applied by then. The others of these days may be
-    of before or after: a person says, see ``may_be_earlier``.
+    PeopleSoft may date a later one back. So of a day before the opening's those that dry runs or the first ``file`` since
+    have told of, where with those of that day they come to just what was applied by then, or nothing was left to pay. Of
+    the others of these days a person says, see ``may_be_earlier``.
     """
     as_of = tx.one(
         "SELECT opened_as_of FROM institution WHERE institution = :i AND payment_shape <> 'applied'"
     )
-    if as_of is None:
+    if as_of is None or (file is not None and not _first_since(tx, file)):
         return
-    left: dict[str, int] = defaultdict(int)
-    for (fee_id, _), cents in paid_before(tx).items():
-        left[fee_id] += cents
+    before = _paid_on_items(tx)
+    left: dict[str, int] = defaultdict(int, {fee_id: int(row["cents"]) for fee_id, row in before.items()})
+    found: dict[str, list[Row]] = defaultdict(list)
     for row in tx.rows(
         "SELECT fee_id, CAST(SUM(posted) AS BIGINT) AS cents FROM payment WHERE institution = :i AND state = :earlier "
         "AND fee_id IS NOT NULL GROUP BY fee_id",
@@ -214,15 +310,31 @@ def set_earlier_aside(tx: Tx) -> None:
         left[row["fee_id"]] -= int(row["cents"])
     for row in tx.rows(
         "SELECT p.* FROM payment_now p JOIN payment_of_unclear_day d ON d.institution = p.institution "
-        "AND d.payment_key = p.payment_key WHERE p.institution = :i AND p.paid_on < :day AND p.stands > 0 "
+        "AND d.payment_key = p.payment_key WHERE p.institution = :i AND p.stands > 0 "
         # What one file shows as taken back may have been so before the opening.
         "AND NOT EXISTS (SELECT 1 FROM reversal v WHERE v.institution = p.institution AND v.payment_key = p.payment_key "
         "AND v.state = 'seen_once') ORDER BY p.paid_on, p.payment_no",
-        day=as_of,
     ):
         if int(row["stands"]) <= left[row["reported_fee_id"]]:
             left[row["reported_fee_id"]] -= int(row["stands"])
-            _set_aside(tx, row)
+            found[row["reported_fee_id"]].append(row)
+    for fee_id, rows in found.items():
+        if left[fee_id] == 0 or not before[fee_id]["owing"]:
+            for row in rows:
+                if row["paid_on"] < as_of:
+                    _set_aside(tx, row)
+
+
+def _first_since(tx: Tx, file: Row) -> bool:
+    """Whether no file of payments that was written between the opening and this one was taken in."""
+    return not tx.one(
+        "SELECT COUNT(*) FROM payment_file f JOIN batch b ON b.institution = f.institution AND b.batch_id = :b "
+        "WHERE f.institution = :i AND f.kind = 'payments' AND f.state IN ('taken', 'archived') "
+        "AND f.written_at > b.created_at AND (f.written_at < :at OR (f.written_at = :at AND f.name < :name))",
+        b=OPENING,
+        at=file["written_at"],
+        name=file["name"],
+    )
 
 
 def _set_aside(tx: Tx, payment: Row) -> None:
@@ -263,7 +375,7 @@ def say_when(tx: Tx, payment_key: str, *, after: bool) -> None:
 
 def _no_more_than_was_paid(tx: Tx, fee_id: str) -> None:
     """Where payments of before come to more than was paid on a fee's items, what was taken back was so by then."""
-    over = -sum(cents for (fee, _), cents in paid_before(tx).items() if fee == fee_id)
+    before = _paid_on_items(tx).get(fee_id)
     rows = tx.rows(
         "SELECT p.payment_key, p.posted, (SELECT COALESCE(SUM(v.amount), 0) FROM reversal v "
         "WHERE v.institution = p.institution AND v.payment_key = p.payment_key AND v.state = 'standing') AS back "
@@ -271,7 +383,7 @@ def _no_more_than_was_paid(tx: Tx, fee_id: str) -> None:
         fee=fee_id,
         earlier=EARLIER,
     )
-    over += sum(int(row["posted"]) for row in rows)
+    over = sum(int(row["posted"]) for row in rows) - (int(before["cents"]) if before else 0)
     for row in rows:
         part = max(0, min(over, int(row["posted"]), int(row["back"])))
         over -= part

@@ -294,10 +294,14 @@ def set_aside_as_earlier(tx: Tx) -> int:
 
 
 def set_aside(tx: Tx, payment: Row, posted: int = 0) -> None:
-    """Let a payment be one on a charge of before the books were opened; ``posted``: what somebody else has put into Alma."""
+    """Let a payment be one on a charge of before the books were opened; ``posted``: what somebody else has put into Alma.
+
+    Of one that is already only that may be told anew.
+    """
     tx.run(
         "UPDATE payment SET state = :earlier, posted_to = NULL, posted = :posted "
-        f"WHERE institution = :i AND payment_key = :key AND state IN ('new', '{reversals.DROPPED}')",
+        "WHERE institution = :i AND payment_key = :key "
+        f"AND state IN ('new', :earlier, '{reversals.DROPPED}')",
         earlier=reversals.EARLIER,
         posted=posted,
         key=payment["payment_key"],
@@ -645,6 +649,14 @@ def resolve(
         opening.release(tx, [row["fee_id"]])
         exceptions.close(tx, exception_id, by, reason)
         return
+    if row["kind"] == opening.LESS_APPLIED:
+        opening.settle_less_applied(tx, row)
+        exceptions.close(tx, exception_id, by, reason)
+        # Should as much be taken back once more, it is news.
+        exceptions.close_kind(tx, row["kind"], [row["subject"]], reason)
+        return
+    if row["kind"] == opening.ITEM_WITHOUT_FEE:
+        opening.settle_loose(tx, row["subject"])
     if taken_back:
         reversals.settle(tx, row, by, reason, replaced_by)
     if row["kind"] == exceptions.ANOTHER_AMOUNT and int(row["amount"]) < 0:

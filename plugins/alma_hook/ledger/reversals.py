@@ -32,7 +32,7 @@ _STANDS = "('standing', 'settled')"
 #: A payment on a charge of before the books were opened concerns us where its item stands for a fee of ours since then.
 #: (Of applied amounts what was applied before is told by its sum, see ``applied.since_opening``.)
 _COUNTS = (
-    f"(p.state <> '{EARLIER}' OR EXISTS (SELECT 1 FROM opening_item o JOIN institution n ON n.institution = o.institution "
+    f"(p.state <> '{EARLIER}' OR EXISTS (SELECT 1 FROM opening_item_now o JOIN institution n ON n.institution = o.institution "
     "WHERE o.institution = p.institution AND o.fee_id = p.fee_id AND n.payment_shape <> 'applied'))"
 )
 #: A file lacks no payment that a later one was the first to tell of, nor one that Alma alone tells of and has
@@ -547,8 +547,8 @@ def _cover(tx: Tx, payment: Row, row: Row, cents: int) -> int:
 def waiting_students(tx: Tx) -> tuple[frozenset[str], frozenset[str]]:
     """Return the EMPLIDs and the accounts of students whose new fees wait.
 
-    A payment of theirs that is in Alma was taken back and nobody has dealt with it, or one file alone shows it so:
-    a new fee may be the older one made anew.
+    A payment of theirs that is in Alma, or may be, was taken back and nobody has dealt with it, or one file alone shows
+    it so: a new fee may be the older one made anew.
     """
     rows = tx.rows(
         # See `fees.readings_of_run` for the CROSS JOIN.
@@ -560,7 +560,18 @@ def waiting_students(tx: Tx) -> tuple[frozenset[str], frozenset[str]]:
         f"AND p.state IN ('posted', 'posting', 'unknown', '{EARLIER}')",
         kind=TAKEN_BACK,
     )
-    return frozenset(row["emplid"] for row in rows), frozenset(row["user_id"] for row in rows)
+    # Of payments that were never told of, only the fee is known.
+    rows += tx.rows(
+        "SELECT COALESCE(o.emplid, l.emplid) AS emplid, f.user_id FROM exception_item x "
+        "LEFT JOIN fee f ON f.institution = x.institution AND f.fee_id = x.fee_id "
+        "LEFT JOIN line l ON l.institution = x.institution AND l.fee_id = x.fee_id AND l.state = 'sent' "
+        "LEFT JOIN opening_item o ON o.institution = x.institution AND o.fee_id = x.fee_id "
+        "WHERE x.institution = :i AND x.kind IN (:less, :refused) AND x.closed_at IS NULL",
+        less=exceptions.LESS_APPLIED,
+        refused=exceptions.LINE_REFUSED,
+    )
+    emplids, accounts = ({row[name] for row in rows} - {None} for name in ("emplid", "user_id"))
+    return frozenset(emplids), frozenset(accounts)
 
 
 # -- settling ------------------------------------------------------------------------------------------
