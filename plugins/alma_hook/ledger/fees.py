@@ -329,15 +329,16 @@ def left_out_no_more(tx: Tx, day: str, rules: str) -> list[str]:
 
 def leave_out(tx: Tx, considered: Sequence[str], rows: Sequence[Mapping[str, Any]], rules: str) -> None:
     """Keep which of the fees just considered are left out (``fee``, ``user``, ``balance``, ``until``), and no longer which."""
-    run_in_list(tx, "DELETE FROM left_out WHERE institution = :i AND fee_id", considered)
+    if tx.one("SELECT 1 FROM left_out WHERE institution = :i LIMIT 1"):
+        run_in_list(tx, "DELETE FROM left_out WHERE institution = :i AND fee_id", considered)
     tx.many(
         "INSERT INTO left_out VALUES (:i, :fee, :user, :balance, :until, :rules)",
         [{**row, "rules": rules} for row in rows],
     )
 
 
-#: What later lines of a fee copy of the charge that was sent last.
-COPIED = ("emplid", "item_type", "term", "reference", "description", "account_type", "item_fee")
+# What later lines of a fee copy of the charge that was sent last, see ``charges.to_copy``.
+_COPIED = ("emplid", "item_type", "term", "reference", "description", "account_type", "item_fee")
 _NO_LINES: Row = {"charged": 0, "credited": 0, "pending": 0, "charge": None}
 
 
@@ -349,7 +350,7 @@ def readings_of_run(tx: Tx) -> list[Row]:
     """Return this run's readings by fee id, each with its fee's position.
 
     That is what the view ``fee_position`` says of it, worked out for many at once; ``charge`` is the last one that was
-    sent, with what ``COPIED`` names, or ``None``.
+    sent, or ``None``.
     """
     lines, carried, in_flight = _lines_of_run(tx), _carried_of_run(tx), _in_flight(tx)
     rows = tx.rows(
@@ -374,7 +375,7 @@ def readings_of_run(tx: Tx) -> list[Row]:
 def _lines_of_run(tx: Tx) -> dict[str, Row]:
     """Return of each fee that this run has read what was sent, how much of it waits, and the last charge sent."""
     rows = tx.rows(
-        f"SELECT l.fee_id, l.batch_id, l.line_no, l.kind, l.state, l.amount, {', '.join(f'l.{name}' for name in COPIED)} "
+        f"SELECT l.fee_id, l.batch_id, l.line_no, l.kind, l.state, l.amount, {', '.join(f'l.{name}' for name in _COPIED)} "
         "FROM reading r CROSS JOIN line l WHERE l.institution = r.institution AND l.fee_id = r.fee_id "
         "AND l.state IN ('sent', 'pending') AND r.institution = :i AND r.run_id = :run",
         run=tx.run_id,

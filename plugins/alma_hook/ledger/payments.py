@@ -323,9 +323,9 @@ def add(tx: Tx, file_name: str, file_sha256: str, found: Sequence[Payment]) -> N
     tx.run("UPDATE institution SET last_payment = last_payment + :n WHERE institution = :i", n=len(found))
     tx.many(
         "INSERT INTO payment (institution, payment_key, payment_no, external_id, fee_id, emplid, amount, paid_on, "
-        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole, waive, kind, gross) VALUES (:i, :payment_key, "
-        ":no, :external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', :fee_id, :whole, "
-        ":waive, :kind, :gross)",
+        "file_name, file_sha256, line_no, taken_at, run_id, state, posted_to, whole, waive, kind, gross) VALUES (:i, "
+        ":payment_key, :no, :external_id, :fee_id, :emplid, :amount, :paid_on, :file, :sha, :line_no, :now, :run, 'new', "
+        ":fee_id, :whole, :waive, :kind, :gross)",
         [
             {
                 "no": number,

@@ -132,10 +132,15 @@ class Tx:
         """
         names = ", ".join(types)
         into = f"INSERT INTO {table} ({', '.join(['institution', *same])}, {names})"
+        if not rows:
+            return
         if self.dialect == "sqlite":
-            given = ", ".join(f":{name}" for name in ("i", *same, *types))
-            self.many(f"{into} VALUES ({given})", [{**same, **row} for row in rows])
-        elif rows:
+            given = ", ".join("?" * (1 + len(same) + len(types)))
+            alike = (self.institution, *same.values())
+            self._connection.exec_driver_sql(
+                f"{into} VALUES ({given})", [(*alike, *map(row.__getitem__, types)) for row in rows]
+            )
+        else:
             given = ", ".join([":i", *(f"CAST(:{name} AS TEXT)" for name in same)])
             columns = ", ".join(f"{name} {type_}" for name, type_ in types.items())
             self.run(
