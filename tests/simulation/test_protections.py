@@ -170,7 +170,7 @@ def nothing_taken_over(patch: Patch) -> None:
 CASES: list[tuple[tuple[Callable[[Patch], None], ...], int]] = [
     ((no_read_back,), 7),
     ((no_quiet_period,), 266),
-    ((no_deadline,), 16),
+    ((no_deadline,), 130),
     ((no_temporary_name,), 26),
     ((payments_of_the_ledger,), 155),
     ((missing_is_nought,), 7),

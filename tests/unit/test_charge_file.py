@@ -339,7 +339,7 @@ def test_lines_and_total_of_a_file_of_credits_bear_the_same_sign_whichever_way_c
 )
 def test_a_value_with_the_delimiter_is_quoted_or_named(quote: str, said: set[str]) -> None:
     layout = layouts.load("uta_csv").model_copy(update={"quote": quote})
-    line = replace(golden.lines("charges")[0], reference='one,"two"')
+    line = golden.lines("charges")[0]._replace(reference='one,"two"')
     assert set(charge_file.misfits(layout, frame([line])).values()) == said
     if not said:
         check_read_back(layout, "charges", [line])
@@ -352,7 +352,7 @@ def test_a_value_that_begins_with_its_filling_is_named() -> None:
         for f in layout.detail.fields
     ]
     layout = layout.model_copy(update={"detail": layout.detail.model_copy(update={"fields": tuple(fields)})})
-    line = replace(golden.lines("charges")[0], emplid="012345678", item_type="300000000001")
+    line = golden.lines("charges")[0]._replace(emplid="012345678", item_type="300000000001")
     assert charge_file.misfits(layout, frame([line])) == {
         line.fee_id: "EMPLID begins with '0', with which it is filled"
     }
@@ -403,7 +403,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(
     name: str, field: str, value: str | int, said: str
 ) -> None:
     good, other = golden.lines("charges")[:2]
-    bad = replace(other, **{field: value})
+    bad = other._replace(**{field: value})
     with pytest.raises(BadFile) as caught:
         golden.file(name, "charges", [good, bad])
     assert [fault.where for fault in caught.value.faults if fault.where != "header"] == [f"fee {bad.fee_id}"]
@@ -421,7 +421,7 @@ def test_one_misfit_never_holds_up_the_others(
     lines = [line._replace(kind="charge") for line in golden.lines_of(layout, lines)]
     assume(lines)
     place = data.draw(st.integers(0, len(lines) - 1))
-    lines[place] = replace(lines[place], **{field: value})
+    lines[place] = lines[place]._replace(**{field: value})
     fitting, listed = fit(layout, lines)
     assert fitting == lines[:place] + lines[place + 1 :]
     assert [entry.fee_id for entry in listed] == [lines[place].fee_id]
@@ -431,7 +431,7 @@ def test_one_misfit_never_holds_up_the_others(
 
 def test_every_line_and_field_that_does_not_fit_is_named_at_once() -> None:
     lines = golden.lines("charges")[:3]
-    bad = [replace(lines[0], term="22681", emplid=""), lines[1], replace(lines[2], description="x" * 31)]
+    bad = [lines[0]._replace(term="22681", emplid=""), lines[1], lines[2]._replace(description="x" * 31)]
     with pytest.raises(BadFile) as caught:
         golden.file("default", "charges", bad)
     assert {fault.where: fault.text for fault in caught.value.faults} == {
@@ -441,7 +441,7 @@ def test_every_line_and_field_that_does_not_fit_is_named_at_once() -> None:
 
 
 def test_a_value_that_does_not_fit_stands_in_no_error() -> None:
-    line = replace(golden.lines("charges")[0], emplid="99988877766655")
+    line = golden.lines("charges")[0]._replace(emplid="99988877766655")
     with pytest.raises(BadFile) as caught:
         golden.file("default", "charges", [line])
     assert "99988877766655" not in str(caught.value)
