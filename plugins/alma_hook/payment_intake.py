@@ -378,7 +378,7 @@ def _take_in_applied(tx: Tx, row: Row, file: AppliedFile, campus: Campus, counts
         applied.part_rests(tx)
         new = len(rises)
         refused = [_refused(row, line) for line in file.refused]
-        exceptions.list_only(tx, exceptions.judged_subjects(tx, ["payment line refused"]), refused)
+        exceptions.list_only(tx, exceptions.judged_subjects(tx, [exceptions.LINE_REFUSED]), refused)
     else:
         older = [cents for _, cents in above]
     _taken(tx, row, file.lines, new, len(file.refused), counts)
@@ -488,12 +488,12 @@ def _of_nothing(row: Row, file: payment_file.PaymentFile, key: str) -> Listed:
     lines = [line for line in file.reversals if line.payment_key == key]
     detail = f"line {lines[0].line_no} of {row['name']} takes back a payment that was never told of"
     cents = sum(line.amount for line in lines)
-    return Listed("payment line refused", _subject(key), cents, detail, fee_id=lines[0].fee_id)
+    return Listed(exceptions.LINE_REFUSED, _subject(key), cents, detail, fee_id=lines[0].fee_id)
 
 
 def _refused(row: Row, line: RefusedLine) -> Listed:
     detail = f"line {line.line_no} of {row['name']}, {line.field}: {line.text}"
-    return Listed("payment line refused", f"payment line {line.digest}", 0, detail)
+    return Listed(exceptions.LINE_REFUSED, f"payment line {line.digest}", 0, detail)
 
 
 def _taken(tx: Tx, row: Row, lines: int, new: int, refused: int, counts: TakeInCounts) -> None:
