@@ -1063,6 +1063,25 @@ def test_what_a_person_has_said_of_what_is_no_payment_any_more_holds(tmp_path: P
     assert (in_alma(fee), kinds(bridge)) == ([], [])
 
 
+def test_what_a_person_has_settled_is_not_made_once_its_kind_is_a_payments_again(
+    tmp_path: Path, ledger_url: str
+) -> None:
+    bridge = made(tmp_path, "comment", ledger_url)
+    corrected(bridge, "cumulative = true\n", "")
+    fee, line = refused_for_now(bridge)
+    now = f'{WAIVER} = "list"\n77 = "waive:GOODWILL"'
+    corrected(bridge, RIGHT, now)
+    bridge.far.alma.restore(fee.id)
+    file_of(bridge)
+    bridge.far.alma.waive_at_desk(fee.id, 400)  # by hand, as it is not made by itself
+    ((exception_id, _, _),) = listed(bridge, LISTED)
+    resolve(bridge, exception_id)
+    corrected(bridge, now, RIGHT)
+    for _ in range(2):
+        file_of(bridge, line)
+    assert [cents for _, cents, _ in in_alma(fee)] == [400]
+
+
 # -- waivers and a ledger that is lost, or a fee that is gone --------------------------------------------------------
 
 

@@ -674,11 +674,11 @@ def resolve(
         raise Fatal("A batch is settled by what is said of it: mark-delivered or mark-not-delivered.")
     payment = tx.row(
         "SELECT * FROM payment_now WHERE institution = :i AND payment_key = :key "
-        "AND state IN ('new', 'posting', 'unknown')",
+        f"AND state IN ('new', '{reversals.DROPPED}', 'posting', 'unknown')",
         key=row["payment_key"],
     )
     if payment is not None and not after_opening and row["subject"] == f"payment {payment['payment_no']}":
-        if payment["state"] != "new":
+        if payment["state"] in ("posting", "unknown"):
             raise Fatal("Whether Alma has this payment is not known yet; the next runs look for it.")
         settle_posting(tx, payment, "settled")
         # A charge may have waited for that word.
