@@ -291,7 +291,7 @@ def _told(
     settings = campus.sis_to_alma
     keys = [payment.payment_key for payment in (*file.payments, *file.reversals)]
     windows = settings.has_reversals and not settings.cumulative
-    off = reversal_lines.taken_off(tx, keys) if windows else Counter[str]()
+    off = reversal_lines.taken_off(tx, keys, settings.reversals) if windows else Counter[str]()
     for line in () if windows else lines:
         off[line.payment_key] += line.cents
 
@@ -479,7 +479,13 @@ def _lines(found: Sequence[entries.Payment]) -> list[Line]:
 
     return [
         # A day that is written as the ledger has it is no second line of that day.
-        Line(line.payment_key, key(line, line.paid_on), key(line, f"written {line.day_text}"), line.amount)
+        Line(
+            line.payment_key,
+            key(line, line.paid_on),
+            key(line, f"written {line.day_text}"),
+            line.amount,
+            line.kind,
+        )
         for line in found
     ]
 

@@ -268,6 +268,25 @@ def test_what_took_a_payment_back_and_was_undone_in_the_same_file_loses_no_payme
     assert (posted(fee), kinds(bridge)) == ([], ["payment line refused"] * 3)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_taken_for_a_line_that_takes_back_is_posted_once_its_kind_is_a_payments(
+    tmp_path: Path, ledger_url: str, again: bool
+) -> None:
+    bridge = windows(tmp_path, url=ledger_url)
+    (fee,) = charged(bridge, 1000)
+    right, wrong = '300000000001 = "payment"', '300000000001 = "reversal"'
+    corrected(bridge, right, wrong)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    assert posted(fee) == []
+    corrected(bridge, wrong, right)
+    # Word for word the same line, but for its kind, takes it back.
+    for _ in range(2):
+        file_of(bridge, paid, *([back] if again else []))
+    assert posted(fee) == ([] if again else [1000])
+
+
 def test_a_line_that_takes_back_nought_keeps_no_payment_out(tmp_path: Path) -> None:
     bridge = windows(tmp_path)
     (fee,) = charged(bridge, 1000)
