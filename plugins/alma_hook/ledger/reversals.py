@@ -435,11 +435,16 @@ def judge(tx: Tx) -> int:
     """
     listed: list[Listed] = []
     overpaid = set(exceptions.open_subjects(tx, [exceptions.OVERPAID]))
+    unclear = _taken_back_since_opening(tx)
     for payment, rows in _standing(tx):
         for row in rows:
             _see_cover(tx, row)
         number, stands = payment["payment_no"], int(payment["stands"])
-        if (payment["state"] == "new" and stands <= 0) or (
+        if stands <= 0 and payment["payment_key"] in unclear:
+            # Of before, it was in Alma: whether it is a person's affair a person says.
+            asked = exceptions.of_payment(payment, exceptions.BEFORE_OR_AFTER, int(payment["amount"]))
+            exceptions.open_all(tx, [asked])
+        elif (payment["state"] == "new" and stands <= 0) or (
             payment["state"] == "posted" and int(payment["received"]) <= int(payment["posted"])
         ):
             exceptions.close_subject(tx, f"payment {number}", "PeopleSoft took it back")
@@ -462,6 +467,16 @@ def judge(tx: Tx) -> int:
                 )
     exceptions.list_only(tx, exceptions.judged_subjects(tx, [TAKEN_BACK]), listed)
     return len(listed)
+
+
+def _taken_back_since_opening(tx: Tx) -> frozenset[str]:
+    """Return the keys of payments of which nobody has said whether they are of before the opening, taken back after it."""
+    rows = tx.rows(
+        "SELECT d.payment_key FROM payment_of_unclear_day d WHERE d.institution = :i AND EXISTS (SELECT 1 FROM reversal v "
+        "JOIN batch b ON b.institution = v.institution AND b.batch_id = '000000' WHERE v.institution = d.institution "
+        f"AND v.payment_key = d.payment_key AND v.state IN {_STANDS} AND v.first_written_at > b.created_at)"
+    )
+    return frozenset(row["payment_key"] for row in rows)
 
 
 def _standing(tx: Tx, payment_key: str | None = None) -> list[tuple[Row, list[dict[str, Any]]]]:
