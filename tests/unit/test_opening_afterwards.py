@@ -245,6 +245,31 @@ def test_a_payment_that_bounces_before_a_person_has_said_of_when_it_is_stays_a_q
     assert applied(fee) == [[]]
 
 
+@pytest.mark.parametrize("cents", [2000, 500])
+@pytest.mark.parametrize("shape", [reversing, lambda text: reversing(cumulative(text))])
+@pytest.mark.parametrize("bounced_on", ["11/20/2026", "12/03/2026"])
+def test_a_payment_of_before_that_the_first_file_tells_of_with_its_bounce_is_listed(
+    tmp_path: Path, bounced_on: str, shape: Callable[[str], str], cents: int
+) -> None:
+    bridge = unopened(tmp_path, shape=shape)
+    fee = part_paid(bridge)
+    (payment,) = bridge.far.peoplesoft.payments.values()
+    paid = line_of(payment, "20.00").replace("12/01/2026", "11/15/2026")
+    bridge.far.peoplesoft.bounce(payment.payment_id, cents)
+    back = line_of(payment, f"{cents / 100:.2f}", REVERSAL_ITEM_TYPE).replace("12/01/2026", bounced_on)
+    for _ in range(3):
+        file_of(bridge, paid, back)
+        bridge.run()
+    since = bounced_on.startswith("12")
+    assert [(each, fee_id) for _, each, fee_id in listed(bridge, "payment line refused")] == (
+        [(cents, fee.id)] if since else []
+    )
+    a_fee(bridge, cents)
+    bridge.run()
+    assert (WAITS in kinds(bridge)) is since
+    assert applied(fee) == [[]]
+
+
 def dated_back(bridge: Unopened, fee: Fee, cents: int) -> str:
     """A payment that was entered after the opening, with the date of a day before it."""
     (payment,) = bridge.far.peoplesoft.pay(f"ALMA{fee.id}", cents)

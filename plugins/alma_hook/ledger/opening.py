@@ -337,6 +337,17 @@ def _first_since(tx: Tx, file: Row) -> bool:
     )
 
 
+def day_of(tx: Tx, fee_id: str | None, paid_on: str) -> str | None:
+    """Return the opening's day where a payment of this day may be one of before, on an item on which something was paid."""
+    found = tx.one(
+        "SELECT i.opened_as_of FROM institution i WHERE i.institution = :i AND i.opened_as_of >= :day AND EXISTS "
+        "(SELECT 1 FROM opening_item_now o WHERE o.institution = i.institution AND o.fee_id = :fee AND o.paid_before > 0)",
+        day=paid_on,
+        fee=fee_id,
+    )
+    return None if found is None else str(found)
+
+
 def _set_aside(tx: Tx, payment: Row, in_alma: int) -> None:
     """Let a payment be one of before. So much of it is in Alma, posted by somebody else."""
     tx.run(
