@@ -287,6 +287,30 @@ def test_what_was_taken_for_a_line_that_takes_back_is_posted_once_its_kind_is_a_
     assert posted(fee) == ([] if again else [1000])
 
 
+@pytest.mark.parametrize("now", ["list", "ignore"])
+def test_what_is_no_payment_any_more_stands_in_for_none(tmp_path: Path, ledger_url: str, now: str) -> None:
+    bridge = windows(tmp_path, url=ledger_url)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    file_of(bridge, line_of(payment, "10.00"))
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        file_of(bridge, line_of(payment, "10.00", REVERSAL_ITEM_TYPE))
+    assert kinds(bridge) == [BACK]
+    file_of(bridge, line_of(payment, "10.00", "300000000002").replace(payment.payment_id, "000000077777"))
+    assert kinds(bridge) == []
+    right = '300000000002 = "payment"'
+    corrected(bridge, right, f'300000000002 = "{now}"')
+    for _ in range(2):
+        file_of(bridge)
+    assert (BACK, 1000) in amounts(bridge)
+    # And it is one after all.
+    corrected(bridge, f'300000000002 = "{now}"', right)
+    for _ in range(2):
+        file_of(bridge)
+    assert (kinds(bridge), posted(fee)) == ([], [1000])
+
+
 def test_a_line_that_takes_back_nought_keeps_no_payment_out(tmp_path: Path) -> None:
     bridge = windows(tmp_path)
     (fee,) = charged(bridge, 1000)

@@ -238,9 +238,12 @@ def follow_kinds(tx: Tx, reasons: Mapping[str, str | None], ignored: frozenset[s
     """Let what waits be what the settings say now that its line is; return the numbers of those that were something else.
 
     ``reasons``: by kind, why Alma is to waive it; ``None``: it is paid. Any other kind drops it, and lists it unless it is
-    ``ignored``. No file need tell of it again. ``reversals.route`` has to follow.
+    ``ignored``. No file need tell of it again. One that stands in for another waits as well: it is not in Alma.
+    ``reversals.route`` has to follow, and ``reversals.judge``.
     """
     changed = set()
+    if reasons:
+        reversals.release_covers(tx, frozenset(reasons))
     for row in tx.rows(
         f"SELECT * FROM payment WHERE institution = :i AND state IN ('new', '{reversals.DROPPED}')"
     ):

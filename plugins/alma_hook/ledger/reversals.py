@@ -405,6 +405,23 @@ def _release(tx: Tx, row: Row, why: str) -> None:
     tx.event(f"payment {number}", "to be posted again", why)
 
 
+def release_covers(tx: Tx, kinds: frozenset[str]) -> None:
+    """Let payments that stand in stand in no more where their kind is none of these; ``judge`` has to follow."""
+    for row in tx.rows(
+        "SELECT v.*, p.kind FROM reversal v JOIN payment p ON p.institution = v.institution "
+        "AND p.payment_key = v.covered_by WHERE v.institution = :i AND p.state = 'settled' AND p.kind IS NOT NULL"
+    ):
+        if row["kind"] in kinds:
+            continue
+        _release(tx, row, "by its kind it is no payment any more")
+        tx.run(
+            "UPDATE reversal SET covered = 0, covered_by = NULL, changed_at = :now WHERE institution = :i AND reversal_id = :id",
+            now=tx.now,
+            id=row["reversal_id"],
+        )
+        fees.touch(tx, [_payment(tx, number_of(row))["fee_id"]])
+
+
 def excess(paid: int, posted: int, rows: Sequence[Row]) -> list[int]:
     """Return what of each of a payment's reversals is in Alma and not dealt with, in cents.
 
