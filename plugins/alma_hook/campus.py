@@ -466,7 +466,12 @@ class SisToAlma(_Section):
     @property
     def has_reversals(self) -> bool:
         """Whether lines of their own take payments back."""
-        return REVERSAL in self.kinds.values()
+        return bool(self.reversals)
+
+    @property
+    def reversals(self) -> frozenset[str]:
+        """The kinds of such lines."""
+        return frozenset(kind for kind, says in self.kinds.items() if says == REVERSAL)
 
     @property
     def reasons(self) -> dict[str, str | None]:

@@ -60,12 +60,11 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
             continue
         try:
             _require_payment(values, campus)
-            payment = _payment(values, line_no, seen, campus)
+            payment = replace(_payment(values, line_no, seen, campus), kind=values.get("kind"))
             if _kind(values, campus) == REVERSAL:
                 reversals.append(payment)
             else:
-                kind = values.get("kind")
-                payments.append(replace(payment, waive=reasons.get(kind or ""), kind=kind))
+                payments.append(replace(payment, waive=reasons.get(payment.kind or "")))
         except LineError as error:
             refused.append(query_output.refused(line_no, values, columns, error))
             if not _tells_enough(values, campus):

@@ -291,7 +291,7 @@ def _told(
     settings = campus.sis_to_alma
     keys = [payment.payment_key for payment in (*file.payments, *file.reversals)]
     windows = settings.has_reversals and not settings.cumulative
-    off = reversal_lines.taken_off(tx, keys) if windows else Counter[str]()
+    off = reversal_lines.taken_off(tx, keys, settings.reversals) if windows else Counter[str]()
     for line in () if windows else lines:
         off[line.payment_key] += line.cents
 
@@ -403,6 +403,12 @@ def _take_in_file(
     strange = [
         _of_nothing(row, file, key) for key in sorted(unheard_of) if key not in known and key not in by_key
     ]
+    strange += [
+        _of_before(row, by_key[key][0], since)
+        for key in sorted((unheard_of & by_key.keys()) - known.keys())
+        for since in [_back_since_opening(tx, by_key[key][0], file.reversals)]
+        if since
+    ]
     new, overpaid = entries.adopt(
         tx, row["name"], row["sha256"], [found[0] for key, found in by_key.items() if key not in known]
     )
@@ -479,7 +485,13 @@ def _lines(found: Sequence[entries.Payment]) -> list[Line]:
 
     return [
         # A day that is written as the ledger has it is no second line of that day.
-        Line(line.payment_key, key(line, line.paid_on), key(line, f"written {line.day_text}"), line.amount)
+        Line(
+            line.payment_key,
+            key(line, line.paid_on),
+            key(line, f"written {line.day_text}"),
+            line.amount,
+            line.kind,
+        )
         for line in found
     ]
 
@@ -489,6 +501,27 @@ def _of_nothing(row: Row, file: payment_file.PaymentFile, key: str) -> Listed:
     detail = f"line {lines[0].line_no} of {row['name']} takes back a payment that was never told of"
     cents = sum(line.amount for line in lines)
     return Listed(exceptions.LINE_REFUSED, _subject(key), cents, detail, fee_id=lines[0].fee_id)
+
+
+def _back_since_opening(
+    tx: Tx, payment: entries.Payment, lines: Sequence[entries.Payment]
+) -> list[entries.Payment]:
+    """Return the lines that may take a payment of before the opening back after it: what it was is in Alma then."""
+    day = opening.day_of(tx, payment.fee_id, payment.paid_on)
+    if day is None:
+        return []
+    return [line for line in lines if line.payment_key == payment.payment_key and line.paid_on >= day]
+
+
+def _of_before(row: Row, payment: entries.Payment, lines: Sequence[entries.Payment]) -> Listed:
+    detail = (
+        f"line {lines[0].line_no} of {row['name']} takes back a payment that may be of before the opening, and was not told of "
+        "until now"
+    )
+    cents = min(payment.gross or 0, sum(line.amount for line in lines))
+    return Listed(
+        exceptions.LINE_REFUSED, _subject(payment.payment_key), cents, detail, fee_id=payment.fee_id
+    )
 
 
 def _refused(row: Row, line: RefusedLine) -> Listed:

@@ -211,6 +211,65 @@ def test_a_bounce_after_the_opening_is_not_hidden_by_what_was_paid_on_an_item_ma
     assert [cents for _, cents, _ in listed(bridge)] == [2000]
 
 
+@pytest.mark.parametrize("after_opening", [True, False])
+@pytest.mark.parametrize("shape", [reversing, lambda text: reversing(cumulative(text))])
+@pytest.mark.parametrize("day", ["11/15/2026", "12/01/2026"])
+def test_a_payment_that_bounces_before_a_person_has_said_of_when_it_is_stays_a_question(
+    tmp_path: Path, day: str, shape: Callable[[str], str], after_opening: bool
+) -> None:
+    bridge = unopened(tmp_path, shape=shape)
+    sfs = bridge.far.peoplesoft
+    fee = a_fee(bridge, 5000)
+    bridge.far.charged_before(fee, 5000)
+    sfs.pay(f"ALMA{fee.id}", 500)  # on a day of which no file tells
+    (payment,) = sfs.pay(f"ALMA{fee.id}", 1500)
+    bridge.far.alma.pay_at_desk(fee.id, 2000)
+    bridge.far.clock.advance(hours=24)
+    bridge.accept()
+    bridge.run()
+    paid = line_of(payment, "15.00").replace("12/01/2026", day)
+    file_of(bridge, paid)
+    sfs.bounce(payment.payment_id)
+    back = line_of(payment, "15.00", REVERSAL_ITEM_TYPE).replace("12/01/2026", "12/04/2026")
+    for _ in range(3):
+        file_of(bridge, paid, back)
+        bridge.run()
+    assert [cents for _, cents, _ in listed(bridge, opened.BEFORE_OR_AFTER)] == [1500]
+    bridge.resolve(opened.BEFORE_OR_AFTER, after_opening=after_opening)
+    for _ in range(2):
+        file_of(bridge, paid, back)
+        bridge.run()
+    # In Alma it is paid, and PeopleSoft asks for it again.
+    assert [cents for _, cents, _ in listed(bridge)] == ([] if after_opening else [1500])
+    assert listed(bridge, opened.BEFORE_OR_AFTER) == []
+    assert applied(fee) == [[]]
+
+
+@pytest.mark.parametrize("cents", [2000, 500])
+@pytest.mark.parametrize("shape", [reversing, lambda text: reversing(cumulative(text))])
+@pytest.mark.parametrize("bounced_on", ["11/20/2026", "12/03/2026"])
+def test_a_payment_of_before_that_the_first_file_tells_of_with_its_bounce_is_listed(
+    tmp_path: Path, bounced_on: str, shape: Callable[[str], str], cents: int
+) -> None:
+    bridge = unopened(tmp_path, shape=shape)
+    fee = part_paid(bridge)
+    (payment,) = bridge.far.peoplesoft.payments.values()
+    paid = line_of(payment, "20.00").replace("12/01/2026", "11/15/2026")
+    bridge.far.peoplesoft.bounce(payment.payment_id, cents)
+    back = line_of(payment, f"{cents / 100:.2f}", REVERSAL_ITEM_TYPE).replace("12/01/2026", bounced_on)
+    for _ in range(3):
+        file_of(bridge, paid, back)
+        bridge.run()
+    since = bounced_on.startswith("12")
+    assert [(each, fee_id) for _, each, fee_id in listed(bridge, "payment line refused")] == (
+        [(cents, fee.id)] if since else []
+    )
+    a_fee(bridge, cents)
+    bridge.run()
+    assert (WAITS in kinds(bridge)) is since
+    assert applied(fee) == [[]]
+
+
 def dated_back(bridge: Unopened, fee: Fee, cents: int) -> str:
     """A payment that was entered after the opening, with the date of a day before it."""
     (payment,) = bridge.far.peoplesoft.pay(f"ALMA{fee.id}", cents)

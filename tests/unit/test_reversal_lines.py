@@ -268,6 +268,49 @@ def test_what_took_a_payment_back_and_was_undone_in_the_same_file_loses_no_payme
     assert (posted(fee), kinds(bridge)) == ([], ["payment line refused"] * 3)
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_taken_for_a_line_that_takes_back_is_posted_once_its_kind_is_a_payments(
+    tmp_path: Path, ledger_url: str, again: bool
+) -> None:
+    bridge = windows(tmp_path, url=ledger_url)
+    (fee,) = charged(bridge, 1000)
+    right, wrong = '300000000001 = "payment"', '300000000001 = "reversal"'
+    corrected(bridge, right, wrong)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    assert posted(fee) == []
+    corrected(bridge, wrong, right)
+    # Word for word the same line, but for its kind, takes it back.
+    for _ in range(2):
+        file_of(bridge, paid, *([back] if again else []))
+    assert posted(fee) == ([] if again else [1000])
+
+
+@pytest.mark.parametrize("now", ["list", "ignore"])
+def test_what_is_no_payment_any_more_stands_in_for_none(tmp_path: Path, ledger_url: str, now: str) -> None:
+    bridge = windows(tmp_path, url=ledger_url)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    file_of(bridge, line_of(payment, "10.00"))
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        file_of(bridge, line_of(payment, "10.00", REVERSAL_ITEM_TYPE))
+    assert kinds(bridge) == [BACK]
+    file_of(bridge, line_of(payment, "10.00", "300000000002").replace(payment.payment_id, "000000077777"))
+    assert kinds(bridge) == []
+    right = '300000000002 = "payment"'
+    corrected(bridge, right, f'300000000002 = "{now}"')
+    for _ in range(2):
+        file_of(bridge)
+    assert (BACK, 1000) in amounts(bridge)
+    # And it is one after all.
+    corrected(bridge, f'300000000002 = "{now}"', right)
+    for _ in range(2):
+        file_of(bridge)
+    assert (kinds(bridge), posted(fee)) == ([], [1000])
+
+
 def test_a_line_that_takes_back_nought_keeps_no_payment_out(tmp_path: Path) -> None:
     bridge = windows(tmp_path)
     (fee,) = charged(bridge, 1000)

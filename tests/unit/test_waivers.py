@@ -702,6 +702,32 @@ def test_a_waiver_in_doubt_stays_so_when_the_settings_tell_of_no_waivers_any_mor
     assert in_alma(fee) == [("WAIVE", 400, "GOODWILL")]
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_while_a_waiver_of_a_fee_made_anew_is_in_doubt_nothing_is_sent_of_that_fee(
+    tmp_path: Path, way: str
+) -> None:
+    bridge = made(tmp_path, way)
+    first, old = charged(bridge, 100, 1000)
+    waive(bridge, first)
+    payment = pay(bridge, old)
+    night(bridge)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        night(bridge)
+    ((exception_id, _, _),) = listed(bridge)
+    new = bridge.far.alma.add_fee(bridge.far.students[0], 1000)
+    equalise(bridge)
+    resolve(bridge, exception_id, new)
+    waive(bridge, old, 400)
+    bridge.far.faults.add_http("drop_after", method="POST", path="/fees")
+    night(bridge)
+    bridge.far.faults.clear()
+    assert in_alma(new) == [("WAIVE", 400, "GOODWILL")]
+    equalise(bridge)
+    assert [posting.cents for posting in bridge.far.peoplesoft.postings] == [100, 1000]
+    assert kinds(bridge) == ["outcome of the posting unclear"]
+
+
 def test_what_both_have_waived_stays_listed_until_a_person_has_seen_to_it(bridge: Bridge) -> None:
     """Beside the credit PeopleSoft's waiver would lie on the student's account, and pay the next fee."""
     (fee,) = charged(bridge, 1000)
@@ -1035,6 +1061,25 @@ def test_what_a_person_has_said_of_what_is_no_payment_any_more_holds(tmp_path: P
     for _ in range(2):
         file_of(bridge)
     assert (in_alma(fee), kinds(bridge)) == ([], [])
+
+
+def test_what_a_person_has_settled_is_not_made_once_its_kind_is_a_payments_again(
+    tmp_path: Path, ledger_url: str
+) -> None:
+    bridge = made(tmp_path, "comment", ledger_url)
+    corrected(bridge, "cumulative = true\n", "")
+    fee, line = refused_for_now(bridge)
+    now = f'{WAIVER} = "list"\n77 = "waive:GOODWILL"'
+    corrected(bridge, RIGHT, now)
+    bridge.far.alma.restore(fee.id)
+    file_of(bridge)
+    bridge.far.alma.waive_at_desk(fee.id, 400)  # by hand, as it is not made by itself
+    ((exception_id, _, _),) = listed(bridge, LISTED)
+    resolve(bridge, exception_id)
+    corrected(bridge, now, RIGHT)
+    for _ in range(2):
+        file_of(bridge, line)
+    assert [cents for _, cents, _ in in_alma(fee)] == [400]
 
 
 # -- waivers and a ledger that is lost, or a fee that is gone --------------------------------------------------------

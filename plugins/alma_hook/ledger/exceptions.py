@@ -38,6 +38,7 @@ GONE = "refused payment file is gone"
 NO_PAYMENT = "no payment any more, by its kind"
 ANOTHER_AMOUNT = "payment with another amount"
 LINE_REFUSED = "payment line refused"
+BEFORE_OR_AFTER = "paid before the opening or after it"
 LESS_APPLIED = "less applied than at the opening"
 
 

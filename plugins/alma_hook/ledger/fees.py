@@ -405,8 +405,8 @@ def _carried_of_run(tx: Tx) -> dict[str, int]:
 
 def _in_flight(tx: Tx) -> frozenset[str]:
     """Return the fees with a payment under way; those are few."""
-    sql = "SELECT fee_id FROM payment WHERE institution = :i AND state IN ('posting', 'unknown')"
-    return frozenset(row["fee_id"] for row in tx.rows(sql))
+    sql = "SELECT posted_to FROM payment WHERE institution = :i AND state IN ('posting', 'unknown')"
+    return frozenset(row["posted_to"] for row in tx.rows(sql))
 
 
 def own_payments_of_run(tx: Tx) -> dict[str, list[tuple[str, int]]]:

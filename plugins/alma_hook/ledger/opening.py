@@ -17,7 +17,7 @@ from alma_hook.money import amount
 
 HELD_SINCE_OPENING = "held since the opening"
 ITEM_WITHOUT_FEE = "item of before the opening without a fee"
-BEFORE_OR_AFTER = "paid before the opening or after it"
+BEFORE_OR_AFTER = exceptions.BEFORE_OR_AFTER
 LESS_APPLIED = exceptions.LESS_APPLIED
 NEW_FEES_WAIT = "item of before the opening without a fee, new fees wait"
 
@@ -322,7 +322,7 @@ def set_earlier_aside(tx: Tx, file: Row | None = None) -> None:
         if left[fee_id] == 0 or not before[fee_id]["owing"]:
             for row in rows:
                 if row["paid_on"] < as_of:
-                    _set_aside(tx, row)
+                    _set_aside(tx, row, int(row["stands"]))
 
 
 def _first_since(tx: Tx, file: Row) -> bool:
@@ -337,13 +337,24 @@ def _first_since(tx: Tx, file: Row) -> bool:
     )
 
 
-def _set_aside(tx: Tx, payment: Row) -> None:
-    """Let a payment be one of before. So much of it as stands now is in Alma, posted by somebody else."""
+def day_of(tx: Tx, fee_id: str | None, paid_on: str) -> str | None:
+    """Return the opening's day where a payment of this day may be one of before, on an item on which something was paid."""
+    found = tx.one(
+        "SELECT i.opened_as_of FROM institution i WHERE i.institution = :i AND i.opened_as_of >= :day AND EXISTS "
+        "(SELECT 1 FROM opening_item_now o WHERE o.institution = i.institution AND o.fee_id = :fee AND o.paid_before > 0)",
+        day=paid_on,
+        fee=fee_id,
+    )
+    return None if found is None else str(found)
+
+
+def _set_aside(tx: Tx, payment: Row, in_alma: int) -> None:
+    """Let a payment be one of before. So much of it is in Alma, posted by somebody else."""
     tx.run(
-        "UPDATE payment SET state = :earlier, posted_to = NULL, posted = :stands "
+        "UPDATE payment SET state = :earlier, posted_to = NULL, posted = :posted "
         "WHERE institution = :i AND payment_key = :key AND state = 'new'",
         earlier=EARLIER,
-        stands=payment["stands"],
+        posted=in_alma,
         key=payment["payment_key"],
     )
     tx.event(f"payment {payment['payment_no']}", "of before the opening", "never to be posted")
@@ -358,13 +369,17 @@ def may_be_earlier(tx: Tx) -> frozenset[str]:
 def say_when(tx: Tx, payment_key: str, *, after: bool) -> None:
     """Take a person's word on a payment: after the opening it is posted, before it never is."""
     payment = tx.row(
-        "SELECT payment_key, payment_no, stands, reported_fee_id FROM payment_now "
-        "WHERE institution = :i AND payment_key = :key",
+        "SELECT p.payment_key, p.payment_no, p.stands, p.reported_fee_id, (SELECT COALESCE(SUM(v.amount), 0) FROM reversal v "
+        "JOIN batch b ON b.institution = v.institution AND b.batch_id = :b WHERE v.institution = p.institution "
+        "AND v.payment_key = p.payment_key AND v.state = 'standing' AND v.first_written_at > b.created_at) AS back_since "
+        "FROM payment_now p WHERE p.institution = :i AND p.payment_key = :key",
         key=payment_key,
+        b=OPENING,
     )
     assert payment is not None
     if not after:
-        _set_aside(tx, payment)
+        # What a file of after the opening was the first to show as taken back was there, as far as so much was paid on the items.
+        _set_aside(tx, payment, int(payment["stands"]) + int(payment["back_since"]))
         _no_more_than_was_paid(tx, payment["reported_fee_id"])
         return
     tx.run(

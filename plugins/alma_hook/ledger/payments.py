@@ -238,9 +238,12 @@ def follow_kinds(tx: Tx, reasons: Mapping[str, str | None], ignored: frozenset[s
     """Let what waits be what the settings say now that its line is; return the numbers of those that were something else.
 
     ``reasons``: by kind, why Alma is to waive it; ``None``: it is paid. Any other kind drops it, and lists it unless it is
-    ``ignored``. No file need tell of it again. ``reversals.route`` has to follow.
+    ``ignored``. No file need tell of it again. One that stands in for another waits as well: it is not in Alma.
+    ``reversals.route`` has to follow, and ``reversals.judge``.
     """
     changed = set()
+    if reasons:
+        reversals.release_covers(tx, frozenset(reasons))
     for row in tx.rows(
         f"SELECT * FROM payment WHERE institution = :i AND state IN ('new', '{reversals.DROPPED}')"
     ):
@@ -674,11 +677,11 @@ def resolve(
         raise Fatal("A batch is settled by what is said of it: mark-delivered or mark-not-delivered.")
     payment = tx.row(
         "SELECT * FROM payment_now WHERE institution = :i AND payment_key = :key "
-        "AND state IN ('new', 'posting', 'unknown')",
+        f"AND state IN ('new', '{reversals.DROPPED}', 'posting', 'unknown')",
         key=row["payment_key"],
     )
     if payment is not None and not after_opening and row["subject"] == f"payment {payment['payment_no']}":
-        if payment["state"] != "new":
+        if payment["state"] in ("posting", "unknown"):
             raise Fatal("Whether Alma has this payment is not known yet; the next runs look for it.")
         settle_posting(tx, payment, "settled")
         # A charge may have waited for that word.

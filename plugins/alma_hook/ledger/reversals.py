@@ -405,6 +405,23 @@ def _release(tx: Tx, row: Row, why: str) -> None:
     tx.event(f"payment {number}", "to be posted again", why)
 
 
+def release_covers(tx: Tx, kinds: frozenset[str]) -> None:
+    """Let payments that stand in stand in no more where their kind is none of these; ``judge`` has to follow."""
+    for row in tx.rows(
+        "SELECT v.*, p.kind FROM reversal v JOIN payment p ON p.institution = v.institution "
+        "AND p.payment_key = v.covered_by WHERE v.institution = :i AND p.state = 'settled' AND p.kind IS NOT NULL"
+    ):
+        if row["kind"] in kinds:
+            continue
+        _release(tx, row, "by its kind it is no payment any more")
+        tx.run(
+            "UPDATE reversal SET covered = 0, covered_by = NULL, changed_at = :now WHERE institution = :i AND reversal_id = :id",
+            now=tx.now,
+            id=row["reversal_id"],
+        )
+        fees.touch(tx, [_payment(tx, number_of(row))["fee_id"]])
+
+
 def excess(paid: int, posted: int, rows: Sequence[Row]) -> list[int]:
     """Return what of each of a payment's reversals is in Alma and not dealt with, in cents.
 
@@ -435,11 +452,16 @@ def judge(tx: Tx) -> int:
     """
     listed: list[Listed] = []
     overpaid = set(exceptions.open_subjects(tx, [exceptions.OVERPAID]))
+    unclear = _taken_back_since_opening(tx)
     for payment, rows in _standing(tx):
         for row in rows:
             _see_cover(tx, row)
         number, stands = payment["payment_no"], int(payment["stands"])
-        if (payment["state"] == "new" and stands <= 0) or (
+        if stands <= 0 and payment["payment_key"] in unclear:
+            # Of before, it was in Alma: whether it is a person's affair a person says.
+            asked = exceptions.of_payment(payment, exceptions.BEFORE_OR_AFTER, int(payment["amount"]))
+            exceptions.open_all(tx, [asked])
+        elif (payment["state"] == "new" and stands <= 0) or (
             payment["state"] == "posted" and int(payment["received"]) <= int(payment["posted"])
         ):
             exceptions.close_subject(tx, f"payment {number}", "PeopleSoft took it back")
@@ -462,6 +484,16 @@ def judge(tx: Tx) -> int:
                 )
     exceptions.list_only(tx, exceptions.judged_subjects(tx, [TAKEN_BACK]), listed)
     return len(listed)
+
+
+def _taken_back_since_opening(tx: Tx) -> frozenset[str]:
+    """Return the keys of payments of which nobody has said whether they are of before the opening, taken back after it."""
+    rows = tx.rows(
+        "SELECT d.payment_key FROM payment_of_unclear_day d WHERE d.institution = :i AND EXISTS (SELECT 1 FROM reversal v "
+        "JOIN batch b ON b.institution = v.institution AND b.batch_id = '000000' WHERE v.institution = d.institution "
+        f"AND v.payment_key = d.payment_key AND v.state IN {_STANDS} AND v.first_written_at > b.created_at)"
+    )
+    return frozenset(row["payment_key"] for row in rows)
 
 
 def _standing(tx: Tx, payment_key: str | None = None) -> list[tuple[Row, list[dict[str, Any]]]]:
