@@ -208,6 +208,18 @@ def test_what_is_left_waits_for_the_next_charge(make: Make) -> None:
     assert kinds(bridge) == []
 
 
+def test_what_one_file_alone_shows_as_taken_back_is_given_to_no_fee(make: Make) -> None:
+    bridge = make(oldest)
+    (first,) = charged(bridge, 1000)
+    (paid,) = bridge.far.peoplesoft.pay(bridge.far.students[0].primary_id, 1500, one_payment=True)
+    night(bridge)
+    assert applied(first) == [[1000]]
+    (second,) = charged(bridge, 300)
+    bridge.far.peoplesoft.bounce(paid.payment_id)
+    night(bridge)
+    assert applied(first, second) == [[1000], []]
+
+
 def test_a_fee_that_was_raised_takes_a_second_part_of_one_payment(make: Make) -> None:
     bridge = make(oldest)
     (fee,) = charged(bridge, 1000)

@@ -167,9 +167,9 @@ def _keys(whole: str, fee_id: str) -> Iterable[str]:
 def assign_oldest_first(tx: Tx) -> int:
     """Give what waits to its student's fees, the fee charged first first, never more than is owed; return the cents.
 
-    ``reversals.route`` has to follow.
+    Nothing of what one file alone shows as taken back. ``reversals.route`` has to follow.
     """
-    waiting = _waiting(tx)
+    waiting = [row for row in _waiting(tx) if not reversals.seen_once(tx, row["payment_key"])]
     owed = _owed(tx, sorted({row["emplid"] for row in waiting}))
     given = 0
     for row in waiting:
