@@ -466,12 +466,12 @@ class SisToAlma(_Section):
     @property
     def has_reversals(self) -> bool:
         """Whether lines of their own take payments back."""
-        return bool(self.reversals)
+        return REVERSAL in self.kinds.values()
 
     @property
-    def reversals(self) -> frozenset[str]:
-        """The kinds of such lines."""
-        return frozenset(kind for kind, says in self.kinds.items() if says == REVERSAL)
+    def no_reversals(self) -> frozenset[str]:
+        """The kinds of lines that are said to be something else; of one that is not named any more nothing is said."""
+        return frozenset(kind for kind, says in self.kinds.items() if says != REVERSAL)
 
     @property
     def reasons(self) -> dict[str, str | None]:

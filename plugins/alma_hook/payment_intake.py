@@ -291,7 +291,7 @@ def _told(
     settings = campus.sis_to_alma
     keys = [payment.payment_key for payment in (*file.payments, *file.reversals)]
     windows = settings.has_reversals and not settings.cumulative
-    off = reversal_lines.taken_off(tx, keys, settings.reversals) if windows else Counter[str]()
+    off = reversal_lines.taken_off(tx, keys, settings.no_reversals) if windows else Counter[str]()
     for line in () if windows else lines:
         off[line.payment_key] += line.cents
 
@@ -395,7 +395,7 @@ def _take_in_file(
     news = reversals.newest(tx, row)
     known = entries.known(tx, [payment.payment_key for payment in (*file.payments, *file.reversals)])
     back = _lines(file.reversals)
-    unheard_of = reversal_lines.keep(tx, back)
+    unheard_of = reversal_lines.keep(tx, back, campus.sis_to_alma.no_reversals)
     told = _told(tx, file, known, back, campus)
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in told.payments:

@@ -118,6 +118,7 @@ def post(
         if campus.sis_to_alma.without_reference == "oldest_first":
             unassigned.assign_oldest_first(tx)
         reversals.route(tx)
+        reversals.judge(tx)
         waiting = entries.to_post(tx)
         may_be_earlier = opening.may_be_earlier(tx)
     notes.note_payments(ledger, lease, archive, campus.sfs.archive_directory, marks)

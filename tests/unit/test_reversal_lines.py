@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from simulator.alma_records import Fee
 from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.bridge import Bridge
 from tests.unit.test_guard import copied, lose, put_back, repaired
@@ -285,6 +286,55 @@ def test_what_was_taken_for_a_line_that_takes_back_is_posted_once_its_kind_is_a_
     for _ in range(2):
         file_of(bridge, paid, *([back] if again else []))
     assert posted(fee) == ([] if again else [1000])
+
+
+def bounced(bridge: Bridge, *, was_posted: bool) -> tuple[Fee, str]:
+    """A payment that two files have shown as taken back: posted before, or waiting; its fee and its own line."""
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    if not was_posted:
+        bridge.far.alma.dispute(fee.id)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        file_of(bridge, back)
+    return fee, paid
+
+
+def check_it_stays_taken_back(bridge: Bridge, fee: Fee, *, was_posted: bool) -> None:
+    if not was_posted:
+        bridge.far.alma.restore(fee.id)
+    for _ in range(2):
+        file_of(bridge)
+        equalise(bridge)
+    assert posted(fee) == ([1000] if was_posted else [])
+    assert (BACK in kinds(bridge)) is was_posted
+
+
+@pytest.mark.parametrize("was_posted", [True, False])
+def test_a_line_of_a_kind_that_is_not_named_any_more_still_takes_back(
+    tmp_path: Path, was_posted: bool
+) -> None:
+    bridge = windows(tmp_path)
+    fee, paid = bounced(bridge, was_posted=was_posted)
+    corrected(bridge, f'{REVERSAL_ITEM_TYPE} = "reversal"', '300000000099 = "reversal"')
+    file_of(bridge, paid)
+    check_it_stays_taken_back(bridge, fee, was_posted=was_posted)
+
+
+@pytest.mark.parametrize("was_posted", [True, False])
+def test_a_line_stays_of_its_kind_when_another_is_called_a_reversal_by_mistake(
+    tmp_path: Path, was_posted: bool
+) -> None:
+    bridge = windows(tmp_path)
+    fee, paid = bounced(bridge, was_posted=was_posted)
+    right, wrong = '300000000001 = "payment"', '300000000001 = "reversal"'
+    corrected(bridge, right, wrong)
+    file_of(bridge, paid)
+    corrected(bridge, wrong, right)
+    file_of(bridge, paid)
+    check_it_stays_taken_back(bridge, fee, was_posted=was_posted)
 
 
 @pytest.mark.parametrize("now", ["list", "ignore"])

@@ -23,40 +23,45 @@ class Line:
     kind: str | None = None
 
 
-def keep(tx: Tx, lines: Sequence[Line]) -> frozenset[str]:
+def keep(tx: Tx, lines: Sequence[Line], others: frozenset[str]) -> frozenset[str]:
     """Keep these lines; return the keys of the payments that one takes back which was not known.
 
-    Known by either key it is the same line: its day may be read otherwise since, or written otherwise.
+    Known by either key it is the same line: its day may be read otherwise since, or written otherwise. What it was first said
+    to be it stays, unless that is one of the kinds that the settings call something else (``others``).
     """
     sql = "SELECT payment_key, line_key, text_key, kind FROM reversal_line WHERE institution = :i AND payment_key"
     kept = in_list(tx, sql, sorted({line.payment_key for line in lines}))
-    keys = {(row["payment_key"], row["line_key"]) for row in kept}
-    texts = {(row["payment_key"], row["text_key"]): row["kind"] for row in kept}
-    others = [line for line in lines if (line.payment_key, line.text_key) not in texts]
+    by_key = {(row["payment_key"], row["line_key"]): row for row in kept}
+    by_text = {(row["payment_key"], row["text_key"]): row for row in kept}
+    new: list[Line] = []
+    changed: list[dict[str, str | None]] = []
+    for line in lines:
+        known = by_text.get((line.payment_key, line.text_key)) or by_key.get((line.payment_key, line.key))
+        if known is None:
+            new.append(line)
+            continue
+        kind = line.kind if known["kind"] in others else known["kind"]
+        if (known["text_key"], known["kind"]) != (line.text_key, kind):
+            place = {"payment": line.payment_key, "line": known["line_key"]}
+            changed.append({**place, "text": line.text_key, "kind": kind})
     tx.many(
         "INSERT INTO reversal_line (institution, payment_key, line_key, cents, netted, text_key, kind) "
-        "VALUES (:i, :payment_key, :key, :cents, 0, :text_key, :kind) "
-        "ON CONFLICT (institution, payment_key, line_key) "
-        "DO UPDATE SET text_key = excluded.text_key, kind = excluded.kind",
-        [asdict(line) for line in others],
+        "VALUES (:i, :payment_key, :key, :cents, 0, :text_key, :kind)",
+        [asdict(line) for line in new],
     )
-    # What is told again as another kind that takes back is that now.
     tx.many(
-        "UPDATE reversal_line SET kind = :kind WHERE institution = :i AND payment_key = :payment_key AND text_key = :text_key",
-        [
-            asdict(line)
-            for line in lines
-            if texts.get((line.payment_key, line.text_key), line.kind) != line.kind
-        ],
+        "UPDATE reversal_line SET text_key = :text, kind = :kind "
+        "WHERE institution = :i AND payment_key = :payment AND line_key = :line",
+        changed,
     )
-    return frozenset(line.payment_key for line in others if (line.payment_key, line.key) not in keys)
+    return frozenset(line.payment_key for line in new)
 
 
-def taken_off(tx: Tx, payment_keys: Sequence[str], kinds: frozenset[str]) -> Counter[str]:
-    """Return by payment the cents that all lines kept take off it which are of these ``kinds``, or of before kinds were kept."""
+def taken_off(tx: Tx, payment_keys: Sequence[str], others: frozenset[str]) -> Counter[str]:
+    """Return by payment the cents that all lines kept take off it but those of kinds that are called something else."""
     sql = "SELECT payment_key, cents, kind FROM reversal_line WHERE institution = :i AND payment_key"
     found: Counter[str] = Counter()
     for row in in_list(tx, sql, payment_keys):
-        if row["kind"] is None or row["kind"] in kinds:
+        if row["kind"] not in others:
             found[row["payment_key"]] += int(row["cents"])
     return found
