@@ -506,13 +506,11 @@ def plan(
 @contextmanager
 def _uncollected() -> Iterator[None]:
     """Keep Python from looking for cycles: of all that a plan makes none is one, and looking is a fifth of its time."""
-    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        gc.enable()
 
 
 def _waiting(unseen: Mapping[str, str], campus: Campus, now: str) -> frozenset[str]:

@@ -87,6 +87,22 @@ def position(ledger: Ledger, fee_id: str = FEE) -> dict[str, Any]:
     return {name: row[name] for name in ("charged", "credited", "pending", "received", "posted", "expected")}
 
 
+def test_a_payment_is_what_the_settings_say_of_its_kind_as_long_as_it_waits(ledger: Ledger) -> None:
+    read(ledger, fee())
+    payment = payments.Payment("1", "SFS1", FEE, USER, 400, "2026-11-20", 2, kind="CHECK")
+    with ledger.write() as tx:
+        payments.add(tx, "file.csv", "0" * 64, [payment])
+        # Settings that name no kind any more say nothing of it.
+        assert payments.follow_kinds(tx, {}, frozenset()) == frozenset()
+        assert payments.follow_kinds(tx, {"CHECK": None}, frozenset()) == frozenset()
+        assert payments.follow_kinds(tx, {"OTHER": None}, frozenset()) == {1}
+        assert payments.to_post(tx) == []
+        assert payments.follow_kinds(tx, {}, frozenset()) == frozenset()
+        assert payments.follow_kinds(tx, {"CHECK": "OTHER"}, frozenset()) == {1}
+        (row,) = payments.to_post(tx)
+    assert row["waive"] == "OTHER"
+
+
 # -- reports -------------------------------------------------------------------------------------------
 
 

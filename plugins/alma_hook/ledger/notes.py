@@ -178,7 +178,7 @@ def _restore_earlier(tx: Tx, told: Sequence[Sequence[Any]]) -> None:
         row = _payment(tx, values["external_id"])
         if row is None:
             _add_lost(tx, {**SINCE, **values, "state": reversals.EARLIER, "posted_to": None})
-        elif row["state"] in ("new", reversals.EARLIER):
+        else:
             payments.set_aside(tx, row, values["posted"])
 
 

@@ -170,13 +170,12 @@ def released(tx: Tx) -> list[str]:
 
 def settle_loose(tx: Tx, subject: str) -> None:
     """Take a person's word that an item which stands for no fee was dealt with: its student's new fees wait no more."""
-    settled = tx.run(
+    tx.run(
         "UPDATE opening_loose SET settled_at = :now WHERE institution = :i AND file_line = :line AND settled_at IS NULL",
         now=tx.now,
         line=int(subject.removeprefix(_LOOSE)),
     )
-    if settled:
-        _to_be_noted(tx)
+    _to_be_noted(tx)
 
 
 def students_of_loose(tx: Tx) -> frozenset[str]:
