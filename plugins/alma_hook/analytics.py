@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 from lxml import etree
 
@@ -163,27 +163,30 @@ class _Page:
             for element in root.iter(f"{_XSD}element")
             if element.get(_HEADING)
         }
-        self._root = root
+        self._rowset = rowset
 
     def rows(self, columns: Sequence[str]) -> Iterator[tuple[str, ...]]:
         """Yield the texts of these columns, row by row; a cell that a row lacks is empty."""
+        if self._rowset is None:
+            return
         # Nearly always each row has each of them once: then only our cells are looked at, column by column.
         if all(
-            column.isidentifier() and not self._any(f"r:Row[count(r:{column}) != 1]") for column in columns
+            column.isidentifier() and not _xpath(self._rowset, f"boolean(r:Row[count(r:{column}) != 1])")
+            for column in columns
         ):
-            texts = [[cell.text or "" for cell in self._all(f"r:Row/r:{column}")] for column in columns]
+            texts = [
+                [cell.text or "" for cell in _xpath(self._rowset, f"r:Row/r:{column}")] for column in columns
+            ]
             yield from zip(*texts, strict=True)
             return
         tags = [f"{_ROWSET}{column}" for column in columns]
-        for row in self._root.iter(f"{_ROWSET}Row"):
+        for row in self._rowset.iterchildren(f"{_ROWSET}Row"):
             cells = {cell.tag: cell.text for cell in row}
             yield tuple([cells.get(tag) or "" for tag in tags])
 
-    def _all(self, path: str) -> list[etree._Element]:
-        return cast("list[etree._Element]", self._root.xpath(f"//{path}", namespaces=_NAMES))
 
-    def _any(self, path: str) -> bool:
-        return bool(self._root.xpath(f"boolean(//{path})", namespaces=_NAMES))
+def _xpath(element: etree._Element, path: str) -> Any:
+    return element.xpath(path, namespaces=_NAMES)
 
 
 def _parse(body: bytes) -> _Page:
