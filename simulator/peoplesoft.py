@@ -317,6 +317,7 @@ class PeopleSoftModel:
             loose = min(taken, payment.unapplied_cents)
             payment.amount_cents -= taken
             payment.bounced_cents += taken
+            payment.bounces.append(taken)
             rest = taken - loose
             for application in reversed(payment.applications):
                 part = min(rest, application.cents)

@@ -86,6 +86,8 @@ class Payment:
     at: datetime
     applications: list[Application] = field(default_factory=list)
     bounced_cents: int = 0
+    #: Each time that something was taken back of it, how much.
+    bounces: list[int] = field(default_factory=list)
     exported: bool = False
 
     @property

@@ -86,8 +86,8 @@ class Table:
 def payment_rows(payments: Iterable[Payment], region: Region, bounced: str) -> Table:
     """One row a payment: ids with their leading noughts, days in UTC.
 
-    ``bounced`` says how a payment taken back looks: omit, zero, negative (a second row), or reversal (a second row, of an
-    item type of its own).
+    ``bounced`` says how a payment taken back looks: omit, zero, negative (a second row), or reversal (a row of an item
+    type of its own for each time).
     """
     rows: list[tuple[str, ...]] = []
     for payment in payments:
@@ -104,11 +104,15 @@ def payment_rows(payments: Iterable[Payment], region: Region, bounced: str) -> T
 
         if bounced in ("negative", "reversal") and payment.bounced_cents:
             rows.append(row(payment.amount_cents + payment.bounced_cents))
-            rows.append(
-                row(-payment.bounced_cents)
-                if bounced == "negative"
-                else row(payment.bounced_cents, item_type=REVERSAL_ITEM_TYPE)
-            )
+            if bounced == "negative":
+                rows.append(row(-payment.bounced_cents))
+            else:
+                parts = (
+                    payment.bounces
+                    if sum(payment.bounces) == payment.bounced_cents
+                    else [payment.bounced_cents]
+                )
+                rows += [row(part, item_type=REVERSAL_ITEM_TYPE) for part in parts]
         elif payment.amount_cents or bounced == "zero":
             rows.append(row(payment.amount_cents))
     return Table(PAYMENT_HEADINGS, rows)
