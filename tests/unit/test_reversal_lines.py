@@ -33,6 +33,20 @@ def late_file(bridge: Bridge, *rows: str, hours: int) -> None:
     bridge.sis_to_alma()
 
 
+def bounced(bridge: Bridge, *, was_posted: bool) -> tuple[Fee, str]:
+    """A payment that two files have shown as taken back: posted before, or waiting; its fee and its own line."""
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
+    if not was_posted:
+        bridge.far.alma.dispute(fee.id)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id)
+    for _ in range(2):
+        file_of(bridge, back)
+    return fee, paid
+
+
 @pytest.mark.parametrize("with_payment", [False, True])
 def test_a_line_in_a_file_that_comes_late_is_not_lost(tmp_path: Path, with_payment: bool) -> None:
     bridge = windows(tmp_path)
@@ -56,15 +70,7 @@ def test_a_line_in_a_file_that_comes_late_is_not_lost(tmp_path: Path, with_payme
 @pytest.mark.parametrize("was_posted", [True, False])
 def test_an_older_window_run_again_brings_no_payment_back(tmp_path: Path, was_posted: bool) -> None:
     bridge = windows(tmp_path)
-    (fee,) = charged(bridge, 1000)
-    payment = pay(bridge, fee)
-    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
-    if not was_posted:
-        bridge.far.alma.dispute(fee.id)
-    file_of(bridge, paid)
-    bridge.far.peoplesoft.bounce(payment.payment_id)
-    for _ in range(2):
-        file_of(bridge, back)
+    fee, paid = bounced(bridge, was_posted=was_posted)
     assert (BACK in kinds(bridge)) is was_posted
     # For the sake of another file that was refused the query is run again for the first days.
     file_of(bridge, paid)
@@ -286,20 +292,6 @@ def test_what_was_taken_for_a_line_that_takes_back_is_posted_once_its_kind_is_a_
     for _ in range(2):
         file_of(bridge, paid, *([back] if again else []))
     assert posted(fee) == ([] if again else [1000])
-
-
-def bounced(bridge: Bridge, *, was_posted: bool) -> tuple[Fee, str]:
-    """A payment that two files have shown as taken back: posted before, or waiting; its fee and its own line."""
-    (fee,) = charged(bridge, 1000)
-    payment = pay(bridge, fee)
-    paid, back = line_of(payment, "10.00"), line_of(payment, "10.00", REVERSAL_ITEM_TYPE)
-    if not was_posted:
-        bridge.far.alma.dispute(fee.id)
-    file_of(bridge, paid)
-    bridge.far.peoplesoft.bounce(payment.payment_id)
-    for _ in range(2):
-        file_of(bridge, back)
-    return fee, paid
 
 
 def check_it_stays_taken_back(bridge: Bridge, fee: Fee, *, was_posted: bool) -> None:
