@@ -291,9 +291,14 @@ def _told(
     settings = campus.sis_to_alma
     keys = [payment.payment_key for payment in (*file.payments, *file.reversals)]
     windows = settings.has_reversals and not settings.cumulative
-    off = reversal_lines.taken_off(tx, keys, settings.no_reversals) if windows else Counter[str]()
-    for line in () if windows else lines:
-        off[line.payment_key] += line.cents
+    if windows:
+        off = reversal_lines.taken_off(
+            tx, set(keys), settings.no_reversals, sums_up=settings.reversals_sum_up
+        )
+    else:
+        off = Counter()
+        for line in lines:
+            off[line.payment_key] += line.cents
 
     def less(payment: entries.Payment, gross: int) -> entries.Payment:
         return replace(payment, amount=max(0, gross - off[payment.payment_key]), gross=gross)
@@ -395,7 +400,8 @@ def _take_in_file(
     news = reversals.newest(tx, row)
     known = entries.known(tx, [payment.payment_key for payment in (*file.payments, *file.reversals)])
     back = _lines(file.reversals)
-    unheard_of = reversal_lines.keep(tx, back, campus.sis_to_alma.no_reversals)
+    new_lines = reversal_lines.keep(tx, back, campus.sis_to_alma.no_reversals)
+    unheard_of = {line.payment_key for line in new_lines}
     told = _told(tx, file, known, back, campus)
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in told.payments:
@@ -456,6 +462,7 @@ def _take_in_file(
     ]
     listed += [_refused(row, line) for line in file.refused]
     listed += strange
+    listed += _not_together(tx, row, back, new_lines, campus)
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
     entries.correct(tx, [found[0] for found in by_key.values()] if news else [])
@@ -472,6 +479,45 @@ def _take_in_file(
     )
     _taken(tx, row, lines, len(new), len(file.refused), counts)
     _older(tx, row, unheard, counts)
+
+
+def _not_together(
+    tx: Tx, row: Row, lines: Sequence[Line], new: Sequence[Line], campus: Campus
+) -> list[Listed]:
+    """List new lines in a window that lacks what took back the same payment before; ``lines``: all of the file.
+
+    It may be one line that sums up and has grown, which the settings then should say; or the older one is of a day that
+    the window leaves out.
+    """
+    settings = campus.sis_to_alma
+    if settings.cumulative:
+        return []
+    lacking = (
+        Counter() if settings.reversals_sum_up else reversal_lines.apart(tx, lines, settings.no_reversals)
+    )
+    exceptions.close_kind(
+        tx,
+        exceptions.NOT_TOGETHER,
+        [_line_subject(line) for line in lines if not lacking[line.payment_key]],
+        "one file shows them together, or the largest counts",
+    )
+    return [
+        Listed(
+            exceptions.NOT_TOGETHER,
+            _line_subject(line),
+            min(line.cents, lacking[line.payment_key]),
+            f"{row['name']} takes {amount(line.cents)} of a payment back and lacks the {amount(lacking[line.payment_key])} "
+            "taken back of it before: both count. If the query tells all that was taken back of a payment in one line, which "
+            "grows, set sis_to_alma.reversal_lines and let it be run for its days again; if both are true, settle it",
+            payment_key=line.payment_key,
+        )
+        for line in new
+        if lacking[line.payment_key]
+    ]
+
+
+def _line_subject(line: Line) -> str:
+    return _subject(f"{line.payment_key}\n{line.key}")
 
 
 def _lines(found: Sequence[entries.Payment]) -> list[Line]:

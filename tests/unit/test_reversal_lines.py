@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from simulator.alma_records import Fee
+from simulator.peoplesoft_records import Payment
 from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.bridge import Bridge
 from tests.unit.test_guard import copied, lose, put_back, repaired
@@ -459,3 +460,83 @@ def test_of_a_payment_of_unclear_outcome_a_persons_word_settles_nothing_that_is_
     file_of(bridge)
     assert posted(fee) == [1000]
     assert amounts(bridge) == [(BACK, 1000)]
+
+
+NOT_TOGETHER = "taken back by two lines that no file has together"
+SUM = ("[sis_to_alma]\n", '[sis_to_alma]\nreversal_lines = "sum"\n')
+
+
+def told_by_one_line(bridge: Bridge, payment: Payment, *backs: str) -> None:
+    """The query's window has the payment, and in one line what was taken back of it up to then."""
+    for back in backs:
+        file_of(bridge, line_of(payment, "10.00"), line_of(payment, back, REVERSAL_ITEM_TYPE))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_line_that_grows_is_listed_until_the_settings_say_that_it_sums_up(
+    tmp_path: Path, waits: bool
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    if waits:
+        bridge.far.alma.dispute(fee.id)
+    file_of(bridge, line_of(payment, "10.00"))
+    assert posted(fee) == ([] if waits else [1000])
+    told_by_one_line(bridge, payment, "3.00", "3.00", "7.00", "7.00")
+    # Nobody can tell whether 7.00 or 10.00 was taken back.
+    assert (NOT_TOGETHER, 300) in amounts(bridge)
+    corrected(bridge, *SUM)
+    told_by_one_line(bridge, payment, "7.00")
+    assert NOT_TOGETHER not in kinds(bridge)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 700)
+    if waits:
+        bridge.far.alma.restore(fee.id)
+        told_by_one_line(bridge, payment, "7.00")
+        equalise(bridge)
+        assert (posted(fee), amounts(bridge)) == ([300], [])
+        assert bridge.books().fees[fee.id].difference_cents == 0
+    else:
+        assert sum(cents for _, cents, _ in listed(bridge)) == 700
+
+
+def test_two_lines_that_are_both_true_are_settled_by_a_person_or_by_a_file_that_has_both(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    first, second = (line_of(payment, cents, REVERSAL_ITEM_TYPE) for cents in ("3.00", "2.00"))
+    file_of(bridge, line_of(payment, "10.00"))
+    for row in (first, first, second, second):
+        file_of(bridge, row)
+    ((exception_id, cents, _),) = listed(bridge, NOT_TOGETHER)
+    assert cents == 200
+    file_of(bridge, first, second)
+    assert listed(bridge, NOT_TOGETHER) == []
+    third = line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, third)
+    ((exception_id, cents, _),) = listed(bridge, NOT_TOGETHER)
+    assert cents == 400
+    resolve(bridge, exception_id)
+    file_of(bridge, third)
+    file_of(bridge, first)
+    assert listed(bridge, NOT_TOGETHER) == []
+    assert sum(cents for _, cents, _ in listed(bridge)) == 900
+
+
+@pytest.mark.parametrize("backs", [("3.00", "7.00"), ("7.00", "3.00"), ("7.00", "7.00")])
+def test_of_lines_that_sum_up_the_largest_counts_in_whatever_order_they_come(
+    tmp_path: Path, backs: tuple[str, ...]
+) -> None:
+    bridge = Bridge(tmp_path, students=1, fees=0, settings=lambda text: reversing(text).replace(*SUM))
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    file_of(bridge, line_of(payment, "10.00"))
+    for back in backs:
+        told_by_one_line(bridge, payment, back, back)
+    assert sum(cents for _, cents, _ in listed(bridge)) == 700
+    # Both can't have all of it.
+    file_of(bridge, *(line_of(payment, back, REVERSAL_ITEM_TYPE) for back in ("3.00", "8.00")))
+    assert kinds(bridge).count("payment line refused") == 2
+    assert sum(cents for _, cents, _ in listed(bridge)) == 700
