@@ -290,7 +290,7 @@ def _told(
     """
     settings = campus.sis_to_alma
     keys = [payment.payment_key for payment in (*file.payments, *file.reversals)]
-    windows = settings.has_reversals and not settings.cumulative
+    windows = not settings.cumulative
     if windows:
         off = reversal_lines.taken_off(
             tx, set(keys), settings.no_reversals, sums_up=settings.reversals_sum_up

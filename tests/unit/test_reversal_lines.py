@@ -316,6 +316,21 @@ def test_a_line_of_a_kind_that_is_not_named_any_more_still_takes_back(
     check_it_stays_taken_back(bridge, fee, was_posted=was_posted)
 
 
+@pytest.mark.parametrize("named_yet", ["other kinds", "no kinds at all"])
+@pytest.mark.parametrize("was_posted", [True, False])
+def test_a_line_still_takes_back_once_no_kind_is_called_a_reversal(
+    tmp_path: Path, was_posted: bool, named_yet: str
+) -> None:
+    """The query leaves those lines out from now on, so their kind is struck from the settings, or the column with it."""
+    bridge = windows(tmp_path)
+    fee, paid = bounced(bridge, was_posted=was_posted)
+    text = bridge.file.read_text()
+    gone = f'{REVERSAL_ITEM_TYPE} = "reversal"\n' if named_yet == "other kinds" else text[text.index("kind = ") :]
+    corrected(bridge, gone, "")
+    file_of(bridge, paid)
+    check_it_stays_taken_back(bridge, fee, was_posted=was_posted)
+
+
 @pytest.mark.parametrize("was_posted", [True, False])
 def test_a_line_stays_of_its_kind_when_another_is_called_a_reversal_by_mistake(
     tmp_path: Path, was_posted: bool
