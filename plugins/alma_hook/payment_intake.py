@@ -272,12 +272,13 @@ def _older(tx: Tx, row: Row, cents: Sequence[int], counts: TakeInCounts) -> None
 class _Told:
     """What a file's ``payments`` come to, and by their lines ``alone`` known ones that it does not have.
 
-    Of ``silent`` ones it tells nothing: it has none of the lines that took them back.
+    Of ``silent`` ones it does not tell what is left of them: it has none of the lines that took them back. By key, what
+    their own lines said before.
     """
 
     payments: tuple[entries.Payment, ...]
     alone: tuple[entries.Payment, ...] = ()
-    silent: frozenset[str] = frozenset()
+    silent: Mapping[str, int] = field(default_factory=dict)
 
 
 def _told(
@@ -313,12 +314,12 @@ def _told(
     return _Told(
         payments,
         tuple(less(line, gross[key]) for key, line in first.items() if key not in there),
-        frozenset(
-            each.payment_key
+        {
+            each.payment_key: gross[each.payment_key]
             for each in file.payments
             if each.payment_key in without
             and gross[each.payment_key] <= each.amount < known[each.payment_key] + off[each.payment_key]
-        ),
+        },
     )
 
 
@@ -432,6 +433,13 @@ def _take_in_file(
     opening.set_earlier_aside(tx, row)
     firsts = {key: found[0] for key, found in by_key.items() if key not in told.silent}
     firsts |= {each.payment_key: each for each in told.alone}
+    # Its own line alone has grown: that is told, though not what is left of it.
+    grown = {
+        key: replace(found[0], amount=known[key] + found[0].gross - said)
+        for key, found in by_key.items()
+        for said in [told.silent.get(key)]
+        if said is not None and found[0].gross is not None and found[0].gross > said
+    }
     listed = [exceptions.overpaid(payment, int(payment["posted"])) for payment in overpaid]
     listed += [
         Listed(
@@ -454,7 +462,7 @@ def _take_in_file(
             fee_id=payment.fee_id,
             payment_key=key,
         )
-        for key, payment in firsts.items()
+        for key, payment in (firsts | grown).items()
         for before in [known.get(key, payment.amount)]
         # Where one file need not hold it again, a lower amount is told before it is seen a second time.
         if payment.amount > before
@@ -472,7 +480,7 @@ def _take_in_file(
         exceptions.ANOTHER_AMOUNT,
         [
             _subject(key)
-            for key, cents in shown.cents.items()
+            for key, cents in {**dict.fromkeys(told.silent.keys() - grown.keys(), 0), **shown.cents}.items()
             if cents <= known.get(key, 0) and not reversals.seen_once(tx, key)
         ],
         "the amount is the known one again, or stands as taken back",

@@ -401,6 +401,26 @@ def test_a_file_without_the_line_is_no_second_witness_of_it(tmp_path: Path, was_
     assert amounts(bridge) == ([(BACK, 400)] if was_posted else [])
 
 
+def test_a_payment_that_has_grown_is_listed_though_the_line_that_took_it_back_is_not_beside_it(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 2000)
+    payment = pay(bridge, fee, 1000)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    for _ in range(2):
+        file_of(bridge, back)
+    assert amounts(bridge) == [(BACK, 400)]
+    file_of(bridge, line_of(payment, "12.00"))
+    assert amounts(bridge) == [(BACK, 400), (ANOTHER, 200)]
+    # The rise was taken off the item again.
+    file_of(bridge, paid)
+    assert amounts(bridge) == [(BACK, 400)]
+    assert posted(fee) == [1000]
+
+
 def test_a_line_that_comes_late_once_more_is_taken_back_no_second_time(
     tmp_path: Path, ledger_url: str
 ) -> None:
