@@ -214,7 +214,27 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus, marks: Sequence[MarkPl
             _refuse_file(ledger, lease, row, error)
             counts.files_refused += 1
             counts.faults.append(str(error))
+    if campus.sis_to_alma.told_apart == "id" and not campus.sis_to_alma.cumulative:
+        with ledger.write(lease) as tx:
+            _list_missed(tx, campus.sis_to_alma)
     return counts
+
+
+def _list_missed(tx: Tx, settings: SisToAlma) -> None:
+    """List what lines took off payments, and as their kind is called now should not have; no later file need tell of them."""
+    listed = []
+    for one in reversal_lines.missed(tx, settings.no_reversals, sums_up=settings.reversals_sum_up):
+        # Where the payment was never told of, that was listed.
+        if one.fee_id is None and exceptions.ever(tx, exceptions.LINE_REFUSED, _subject(one.payment_key)):
+            continue
+        detail = (
+            f"{amount(one.cents)} of it was taken back by lines of a kind that sis_to_alma.kinds calls something else now. Let "
+            "the query be run again for its days"
+        )
+        subject = f"{_subject(one.payment_key)} not taken back"
+        fee_id = one.fee_id or one.payment_key.rpartition(":")[2]
+        listed.append(Listed(exceptions.NO_REVERSAL, subject, one.cents, detail, fee_id, one.payment_key))
+    exceptions.list_only(tx, exceptions.judged_subjects(tx, [exceptions.NO_REVERSAL]), listed)
 
 
 class _Shrunken(BadFile):

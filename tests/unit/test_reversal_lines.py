@@ -17,6 +17,7 @@ from tests.unit.test_waivers import amounts, corrected, file_of, line_of, posted
 
 BACK = "payment taken back in PeopleSoft"
 ANOTHER = "payment with another amount"
+NO_REVERSAL = "taken back no more, by its kind"
 HEADING = "Emplid,Payment ID,Date Paid,Reference Number,Paid Amount,Item Type\r\n"
 
 
@@ -325,7 +326,11 @@ def test_a_line_still_takes_back_once_no_kind_is_called_a_reversal(
     bridge = windows(tmp_path)
     fee, paid = bounced(bridge, was_posted=was_posted)
     text = bridge.file.read_text()
-    gone = f'{REVERSAL_ITEM_TYPE} = "reversal"\n' if named_yet == "other kinds" else text[text.index("kind = ") :]
+    gone = (
+        f'{REVERSAL_ITEM_TYPE} = "reversal"\n'
+        if named_yet == "other kinds"
+        else text[text.index("kind = ") :]
+    )
     corrected(bridge, gone, "")
     file_of(bridge, paid)
     check_it_stays_taken_back(bridge, fee, was_posted=was_posted)
@@ -343,6 +348,66 @@ def test_a_line_stays_of_its_kind_when_another_is_called_a_reversal_by_mistake(
     corrected(bridge, wrong, right)
     file_of(bridge, paid)
     check_it_stays_taken_back(bridge, fee, was_posted=was_posted)
+
+
+@pytest.mark.parametrize("now", ["list", "ignore", "payment"])
+@pytest.mark.parametrize("cents", [1000, 400])
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_was_taken_back_by_a_kind_that_is_called_something_else_now_is_listed(
+    tmp_path: Path, ledger_url: str, waits: bool, cents: int, now: str
+) -> None:
+    """No later window need tell of the payment again."""
+    bridge = windows(tmp_path, url=ledger_url)
+    other = "300000000098"
+    named = f'{REVERSAL_ITEM_TYPE} = "reversal"\n'
+    corrected(bridge, named, f'{named}{other} = "reversal"\n')
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, line = line_of(payment, "10.00"), line_of(payment, f"{cents / 100:.2f}", other)
+    if waits:
+        bridge.far.alma.dispute(fee.id)
+        file_of(bridge, paid)
+        for _ in range(2):
+            file_of(bridge, line)
+        bridge.far.alma.restore(fee.id)
+    else:
+        file_of(bridge, paid, line)  # taken in lower, or not at all
+    corrected(bridge, f'{other} = "reversal"', f'{other} = "{now}"')
+    for _ in range(2):
+        file_of(bridge)
+        equalise(bridge)
+    assert (NO_REVERSAL, cents) in amounts(bridge)
+    assert posted(fee) == ([] if cents == 1000 else [600])
+    assert bridge.balances()["unexplained"] == 0
+    file_of(bridge, paid)  # the query is run again for its day
+    if cents == 1000:
+        file_of(bridge)
+        assert (kinds(bridge), posted(fee)) == ([], [1000])
+        return
+    # What is in Alma in part stays so; the rest is a person's affair.
+    for exception_id, _, _ in [*listed(bridge, NO_REVERSAL), *listed(bridge, ANOTHER)]:
+        resolve(bridge, exception_id)
+    for _ in range(2):
+        file_of(bridge)
+    assert NO_REVERSAL not in kinds(bridge)
+
+
+def test_a_payment_whose_kind_was_called_a_reversal_for_two_days_is_listed(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    paid = line_of(pay(bridge, fee), "10.00")
+    bridge.far.alma.dispute(fee.id)
+    file_of(bridge, paid)
+    right, wrong = '300000000001 = "payment"', '300000000001 = "reversal"'
+    corrected(bridge, right, wrong)
+    for _ in range(2):
+        file_of(bridge, paid)
+    corrected(bridge, wrong, right)
+    bridge.far.alma.restore(fee.id)
+    file_of(bridge)
+    assert (amounts(bridge), posted(fee)) == ([(NO_REVERSAL, 1000)], [])
+    file_of(bridge, paid)
+    assert (amounts(bridge), posted(fee)) == ([], [1000])
 
 
 @pytest.mark.parametrize("now", ["list", "ignore"])

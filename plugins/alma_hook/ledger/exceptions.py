@@ -37,6 +37,7 @@ OLDER = "file older than one taken in"
 GONE = "refused payment file is gone"
 NOT_TOGETHER = "taken back by two lines that no file has together"
 NO_PAYMENT = "no payment any more, by its kind"
+NO_REVERSAL = "taken back no more, by its kind"
 ANOTHER_AMOUNT = "payment with another amount"
 LINE_REFUSED = "payment line refused"
 BEFORE_OR_AFTER = "paid before the opening or after it"
@@ -232,6 +233,14 @@ def is_open(tx: Tx, subject: str) -> bool:
     """Whether anything is listed on a subject."""
     sql = "SELECT 1 FROM exception_item WHERE institution = :i AND closed_at IS NULL AND subject = :s"
     return tx.one(sql, s=subject) is not None
+
+
+def ever(tx: Tx, kind: str, subject: str) -> bool:
+    """Whether a subject is listed under a kind, or once was."""
+    sql = (
+        "SELECT 1 FROM exception_item WHERE institution = :i AND kind = :kind AND subject = :subject LIMIT 1"
+    )
+    return tx.one(sql, kind=kind, subject=subject) is not None
 
 
 def judged_subjects(tx: Tx, kinds: Sequence[str]) -> list[str]:

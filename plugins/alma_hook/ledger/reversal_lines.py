@@ -75,11 +75,52 @@ def taken_off(tx: Tx, payment_keys: Iterable[str], others: frozenset[str], *, su
 
     ``sums_up``: one line has all of it, the largest.
     """
+    counting = [row for row in _of(tx, payment_keys) if row["kind"] not in others]
+    return _by_payment(counting, sums_up=sums_up)
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """What lines took off a payment that do not count any more, as far as it is neither given back nor in Alma.
+
+    ``fee_id``: ``None`` where the payment itself was never taken in, as nothing of it was left.
+    """
+
+    payment_key: str
+    cents: int
+    fee_id: str | None
+
+
+def missed(tx: Tx, others: frozenset[str], *, sums_up: bool) -> list[Missed]:
+    """Return what is missing of payments since the kinds of their lines are called something else (``others``)."""
+    sql = "SELECT * FROM reversal_line WHERE institution = :i AND kind"
+    no_more = _by_payment(in_list(tx, sql, sorted(others)), sums_up=sums_up)
+    if not no_more:
+        return []
+    off = taken_off(tx, no_more, others, sums_up=sums_up)
+    payments = in_list(
+        tx,
+        "SELECT payment_key, fee_id, state, posted, stands, (SELECT COALESCE(w.gross, w.amount) FROM payment w "
+        "WHERE w.institution = n.institution AND w.payment_key = n.payment_key) AS gross "
+        "FROM payment_now n WHERE institution = :i AND payment_key",
+        list(no_more),
+    )
+    found = []
+    for row in payments:
+        key, gross = row["payment_key"], int(row["gross"])
+        if row["state"] in ("new", "posted"):
+            cents = min(no_more[key], gross - off[key] - int(row["stands"]), gross - int(row["posted"]))
+            found.append(Missed(key, cents, row["fee_id"]))
+    known = {row["payment_key"] for row in payments}
+    found += [Missed(key, cents, None) for key, cents in no_more.items() if key not in known]
+    return sorted((one for one in found if one.cents > 0), key=lambda one: one.payment_key)
+
+
+def _by_payment(rows: Iterable[Row], *, sums_up: bool) -> Counter[str]:
     found: Counter[str] = Counter()
-    for row in _of(tx, payment_keys):
+    for row in rows:
         key, cents = row["payment_key"], int(row["cents"])
-        if row["kind"] not in others:
-            found[key] = max(found[key], cents) if sums_up else found[key] + cents
+        found[key] = max(found[key], cents) if sums_up else found[key] + cents
     return found
 
 
