@@ -477,7 +477,7 @@ def _take_in_file(
         Listed(
             exceptions.ANOTHER_AMOUNT,
             _subject(key),
-            payment.amount - before,
+            -once or payment.amount - before,
             f"line {payment.line_no} of {row['name']} says {amount(payment.amount)}, taken in before as {amount(before)}",
             fee_id=payment.fee_id,
             payment_key=key,
@@ -485,8 +485,12 @@ def _take_in_file(
         for key, payment in (firsts | grown).items()
         for before in [known.get(key, payment.amount)]
         # Where one file need not hold it again, a lower amount is told before it is seen a second time.
-        if payment.amount > before
-        or (payment.amount < before and not campus.sis_to_alma.cumulative and reversals.seen_once(tx, key))
+        for once in [
+            reversals.seen_once(tx, key)
+            if payment.amount < before and not campus.sis_to_alma.cumulative
+            else 0
+        ]
+        if payment.amount > before or once
     ]
     listed += [_refused(row, line) for line in file.refused]
     listed += strange

@@ -486,6 +486,27 @@ def test_a_payment_that_has_grown_is_listed_though_the_line_that_took_it_back_is
     assert posted(fee) == [1000]
 
 
+def test_what_one_file_shows_lower_is_listed_without_what_stands_as_taken_back_by_then(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    first, second = (line_of(payment, cents, REVERSAL_ITEM_TYPE) for cents in ("4.00", "3.00"))
+    file_of(bridge, line_of(payment, "10.00"))
+    for _ in range(2):
+        file_of(bridge, first)
+    file_of(bridge, second)
+    assert amounts(bridge) == [(BACK, 400), (ANOTHER, -300)]
+    # A person deals with each; together they come to what was taken back.
+    for kind in (BACK, ANOTHER):
+        ((exception_id, _, _),) = listed(bridge, kind)
+        resolve(bridge, exception_id)
+    for _ in range(2):
+        file_of(bridge, second)
+    assert amounts(bridge) == []
+
+
 def test_a_line_that_comes_late_once_more_is_taken_back_no_second_time(
     tmp_path: Path, ledger_url: str
 ) -> None:

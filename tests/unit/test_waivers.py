@@ -547,7 +547,7 @@ def test_lines_of_days_that_no_later_file_holds_add_up(tmp_path: Path) -> None:
         file_of(bridge, line_of(payment, cents, REVERSAL_ITEM_TYPE))
     assert sorted(amounts(bridge)) == [
         ("payment taken back in PeopleSoft", 400),
-        ("payment with another amount", -700),
+        ("payment with another amount", -300),
         # Or is it one line, which told of 4.00 and tells of 3.00?
         ("taken back by two lines that no file has together", 300),
     ]
