@@ -82,12 +82,12 @@ class Target:
 
 
 _NUMBERS = ("line_no", "amount", "credit_item")
-_TYPES = {name: "BIGINT" if name in _NUMBERS else "TEXT" for name in ("line_no", *Line._fields, "state")}
+_COLUMNS = ("line_no", *Line._fields, "state")
 
 
 def _add_lines(tx: Tx, batch_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add a batch's lines: the fields of ``Line``, ``line_no`` and ``state``."""
-    tx.insert("line", _TYPES, rows, batch_id=batch_id)
+    tx.insert("line", _COLUMNS, rows, batch_id=batch_id)
 
 
 def _touch(tx: Tx, batch_id: str) -> None:

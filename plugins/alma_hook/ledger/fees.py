@@ -71,7 +71,7 @@ def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
 
     A fee may stand in several rows, one a transaction.
     """
-    tx.insert("reported_fee", {"fee_id": "TEXT", "user_id": "TEXT", "balance": "BIGINT"}, rows)
+    tx.insert("reported_fee", ("fee_id", "user_id", "balance"), rows)
 
 
 def nominate(tx: Tx, live: bool) -> tuple[int, int]:
