@@ -155,7 +155,7 @@ def hold(position: Position, campus: Campus, day: date) -> str | None:
     p, due = position, position.due
     if p.problem is not None:
         return p.problem
-    if sorted(p.own) != sorted(p.posted.items()):
+    if len(p.own) != len(p.posted) or dict(p.own) != p.posted:
         return exceptions.OTHER_PAYMENTS
     if due == 0 and p.status != "INDISPUTE":
         return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from alma_hook.errors import Fatal, LeaseTaken, LedgerError
@@ -85,8 +86,9 @@ _NUMBERS = ("line_no", "amount", "credit_item")
 _COLUMNS = ("line_no", *Line._fields, "state")
 
 
-def _add_lines(tx: Tx, batch_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add a batch's lines: the fields of ``Line``, ``line_no`` and ``state``."""
+def _add_lines(tx: Tx, batch_id: str, lines: Sequence[Line], state: str) -> None:
+    """Add a new batch's lines."""
+    rows = ((number, *line, state) for number, line in enumerate(lines, 1))
     tx.insert("line", _COLUMNS, rows, batch_id=batch_id)
 
 
@@ -97,10 +99,6 @@ def _touch(tx: Tx, batch_id: str) -> None:
         "AND fee_id IN (SELECT fee_id FROM line WHERE institution = :i AND batch_id = :b)",
         b=batch_id,
     )
-
-
-def _row(line: Line, number: int, state: str) -> dict[str, Any]:
-    return {"line_no": number, "state": state, **line._asdict()}
 
 
 def open_batch(
@@ -138,9 +136,7 @@ def open_batch(
         count=len(lines),
         total=sum(line.amount for line in lines),
     )
-    _add_lines(
-        tx, batch_id, [_row(line, n, "pending" if live else "preview") for n, line in enumerate(lines, 1)]
-    )
+    _add_lines(tx, batch_id, lines, "pending" if live else "preview")
     tx.event(f"batch {batch_id}", state if live else "rehearsed", f"{kind}, {len(lines)} lines")
     return batch_id
 
@@ -161,7 +157,7 @@ def bring_opening(tx: Tx, lines: Sequence[Line], file_name: str, data: bytes, sh
         sha=sha256,
     )
     keep_content(tx, OPENING, data, sha256)
-    _add_lines(tx, OPENING, [_row(line, n, "sent") for n, line in enumerate(lines, 1)])
+    _add_lines(tx, OPENING, lines, "sent")
     tx.run(
         "UPDATE line SET confirmed_at = :now, confirmed_in = :file WHERE institution = :i AND batch_id = :b",
         now=tx.now,
@@ -570,19 +566,16 @@ def restore(
         **{name: told[name] for name in ("layout", "file_name", "file_date", "target", "directory")},
     )
     keep_content(tx, batch_id, data, str(told["sha256"]))
-    _add_lines(
-        tx,
-        batch_id,
-        [
-            {
-                **{name: row[name] for name in MANIFEST_LINE if name != "user_id"},
-                **{name: int(row[name]) for name in _NUMBERS},
-                "item_fee": item_fee,
-                "state": _LINE_STATES[state],
-            }
-            for row, item_fee in zip(of, _item_fees(tx, of), strict=True)
-        ],
+    rows = (
+        {
+            **row,
+            **{name: int(row[name]) for name in _NUMBERS},
+            "item_fee": item_fee,
+            "state": _LINE_STATES[state],
+        }
+        for row, item_fee in zip(of, _item_fees(tx, of), strict=True)
     )
+    tx.insert("line", _COLUMNS, map(itemgetter(*_COLUMNS), rows), batch_id=batch_id)
     tx.run(
         "UPDATE institution SET last_batch = :n WHERE institution = :i AND last_batch < :n", n=int(batch_id)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Any
 
 from alma_hook.alma_answers import Fee
@@ -17,7 +18,7 @@ _ADD = (
 )
 _FEE = (
     "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) VALUES (:i, :fee, :user, :now) "
-    "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id"
+    "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id WHERE fee.user_id <> excluded.user_id"
 )
 
 
@@ -71,7 +72,8 @@ def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
 
     A fee may stand in several rows, one a transaction.
     """
-    tx.insert("reported_fee", ("fee_id", "user_id", "balance"), rows)
+    columns = ("fee_id", "user_id", "balance")
+    tx.insert("reported_fee", columns, map(itemgetter(*columns), rows))
 
 
 def nominate(tx: Tx, live: bool) -> tuple[int, int]:
@@ -104,7 +106,7 @@ def nominate(tx: Tx, live: bool) -> tuple[int, int]:
     tx.run(
         "INSERT INTO fee (institution, fee_id, user_id, first_seen_at) "
         f"SELECT :i, fee_id, MAX(user_id), CAST(:now AS TEXT) {differing} GROUP BY fee_id "
-        "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id",
+        "ON CONFLICT (institution, fee_id) DO UPDATE SET user_id = excluded.user_id WHERE fee.user_id <> excluded.user_id",
         now=tx.now,
     )
     tx.run(
@@ -390,13 +392,17 @@ def _lines_of_run(tx: Tx) -> dict[str, Row]:
         run=tx.run_id,
     )
     found: dict[str, dict[str, Any]] = {}
-    for row in sorted(rows, key=lambda row: (row["batch_id"], row["line_no"])):
-        of_fee = found.setdefault(row["fee_id"], dict(_NO_LINES))
+    place = itemgetter("batch_id", "line_no")
+    for row in rows:
+        of_fee = found.get(row["fee_id"])
+        if of_fee is None:
+            of_fee = found[row["fee_id"]] = {**_NO_LINES}
         if row["state"] == "pending":
             of_fee["pending"] += 1
         elif row["kind"] == "charge":
             of_fee["charged"] += int(row["amount"])
-            of_fee["charge"] = row
+            if of_fee["charge"] is None or place(of_fee["charge"]) < place(row):
+                of_fee["charge"] = row
         else:
             of_fee["credited"] += int(row["amount"])
     return dict(found)

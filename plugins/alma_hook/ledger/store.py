@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -123,17 +123,17 @@ class Tx:
             self.run(f"ANALYZE {table}")
 
     def insert(
-        self, table: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **same: str
+        self, table: str, columns: Sequence[str], rows: Iterable[tuple[Any, ...]], **same: str
     ) -> None:
-        """Insert many rows at once, of these columns; ``same``: texts that all of them have.
+        """Insert many rows at once, of these columns in their order; ``same``: texts that all of them have.
 
         PostgreSQL copies them: most of the time would go into handing them over one by one.
         """
-        if not rows:
-            return
         names = f"{table} ({', '.join(['institution', *same, *columns])})"
         alike = (self.institution, *same.values())
-        values = [(*alike, *map(row.__getitem__, columns)) for row in rows]
+        values = [alike + row for row in rows]
+        if not values:
+            return
         if self.dialect == "sqlite":
             places = ", ".join("?" * len(values[0]))
             self._connection.exec_driver_sql(f"INSERT INTO {names} VALUES ({places})", values)
