@@ -147,6 +147,7 @@ def test_part_and_full_payments(small_on_both: Bridge) -> None:
     assert (part.balance_cents, full.balance_cents, untouched.balance_cents) == (600, 0, 300)
     assert (part.status, full.status) == ("ACTIVE", "CLOSED")
     assert_posted_once(bridge, {part.id: [400], full.id: [2050], untouched.id: []})
+    assert "not posted" not in told(bridge, full)
 
 
 @pytest.mark.parametrize("fault", [None, "drop_before"])
@@ -377,6 +378,17 @@ def test_a_fee_that_the_bursar_export_took(close: bool, small: Bridge) -> None:
 
     assert applied(fee) == []
     assert kinds(small) == ["fee already settled in Alma" if close else "fee is EXPORTED in Alma"]
+
+
+def test_an_active_fee_of_which_nothing_is_left_is_paid_nothing(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee)
+    small.far.alma.pay_at_desk(fee.id)
+    fee.status = "ACTIVE"  # not closed yet
+
+    _, posted = post(small)
+
+    assert (posted.tried, applied(fee), kinds(small)) == (0, [], ["fee already settled in Alma"])
 
 
 def test_a_purged_user(small: Bridge) -> None:
@@ -931,6 +943,7 @@ def test_a_desk_payment_between_reading_and_posting(small: Bridge) -> None:
 
     small.far.api.before_call = at_the_desk
     post(small)
+    assert "; Alma's answer does not show the payment." in told(small, fee)
     small.far.clock.advance(seconds=QUIET)
     post(small)
 
