@@ -147,7 +147,9 @@ def test_part_and_full_payments(small_on_both: Bridge) -> None:
     assert (part.balance_cents, full.balance_cents, untouched.balance_cents) == (600, 0, 300)
     assert (part.status, full.status) == ("ACTIVE", "CLOSED")
     assert_posted_once(bridge, {part.id: [400], full.id: [2050], untouched.id: []})
-    assert "not posted" not in told(bridge, full)
+    life = told(bridge, full)
+    assert "of it paid by us 20.50" in life
+    assert "not posted" not in life
 
 
 @pytest.mark.parametrize("fault", [None, "drop_before"])
@@ -221,16 +223,17 @@ def test_a_posting_is_not_charged_back(small: Bridge) -> None:
 # -- payments that do not fit -------------------------------------------------------------------------
 
 
-def test_more_than_the_fee(small: Bridge) -> None:
+@pytest.mark.parametrize("more", [250, 1])
+def test_more_than_the_fee(small: Bridge, more: int) -> None:
     (fee,) = charged(small, 1000)
-    student_pays(small, fee, 1250)
+    student_pays(small, fee, 1000 + more)
 
     _, posted = post(small)
 
     assert (posted.cents, applied(fee), fee.status) == (1000, [1000], "CLOSED")
-    assert kinds(small) == ["paid more than Alma's balance"]
+    assert listed_cents(small) == [("paid more than Alma's balance", more)]
     assert post(small)[1].tried == 0
-    assert kinds(small) == ["paid more than Alma's balance"]
+    assert listed_cents(small) == [("paid more than Alma's balance", more)]
 
 
 def test_more_than_what_the_desk_has_left(small: Bridge) -> None:
