@@ -11,7 +11,7 @@ import pytest
 from alma_hook import campus, payments
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import AlmaHookError, Retriable, SendingStopped, SettingsError
+from alma_hook.errors import AlmaHookError, LeaseTaken, Retriable, SendingStopped, SettingsError
 from alma_hook.ledger import Row, exceptions
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Payment
@@ -907,6 +907,39 @@ def in_doubt(bridge: Bridge, *, waived: bool) -> Fee:
     bridge.far.faults.clear()
     assert (in_alma(fee), kinds(bridge)) == ([], ["outcome of the posting unclear"])
     return fee
+
+
+def waiting(tmp_path: Path) -> tuple[Bridge, Fee]:
+    """A waiver of 4.00 that was taken for a payment, and waits while its fee is in dispute; then the settings are right."""
+    bridge = made(tmp_path, "comment")
+    corrected(bridge, RIGHT, PAYS)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.alma.dispute(fee.id)
+    night(bridge)
+    bridge.far.alma.restore(fee.id)
+    return bridge, fee
+
+
+@pytest.mark.parametrize("now", ["waive:GOODWILL", "ignore"])
+def test_what_waits_is_what_the_settings_say_by_then_without_another_file(tmp_path: Path, now: str) -> None:
+    bridge, fee = waiting(tmp_path)
+    corrected(bridge, PAYS, f'{WAIVER} = "{now}"\n77 = "waive:GOODWILL"')
+    bridge.sis_to_alma()
+    assert in_alma(fee) == ([] if now == "ignore" else [("WAIVE", 400, "GOODWILL")])
+    assert kinds(bridge) == []
+
+
+def test_a_worker_overtaken_before_it_posts_lets_what_waits_be_what_it_was(tmp_path: Path) -> None:
+    bridge, _ = waiting(tmp_path)
+    corrected(bridge, PAYS, RIGHT)
+    with bridge.working("back") as (ledger, lease):
+        bridge.far.clock.advance(seconds=16 * 60)
+        with bridge.working("back"):
+            before = [rows_of(bridge, table) for table in ("payment", "event")]
+        with pytest.raises(LeaseTaken):
+            payments.post(ledger, lease, bridge.campus, bridge.api, bridge.folder, bridge.marks)
+    assert [rows_of(bridge, table) for table in ("payment", "event")] == before
 
 
 @pytest.mark.parametrize("told_again", [True, False])
