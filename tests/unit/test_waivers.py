@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 
@@ -18,6 +19,7 @@ from simulator.peoplesoft_records import Payment
 from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.bridge import SETTINGS, Bridge
 from tests.unit.test_applied import raised
+from tests.unit.test_at_the_limit import post as post_at_once
 from tests.unit.test_guard import copied, lose, put_back, repaired
 from tests.unit.test_older_copies import copy_after, person
 from tests.unit.test_reversals import charged, cumulative, equalise, kinds, listed, night, pay, resolve
@@ -240,6 +242,41 @@ def test_a_comment_that_does_not_come_back_stops_the_second_waiver(tmp_path: Pat
         [("WAIVE", 700, "GOODWILL")],
     ]
     even(bridge)
+
+
+def test_the_first_waiver_ever_is_read_back_before_there_is_a_second(tmp_path: Path) -> None:
+    """Though payments were read back long ago, and however many accounts are posted at once."""
+    bridge = made(tmp_path, "comment")
+    bridge.far.alma.behaviour.waive_comment_returned = False
+    first, *others = charged(bridge, 100, 200, 300, 400)
+    pay(bridge, first)
+    night(bridge)
+    for fee in others:
+        waive(bridge, fee)
+    bridge.far.clock.advance(hours=24)
+    bridge.far.write_query_output()
+    two = Barrier(2)
+
+    def send(request: Request) -> Reply:
+        if request.method == "POST":
+            with suppress(BrokenBarrierError):
+                two.wait(0.5)
+        return bridge.send(request)
+
+    with pytest.raises(SendingStopped, match="does not come back with the fee"):
+        post_at_once(bridge, AlmaApi(send, pause=lambda _: None))
+    assert sum(len(in_alma(fee)) for fee in others) == 1
+
+
+def test_once_a_waiver_was_read_back_the_next_one_costs_a_reading_and_a_call(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    first, second = charged(bridge, 100, 1000)
+    waive(bridge, first)
+    night(bridge)
+    waive(bridge, second, 400)
+    before = bridge.far.api.call_count()
+    night(bridge)
+    assert [call.method for call in list(bridge.far.api.calls)[before:]] == ["GET", "POST"]
 
 
 @pytest.mark.parametrize("way", WAYS)
