@@ -24,9 +24,8 @@ _AT = "'2026-09-01T10:00:00.000Z'"
 _FILL = (
     f"INSERT INTO fee (institution, fee_id, user_id, version, first_seen_at) {{n}} SELECT :i, {_FEE}, {_USER}, 3, {_AT} FROM n",
     "INSERT INTO reading (institution, fee_id, run_id, read_at, fee_version, emplid, status, type, owner, currency, original, "
-    f"balance, own_paid, reason, others_paid) {{n}} SELECT :i, {_FEE}, 'before', {_AT}, 3, {_EMPLID}, 'ACTIVE', "
-    "'OVERDUEFINE', 'MAIN', 'USD', 2000, 1600, 400, 'fee', 0 FROM n",
-    f"INSERT INTO reading_payment {{n}} SELECT :i, {_FEE}, 0, 'SFS' || {_FEE}, 400 FROM n",
+    f"balance, own_paid, reason, others_paid, own_payments) {{n}} SELECT :i, {_FEE}, 'before', {_AT}, 3, {_EMPLID}, 'ACTIVE', "
+    f"'OVERDUEFINE', 'MAIN', 'USD', 2000, 1600, 400, 'fee', 0, 'SFS' || {_FEE} || '=400 ' FROM n",
     *(
         "INSERT INTO line (institution, batch_id, line_no, fee_id, kind, amount, emplid, item_type, term, reference, "
         "description, account_type, effective_date, due_date, reason, state, item_fee, confirmed_at) {n} "
@@ -170,7 +169,11 @@ def run(url: str, folder: Path, count: int, changed: int, *, report: bool = True
                 fee = Fee(fee_id, user, "OVERDUEFINE", "ACTIVE", 1100, 2000, "MAIN", None, seen, "USD")
                 fees.store_reading(tx, fee, 3, emplid=f"{x // 2:09d}", reason="waived")
                 # The keys of the filling have no check character, which SQL can't work out.
-                tx.run("INSERT INTO reading_payment VALUES (:i, :f, 0, :k, 400)", f=fee_id, k=f"SFS{fee_id}")
+                told = "UPDATE reading SET own_payments = :told WHERE institution = :i AND fee_id = :fee"
+                tx.run(told, told=f"SFS{fee_id}=400 ", fee=fee_id)
+        if ledger.engine.dialect.name == "postgresql":
+            with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("CHECKPOINT")
         counts = None
 
         def plan() -> None:

@@ -374,7 +374,8 @@ class PeopleSoftModel:
 
         ``cumulative`` False: only payments that no such output has shown. ``since``: only payments of that
         day and later. ``bounced``: a payment taken back is left out (``omit``), shown as 0.00 (``zero``) or as
-        a second, negative row (``negative``), or by a row of an item type of its own (``reversal``).
+        a second, negative row (``negative``), or by rows of an item type of its own, one for each time (``reversal``)
+        or one that grows (``reversal_sum``).
         """
         with self.lock:
             paid = [

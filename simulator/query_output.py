@@ -86,8 +86,8 @@ class Table:
 def payment_rows(payments: Iterable[Payment], region: Region, bounced: str) -> Table:
     """One row a payment: ids with their leading noughts, days in UTC.
 
-    ``bounced`` says how a payment taken back looks: omit, zero, negative (a second row), or reversal (a row of an item
-    type of its own for each time).
+    ``bounced`` says how a payment taken back looks: omit, zero, negative (a second row), reversal (a row of an item
+    type of its own for each time), or reversal_sum (one such row, which grows).
     """
     rows: list[tuple[str, ...]] = []
     for payment in payments:
@@ -102,16 +102,13 @@ def payment_rows(payments: Iterable[Payment], region: Region, bounced: str) -> T
                 item_type or payment.item_type,
             )
 
-        if bounced in ("negative", "reversal") and payment.bounced_cents:
+        if bounced in ("negative", "reversal", "reversal_sum") and payment.bounced_cents:
             rows.append(row(payment.amount_cents + payment.bounced_cents))
+            told_apart = bounced == "reversal" and sum(payment.bounces) == payment.bounced_cents
+            parts = payment.bounces if told_apart else [payment.bounced_cents]
             if bounced == "negative":
-                rows.append(row(-payment.bounced_cents))
+                rows += [row(-part) for part in parts]
             else:
-                parts = (
-                    payment.bounces
-                    if sum(payment.bounces) == payment.bounced_cents
-                    else [payment.bounced_cents]
-                )
                 rows += [row(part, item_type=REVERSAL_ITEM_TYPE) for part in parts]
         elif payment.amount_cents or bounced == "zero":
             rows.append(row(payment.amount_cents))

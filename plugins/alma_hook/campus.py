@@ -458,6 +458,7 @@ class SisToAlma(_Section):
     comment: Text = "Paid in PeopleSoft Student Financials"
     quiet_minutes: int = Field(default=10, ge=2)
     cumulative: TrueOrFalse = Field(default=False, validate_default=True)
+    reversal_lines: Literal["each", "sum"] = "each"
     reversal_limit: int = Field(default=20, ge=0)
     max_drop: int = Field(default=10, ge=1, le=100)
     without_reference: Literal["hold", "oldest_first"] | None = Field(default=None, validate_default=True)
@@ -467,6 +468,11 @@ class SisToAlma(_Section):
     def has_reversals(self) -> bool:
         """Whether lines of their own take payments back."""
         return REVERSAL in self.kinds.values()
+
+    @property
+    def reversals_sum_up(self) -> bool:
+        """Whether one line has all that was taken back of a payment up to then, and takes the place of one that had less."""
+        return self.reversal_lines == "sum"
 
     @property
     def no_reversals(self) -> frozenset[str]:
@@ -588,6 +594,17 @@ class SisToAlma(_Section):
                 "right whatever came before it"
             )
         return cumulative
+
+    @field_validator("reversal_lines")
+    @classmethod
+    def _lines_kept(cls, lines: str, info: ValidationInfo) -> str:
+        if lines == "sum" and "kinds" in info.data and REVERSAL not in info.data["kinds"].values():
+            raise ValueError("is of no use while kinds has no reversal")
+        if lines == "sum" and info.data.get("cumulative"):
+            raise ValueError(
+                "is of no use with cumulative = true: there the lines of the newest file count, and no other"
+            )
+        return lines
 
     @field_validator("items")
     @classmethod

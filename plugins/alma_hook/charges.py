@@ -393,7 +393,8 @@ def plan(
     with _uncollected(), ledger.write(lease) as tx:
         day = campus.today(moment(tx.now))
         oldest = instant(moment(tx.now) - READING_AGE)
-        own = fees.own_payments_of_run(tx)
+        readings = fees.readings_of_run(tx)
+        own = {row["fee_id"]: row["own"] for row in readings}
         posted, waived = payments.posted_by_fee(tx)
         if campus.sis_to_alma.waivers_shown_by == "comment":
             waived = {}
@@ -415,7 +416,7 @@ def plan(
         seen: list[Seen] = []
         again: set[str] = set()
         users: dict[str, str] = {}
-        for row in fees.readings_of_run(tx):
+        for row in readings:
             counts.read += 1
             if int(row["fee_version"]) != int(row["version"]) or row["read_at"] < oldest:
                 counts.stale += 1
@@ -426,11 +427,11 @@ def plan(
                 again.add(row["user_id"])
                 continue
             if row["fee_id"] in waived:
-                shown = own.get(row["fee_id"], [])
-                own[row["fee_id"]] = with_waivers(shown, waived[row["fee_id"]], int(row["others_waived"]))
+                shown, by_ledger = row["own"], waived[row["fee_id"]]
+                own[row["fee_id"]] = with_waivers(shown, by_ledger, int(row["others_waived"]))
             position = position_of(
                 row,
-                own,
+                own[row["fee_id"]],
                 posted.get(row["fee_id"], {}),
                 carried.get(row["fee_id"]),
                 waits=row["fee_id"] in waiting,
@@ -494,7 +495,7 @@ def plan(
                 counts.charges, counts.charged = len(going), total
             else:
                 counts.credits, counts.credited = len(going), total
-        exceptions.list_only(tx, [f"fee {position.fee_id}" for position in considered], held)
+        exceptions.list_only_of_run(tx, users, held)
         fees.leave_out(tx, list(users), left_out, campus.charging_rules)
         counts.listed = len(held)
         fees.forget_read(tx, live, sorted(again))
@@ -546,27 +547,27 @@ def refuse_foreign(strange: Mapping[str, Sequence[str]], known: frozenset[str]) 
 
 def with_waivers(
     shown: Sequence[tuple[str, int]], ours: Mapping[str, int], others_waived: int
-) -> list[tuple[str, int]]:
+) -> tuple[tuple[str, int], ...]:
     """Return what counts as Pa where Alma shows waivers without our key: ``shown`` with it, and ``ours`` by the ledger.
 
     These only where the reading has so much waived by whomever: else one is not there, and the fee is listed.
     """
     there = {key for key, _ in shown}
     unshown = [(key, cents) for key, cents in ours.items() if key not in there]
-    return [*shown, *(unshown if sum(cents for _, cents in unshown) <= others_waived else [])]
+    return (*shown, *(unshown if sum(cents for _, cents in unshown) <= others_waived else []))
 
 
 def position_of(
     row: Row,
-    own: Mapping[str, list[tuple[str, int]]],
+    own: tuple[tuple[str, int], ...],
     posted: Mapping[str, int],
     carried: Row | None = None,
     **marks: bool,
 ) -> Position:
     """Return a fee's position from the ledger's row of it.
 
-    ``carried``: the charge of an older fee whose item in PeopleSoft stands for this one; what is carried
-    counts as charged. ``marks``: what else is known of the fee, by the position's fields.
+    ``own``: key and cents of what counts as ours in Alma. ``carried``: the charge of an older fee whose item in PeopleSoft
+    stands for this one; what is carried counts as charged. ``marks``: what else is known of the fee, by the position's fields.
     """
     last = row["charge"] or carried
     sent = to_copy(row["fee_id"], last) if last is not None else None
@@ -579,7 +580,7 @@ def position_of(
         emplid=row["emplid"] or "",
         original=int(row["original"]),
         balance=int(row["balance"]),
-        own=tuple(own.get(row["fee_id"], [])),
+        own=own,
         charged=int(row["charged"]) + int(row["carried"]),
         credited=int(row["credited"]),
         posted=posted,

@@ -77,13 +77,20 @@ def read(name: str, content: bytes, campus: Campus) -> PaymentFile:
     # Of two lines that take a payment back, one below nought and one above, the second may undo the first.
     both = {line.payment_key for line in reversals if line.amount < 0}
     both &= {line.payment_key for line in reversals if line.amount > 0}
-    unclear = both.union(key for key in hidden if key is not None)
+    of_payment = Counter(line.payment_key for line in reversals)
+    twice = {key for key, lines in of_payment.items() if lines > 1} if settings.reversals_sum_up else set()
+    unclear = both.union(twice, (key for key in hidden if key is not None))
     # The other line may take it back.
     why = LineError(
         "payment_id",
         "is that of another line too, which can't be read: what the payment comes to can't be told",
     )
     doubted = {payment.line_no: why for payment in payments if payment.payment_key in unclear}
+    why = LineError(
+        "payment_id",
+        "is that of two lines that take it back, and one has all of it, as sis_to_alma.reversal_lines says",
+    )
+    doubted |= {line.line_no: why for line in reversals if line.payment_key in twice}
     why = LineError(
         "amount", "is below nought in one line that takes this payment back, and above it in another"
     )

@@ -214,7 +214,27 @@ def take_in(ledger: Ledger, lease: Lease, campus: Campus, marks: Sequence[MarkPl
             _refuse_file(ledger, lease, row, error)
             counts.files_refused += 1
             counts.faults.append(str(error))
+    if campus.sis_to_alma.told_apart == "id" and not campus.sis_to_alma.cumulative:
+        with ledger.write(lease) as tx:
+            _list_missed(tx, campus.sis_to_alma)
     return counts
+
+
+def _list_missed(tx: Tx, settings: SisToAlma) -> None:
+    """List what lines took off payments, and as their kind is called now should not have; no later file need tell of them."""
+    listed = []
+    for one in reversal_lines.missed(tx, settings.no_reversals, sums_up=settings.reversals_sum_up):
+        # Where the payment was never told of, that was listed.
+        if one.fee_id is None and exceptions.ever(tx, exceptions.LINE_REFUSED, _subject(one.payment_key)):
+            continue
+        detail = (
+            f"{amount(one.cents)} of it was taken back by lines of a kind that sis_to_alma.kinds calls something else now. Let "
+            "the query be run again for its days"
+        )
+        subject = f"{_subject(one.payment_key)} not taken back"
+        fee_id = one.fee_id or one.payment_key.rpartition(":")[2]
+        listed.append(Listed(exceptions.NO_REVERSAL, subject, one.cents, detail, fee_id, one.payment_key))
+    exceptions.list_only(tx, exceptions.judged_subjects(tx, [exceptions.NO_REVERSAL]), listed)
 
 
 class _Shrunken(BadFile):
@@ -272,12 +292,13 @@ def _older(tx: Tx, row: Row, cents: Sequence[int], counts: TakeInCounts) -> None
 class _Told:
     """What a file's ``payments`` come to, and by their lines ``alone`` known ones that it does not have.
 
-    Of ``silent`` ones it tells nothing: it has none of the lines that took them back.
+    Of ``silent`` ones it does not tell what is left of them: it has none of the lines that took them back. By key, what
+    their own lines said before.
     """
 
     payments: tuple[entries.Payment, ...]
     alone: tuple[entries.Payment, ...] = ()
-    silent: frozenset[str] = frozenset()
+    silent: Mapping[str, int] = field(default_factory=dict)
 
 
 def _told(
@@ -290,10 +311,15 @@ def _told(
     """
     settings = campus.sis_to_alma
     keys = [payment.payment_key for payment in (*file.payments, *file.reversals)]
-    windows = settings.has_reversals and not settings.cumulative
-    off = reversal_lines.taken_off(tx, keys, settings.no_reversals) if windows else Counter[str]()
-    for line in () if windows else lines:
-        off[line.payment_key] += line.cents
+    windows = not settings.cumulative
+    if windows:
+        off = reversal_lines.taken_off(
+            tx, set(keys), settings.no_reversals, sums_up=settings.reversals_sum_up
+        )
+    else:
+        off = Counter()
+        for line in lines:
+            off[line.payment_key] += line.cents
 
     def less(payment: entries.Payment, gross: int) -> entries.Payment:
         return replace(payment, amount=max(0, gross - off[payment.payment_key]), gross=gross)
@@ -308,12 +334,12 @@ def _told(
     return _Told(
         payments,
         tuple(less(line, gross[key]) for key, line in first.items() if key not in there),
-        frozenset(
-            each.payment_key
+        {
+            each.payment_key: gross[each.payment_key]
             for each in file.payments
             if each.payment_key in without
             and gross[each.payment_key] <= each.amount < known[each.payment_key] + off[each.payment_key]
-        ),
+        },
     )
 
 
@@ -395,7 +421,8 @@ def _take_in_file(
     news = reversals.newest(tx, row)
     known = entries.known(tx, [payment.payment_key for payment in (*file.payments, *file.reversals)])
     back = _lines(file.reversals)
-    unheard_of = reversal_lines.keep(tx, back, campus.sis_to_alma.no_reversals)
+    new_lines = reversal_lines.keep(tx, back, campus.sis_to_alma.no_reversals)
+    unheard_of = {line.payment_key for line in new_lines}
     told = _told(tx, file, known, back, campus)
     by_key: dict[str, list[entries.Payment]] = {}
     for payment in told.payments:
@@ -426,6 +453,13 @@ def _take_in_file(
     opening.set_earlier_aside(tx, row)
     firsts = {key: found[0] for key, found in by_key.items() if key not in told.silent}
     firsts |= {each.payment_key: each for each in told.alone}
+    # Its own line alone has grown: that is told, though not what is left of it.
+    grown = {
+        key: replace(found[0], amount=known[key] + found[0].gross - said)
+        for key, found in by_key.items()
+        for said in [told.silent.get(key)]
+        if said is not None and found[0].gross is not None and found[0].gross > said
+    }
     listed = [exceptions.overpaid(payment, int(payment["posted"])) for payment in overpaid]
     listed += [
         Listed(
@@ -443,19 +477,24 @@ def _take_in_file(
         Listed(
             exceptions.ANOTHER_AMOUNT,
             _subject(key),
-            payment.amount - before,
+            -once or payment.amount - before,
             f"line {payment.line_no} of {row['name']} says {amount(payment.amount)}, taken in before as {amount(before)}",
             fee_id=payment.fee_id,
             payment_key=key,
         )
-        for key, payment in firsts.items()
+        for key, payment in (firsts | grown).items()
         for before in [known.get(key, payment.amount)]
         # Where one file need not hold it again, a lower amount is told before it is seen a second time.
-        if payment.amount > before
-        or (payment.amount < before and not campus.sis_to_alma.cumulative and reversals.seen_once(tx, key))
+        for once in [
+            reversals.seen_once(tx, key)
+            if payment.amount < before and not campus.sis_to_alma.cumulative
+            else 0
+        ]
+        if payment.amount > before or once
     ]
     listed += [_refused(row, line) for line in file.refused]
     listed += strange
+    listed += _not_together(tx, row, back, new_lines, campus)
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
     entries.correct(tx, [found[0] for found in by_key.values()] if news else [])
@@ -465,13 +504,52 @@ def _take_in_file(
         exceptions.ANOTHER_AMOUNT,
         [
             _subject(key)
-            for key, cents in shown.cents.items()
+            for key, cents in {**dict.fromkeys(told.silent.keys() - grown.keys(), 0), **shown.cents}.items()
             if cents <= known.get(key, 0) and not reversals.seen_once(tx, key)
         ],
         "the amount is the known one again, or stands as taken back",
     )
     _taken(tx, row, lines, len(new), len(file.refused), counts)
     _older(tx, row, unheard, counts)
+
+
+def _not_together(
+    tx: Tx, row: Row, lines: Sequence[Line], new: Sequence[Line], campus: Campus
+) -> list[Listed]:
+    """List new lines in a window that lacks what took back the same payment before; ``lines``: all of the file.
+
+    It may be one line that sums up and has grown, which the settings then should say; or the older one is of a day that
+    the window leaves out.
+    """
+    settings = campus.sis_to_alma
+    if settings.cumulative:
+        return []
+    lacking = (
+        Counter() if settings.reversals_sum_up else reversal_lines.apart(tx, lines, settings.no_reversals)
+    )
+    exceptions.close_kind(
+        tx,
+        exceptions.NOT_TOGETHER,
+        [_line_subject(line) for line in lines if not lacking[line.payment_key]],
+        "one file shows them together, or the largest counts",
+    )
+    return [
+        Listed(
+            exceptions.NOT_TOGETHER,
+            _line_subject(line),
+            min(line.cents, lacking[line.payment_key]),
+            f"{row['name']} takes {amount(line.cents)} of a payment back and lacks the {amount(lacking[line.payment_key])} "
+            "taken back of it before: both count. If the query tells all that was taken back of a payment in one line, which "
+            "grows, set sis_to_alma.reversal_lines and let it be run for its days again; if both are true, settle it",
+            payment_key=line.payment_key,
+        )
+        for line in new
+        if lacking[line.payment_key]
+    ]
+
+
+def _line_subject(line: Line) -> str:
+    return _subject(f"{line.payment_key}\n{line.key}")
 
 
 def _lines(found: Sequence[entries.Payment]) -> list[Line]:

@@ -110,11 +110,12 @@ def repair(
     with ledger.write(back) as tx:
         entries.take_up_dropped(tx)
         news, item_of = words.unknown(tx, said), words.items_of(said)
+        behind: set[str] = set()
         for fee in seen:
             fees.meet(tx, fee.fee_id, fee.user_id)
             for payment in fee.own_payments():
                 item_fee = item_of.get(fee.fee_id, fee.fee_id)
-                counts.payments += entries.restore(
+                brought = entries.restore(
                     tx,
                     fee.fee_id,
                     item_fee,
@@ -123,6 +124,11 @@ def repair(
                     payment.at,
                     waiver=payment.type != "PAYMENT",
                 )
+                counts.payments += brought
+                if brought:
+                    behind.add(fee.user_id)
+        # What was read of them last is from before these payments.
+        fees.add_accounts(tx, True, sorted(behind), "repaired")
         words.restore(tx, news)
         unassigned.recognise(tx)
         counts.notes = len(news)

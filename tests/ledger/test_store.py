@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, inspect, make_url
@@ -149,7 +150,7 @@ def test_what_lines_had_taken_off_payments_is_known_after_a_migration(
     ledger.migrate()
     with ledger.read() as tx:
         assert payments.gross(tx, ["a", "b"]) == {"a": 1000, "b": 600}
-        assert reversal_lines.taken_off(tx, ["a", "b"], frozenset()) == {"a": 600, "b": 200}
+        assert reversal_lines.taken_off(tx, ["a", "b"], frozenset(), sums_up=False) == {"a": 600, "b": 200}
 
 
 def test_the_migrations_hold_no_semicolon_inside_a_text_or_behind_a_statement() -> None:
@@ -394,6 +395,14 @@ def test_no_error_of_the_database_quotes_a_value(ledger: Ledger, statement: str)
     assert SECRET not in str(error)
     assert error is not None
     assert error.__suppress_context__
+
+
+@pytest.mark.parametrize("wrong", [{"amount": -1}, {"kind": "gift"}, {"emplid": None}, {"reason": {SECRET}}])
+def test_no_error_of_many_rows_quotes_a_value(ledger: Ledger, wrong: dict[str, Any]) -> None:
+    with pytest.raises(AlmaHookError) as caught, ledger.write() as tx:
+        batches.open_batch(tx, "charges", True, [line()._replace(**wrong)], TARGET)
+    assert SECRET not in str(caught.value)
+    assert caught.value.__suppress_context__
 
 
 def test_a_wrong_type_quotes_no_value_either(postgres_url: str) -> None:

@@ -69,7 +69,7 @@ def payments_of_the_ledger(patch: Patch) -> None:
     def position_of(
         row: Row, _own: Any, posted: Mapping[str, int], carried: Any = None, **marks: bool
     ) -> charges.Position:
-        return plain(row, {row["fee_id"]: list(posted.items())}, posted, carried, **marks)
+        return plain(row, tuple(posted.items()), posted, carried, **marks)
 
     patch.setattr(charges, "position_of", position_of)
 

@@ -168,6 +168,7 @@ class Nature:
     opening: bool
     waives: bool
     reverses: bool
+    sums_up: bool
 
     @classmethod
     def of(cls, rng: random.Random, rules: random.Random) -> Nature:
@@ -200,12 +201,13 @@ class Nature:
             waives=rules.random() < 0.15 and payment_ids and not applied,
             # A line of its own takes a payment back, beside the payment's.
             reverses=rules.random() < 0.2 and payment_ids and not applied,
+            sums_up=rules.random() < 0.4,
         )
 
     @property
     def taken_back_as(self) -> str:
         """How its output shows a payment taken back."""
-        return "reversal" if self.reverses else self.bounced
+        return f"reversal{'_sum' * self.sums_up}" if self.reverses else self.bounced
 
     @property
     def lists(self) -> bool:
@@ -256,6 +258,8 @@ class Nature:
             text = text.replace('paid_on = "Date Paid"\n', 'paid_on = "Date Paid"\nkind = "Item Type"\n')
             more += KINDS + f'{WAIVER} = "waive:GOODWILL"\n' * self.waives
             more += f'{REVERSAL_ITEM_TYPE} = "reversal"\n' * self.reverses
+        if self.reverses and self.sums_up and not self.cumulative:
+            text = text.replace("[sis_to_alma]", '[sis_to_alma]\nreversal_lines = "sum"')
         return text + f'[emplid]\nsource = "{self.emplid}"\n' + more + term
 
 

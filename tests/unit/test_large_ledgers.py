@@ -16,7 +16,6 @@ from tests.unit.test_reversals import charged, cumulative, equalise, night, pay
 _LARGE = {
     "fee",
     "reading",
-    "reading_payment",
     "line",
     "payment",
     "payment_now",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, inspect, make_url, text
 from alma_hook import campus as campuses
 from alma_hook.errors import LedgerError, Retriable, SendingStopped
 from alma_hook.ledger import batches, guard, holds, store
-from alma_hook.ledger.store import LEASE_MINUTES, migrations
+from alma_hook.ledger.store import LEASE_MINUTES, Tx, migrations
 from tests.bridge import Bridge
 from tests.unit.test_guard import a_round, in_peoplesoft, posted, repaired
 
@@ -107,16 +107,50 @@ def test_an_older_backup_stops_and_is_repaired(lived: Bridge, tmp_path: Path) ->
 
 
 #: What takes the newest migration away again: a ledger as the version before it left it.
-BEFORE_THE_NEWEST = ("ALTER TABLE reversal_line DROP COLUMN kind",)
-NEWEST = 20
+NEWEST = 21
+
+
+def reading_payments(readings: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the table that held what stands in a reading's column now."""
+    return [
+        {
+            "institution": row["institution"],
+            "fee_id": row["fee_id"],
+            "place": place,
+            "external_id": told.split("=")[0],
+            "amount": int(told.split("=")[1]),
+        }
+        for row in readings
+        for place, told in enumerate(row["own_payments"].split())
+    ]
+
+
+def undo_the_newest(tx: Tx) -> None:
+    """What is in a reading's column goes back into a table of its own."""
+    old = [statement for _, _, sql in migrations()[:-1] for statement in store._statements(sql)]
+    table, view = (
+        [statement for statement in old if statement.startswith(f"CREATE {begin} ")][-1]
+        for begin in ("TABLE reading_payment", "VIEW fee_wanted")
+    )
+    tx.run(table)
+    tx.many(
+        "INSERT INTO reading_payment VALUES (:institution, :fee_id, :place, :external_id, :amount)",
+        reading_payments(tx.rows("SELECT * FROM reading WHERE institution = :i")),
+    )
+    for statement in (
+        "DROP VIEW fee_wanted",
+        view,
+        "ALTER TABLE reading DROP COLUMN own_payments",
+    ):
+        tx.run(statement)
 
 
 def set_back(bridge: Bridge) -> None:
     """Let the ledger be that of the version before."""
     assert migrations()[-1][0] == NEWEST, "say above how the newest migration is undone"
     with closing(bridge.ledger("a hand")) as ledger, ledger.write() as tx:
-        for statement in (*BEFORE_THE_NEWEST, f"DELETE FROM migration WHERE version = {NEWEST}"):
-            tx.run(statement)
+        undo_the_newest(tx)
+        tx.run(f"DELETE FROM migration WHERE version = {NEWEST}")
 
 
 def upgraded(bridge: Bridge) -> None:
@@ -240,6 +274,8 @@ def test_a_ledger_of_any_older_version_goes_on(
             found = connection.exec_driver_sql(f"SELECT * FROM {table}")
             kept[table] = [dict(row._mapping) for row in found]
     engine.dispose()
+    kept["reading_payment"] = reading_payments(kept["reading"])
+    assert kept["reading_payment"]
     if lived.url.startswith("sqlite"):
         file = Path(str(make_url(lived.url).database))
         for part in file.parent.glob(f"{file.name}*"):

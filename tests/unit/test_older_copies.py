@@ -214,6 +214,20 @@ def test_a_payment_that_stood_in_on_an_older_copy_is_posted_after_the_repair(tmp
     assert (applied(fee), kinds(bridge), bridge.balances()["unexplained"]) == ([[1000, 1000]], [], 0)
 
 
+def test_the_next_run_reads_the_accounts_of_payments_that_a_repair_has_found_in_alma(tmp_path: Path) -> None:
+    bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
+    (fee,) = charged(bridge, 1000)
+    equalise(bridge)
+    copy = copied(bridge)
+    pay(bridge, fee, 400)
+    night(bridge)
+    put_back(bridge, copy)
+    repaired(bridge)
+    equalise(bridge)
+
+    assert (applied(fee), bridge.balances()["unexplained"]) == ([[400]], 0)
+
+
 def test_a_payment_resolved_on_an_older_copy_that_was_posted(tmp_path: Path) -> None:
     bridge = Bridge(tmp_path, students=4, fees=0, settings=cumulative)
     (fee,) = charged(bridge, 2000)

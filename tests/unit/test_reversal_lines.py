@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from simulator.alma_records import Fee
+from simulator.peoplesoft_records import Payment
 from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.bridge import Bridge
 from tests.unit.test_guard import copied, lose, put_back, repaired
@@ -16,6 +17,7 @@ from tests.unit.test_waivers import amounts, corrected, file_of, line_of, posted
 
 BACK = "payment taken back in PeopleSoft"
 ANOTHER = "payment with another amount"
+NO_REVERSAL = "taken back no more, by its kind"
 HEADING = "Emplid,Payment ID,Date Paid,Reference Number,Paid Amount,Item Type\r\n"
 
 
@@ -315,6 +317,25 @@ def test_a_line_of_a_kind_that_is_not_named_any_more_still_takes_back(
     check_it_stays_taken_back(bridge, fee, was_posted=was_posted)
 
 
+@pytest.mark.parametrize("named_yet", ["other kinds", "no kinds at all"])
+@pytest.mark.parametrize("was_posted", [True, False])
+def test_a_line_still_takes_back_once_no_kind_is_called_a_reversal(
+    tmp_path: Path, was_posted: bool, named_yet: str
+) -> None:
+    """The query leaves those lines out from now on, so their kind is struck from the settings, or the column with it."""
+    bridge = windows(tmp_path)
+    fee, paid = bounced(bridge, was_posted=was_posted)
+    text = bridge.file.read_text()
+    gone = (
+        f'{REVERSAL_ITEM_TYPE} = "reversal"\n'
+        if named_yet == "other kinds"
+        else text[text.index("kind = ") :]
+    )
+    corrected(bridge, gone, "")
+    file_of(bridge, paid)
+    check_it_stays_taken_back(bridge, fee, was_posted=was_posted)
+
+
 @pytest.mark.parametrize("was_posted", [True, False])
 def test_a_line_stays_of_its_kind_when_another_is_called_a_reversal_by_mistake(
     tmp_path: Path, was_posted: bool
@@ -327,6 +348,66 @@ def test_a_line_stays_of_its_kind_when_another_is_called_a_reversal_by_mistake(
     corrected(bridge, wrong, right)
     file_of(bridge, paid)
     check_it_stays_taken_back(bridge, fee, was_posted=was_posted)
+
+
+@pytest.mark.parametrize("now", ["list", "ignore", "payment"])
+@pytest.mark.parametrize("cents", [1000, 400])
+@pytest.mark.parametrize("waits", [True, False])
+def test_what_was_taken_back_by_a_kind_that_is_called_something_else_now_is_listed(
+    tmp_path: Path, ledger_url: str, waits: bool, cents: int, now: str
+) -> None:
+    """No later window need tell of the payment again."""
+    bridge = windows(tmp_path, url=ledger_url)
+    other = "300000000098"
+    named = f'{REVERSAL_ITEM_TYPE} = "reversal"\n'
+    corrected(bridge, named, f'{named}{other} = "reversal"\n')
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid, line = line_of(payment, "10.00"), line_of(payment, f"{cents / 100:.2f}", other)
+    if waits:
+        bridge.far.alma.dispute(fee.id)
+        file_of(bridge, paid)
+        for _ in range(2):
+            file_of(bridge, line)
+        bridge.far.alma.restore(fee.id)
+    else:
+        file_of(bridge, paid, line)  # taken in lower, or not at all
+    corrected(bridge, f'{other} = "reversal"', f'{other} = "{now}"')
+    for _ in range(2):
+        file_of(bridge)
+        equalise(bridge)
+    assert (NO_REVERSAL, cents) in amounts(bridge)
+    assert posted(fee) == ([] if cents == 1000 else [600])
+    assert bridge.balances()["unexplained"] == 0
+    file_of(bridge, paid)  # the query is run again for its day
+    if cents == 1000:
+        file_of(bridge)
+        assert (kinds(bridge), posted(fee)) == ([], [1000])
+        return
+    # What is in Alma in part stays so; the rest is a person's affair.
+    for exception_id, _, _ in [*listed(bridge, NO_REVERSAL), *listed(bridge, ANOTHER)]:
+        resolve(bridge, exception_id)
+    for _ in range(2):
+        file_of(bridge)
+    assert NO_REVERSAL not in kinds(bridge)
+
+
+def test_a_payment_whose_kind_was_called_a_reversal_for_two_days_is_listed(tmp_path: Path) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    paid = line_of(pay(bridge, fee), "10.00")
+    bridge.far.alma.dispute(fee.id)
+    file_of(bridge, paid)
+    right, wrong = '300000000001 = "payment"', '300000000001 = "reversal"'
+    corrected(bridge, right, wrong)
+    for _ in range(2):
+        file_of(bridge, paid)
+    corrected(bridge, wrong, right)
+    bridge.far.alma.restore(fee.id)
+    file_of(bridge)
+    assert (amounts(bridge), posted(fee)) == ([(NO_REVERSAL, 1000)], [])
+    file_of(bridge, paid)
+    assert (amounts(bridge), posted(fee)) == ([], [1000])
 
 
 @pytest.mark.parametrize("now", ["list", "ignore"])
@@ -383,6 +464,47 @@ def test_a_file_without_the_line_is_no_second_witness_of_it(tmp_path: Path, was_
     file_of(bridge, paid, back)
     assert posted(fee) == ([1000] if was_posted else [600])
     assert amounts(bridge) == ([(BACK, 400)] if was_posted else [])
+
+
+def test_a_payment_that_has_grown_is_listed_though_the_line_that_took_it_back_is_not_beside_it(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 2000)
+    payment = pay(bridge, fee, 1000)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    for _ in range(2):
+        file_of(bridge, back)
+    assert amounts(bridge) == [(BACK, 400)]
+    file_of(bridge, line_of(payment, "12.00"))
+    assert amounts(bridge) == [(BACK, 400), (ANOTHER, 200)]
+    # The rise was taken off the item again.
+    file_of(bridge, paid)
+    assert amounts(bridge) == [(BACK, 400)]
+    assert posted(fee) == [1000]
+
+
+def test_what_one_file_shows_lower_is_listed_without_what_stands_as_taken_back_by_then(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    first, second = (line_of(payment, cents, REVERSAL_ITEM_TYPE) for cents in ("4.00", "3.00"))
+    file_of(bridge, line_of(payment, "10.00"))
+    for _ in range(2):
+        file_of(bridge, first)
+    file_of(bridge, second)
+    assert sorted(amounts(bridge)) == [(BACK, 400), (ANOTHER, -300), (NOT_TOGETHER, 300)]
+    # A person deals with each; together they come to what was taken back.
+    for kind in (BACK, ANOTHER, NOT_TOGETHER):
+        ((exception_id, _, _),) = listed(bridge, kind)
+        resolve(bridge, exception_id)
+    for _ in range(2):
+        file_of(bridge, second)
+    assert amounts(bridge) == []
 
 
 def test_a_line_that_comes_late_once_more_is_taken_back_no_second_time(
@@ -459,3 +581,83 @@ def test_of_a_payment_of_unclear_outcome_a_persons_word_settles_nothing_that_is_
     file_of(bridge)
     assert posted(fee) == [1000]
     assert amounts(bridge) == [(BACK, 1000)]
+
+
+NOT_TOGETHER = "taken back by two lines that no file has together"
+SUM = ("[sis_to_alma]\n", '[sis_to_alma]\nreversal_lines = "sum"\n')
+
+
+def told_by_one_line(bridge: Bridge, payment: Payment, *backs: str) -> None:
+    """The query's window has the payment, and in one line what was taken back of it up to then."""
+    for back in backs:
+        file_of(bridge, line_of(payment, "10.00"), line_of(payment, back, REVERSAL_ITEM_TYPE))
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_line_that_grows_is_listed_until_the_settings_say_that_it_sums_up(
+    tmp_path: Path, waits: bool
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    if waits:
+        bridge.far.alma.dispute(fee.id)
+    file_of(bridge, line_of(payment, "10.00"))
+    assert posted(fee) == ([] if waits else [1000])
+    told_by_one_line(bridge, payment, "3.00", "3.00", "7.00", "7.00")
+    # Nobody can tell whether 7.00 or 10.00 was taken back.
+    assert (NOT_TOGETHER, 300) in amounts(bridge)
+    corrected(bridge, *SUM)
+    told_by_one_line(bridge, payment, "7.00")
+    assert NOT_TOGETHER not in kinds(bridge)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 700)
+    if waits:
+        bridge.far.alma.restore(fee.id)
+        told_by_one_line(bridge, payment, "7.00")
+        equalise(bridge)
+        assert (posted(fee), amounts(bridge)) == ([300], [])
+        assert bridge.books().fees[fee.id].difference_cents == 0
+    else:
+        assert sum(cents for _, cents, _ in listed(bridge)) == 700
+
+
+def test_two_lines_that_are_both_true_are_settled_by_a_person_or_by_a_file_that_has_both(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    first, second = (line_of(payment, cents, REVERSAL_ITEM_TYPE) for cents in ("3.00", "2.00"))
+    file_of(bridge, line_of(payment, "10.00"))
+    for row in (first, first, second, second):
+        file_of(bridge, row)
+    ((exception_id, cents, _),) = listed(bridge, NOT_TOGETHER)
+    assert cents == 200
+    file_of(bridge, first, second)
+    assert listed(bridge, NOT_TOGETHER) == []
+    third = line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, third)
+    ((exception_id, cents, _),) = listed(bridge, NOT_TOGETHER)
+    assert cents == 400
+    resolve(bridge, exception_id)
+    file_of(bridge, third)
+    file_of(bridge, first)
+    assert listed(bridge, NOT_TOGETHER) == []
+    assert sum(cents for _, cents, _ in listed(bridge)) == 900
+
+
+@pytest.mark.parametrize("backs", [("3.00", "7.00"), ("7.00", "3.00"), ("7.00", "7.00")])
+def test_of_lines_that_sum_up_the_largest_counts_in_whatever_order_they_come(
+    tmp_path: Path, backs: tuple[str, ...]
+) -> None:
+    bridge = Bridge(tmp_path, students=1, fees=0, settings=lambda text: reversing(text).replace(*SUM))
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    file_of(bridge, line_of(payment, "10.00"))
+    for back in backs:
+        told_by_one_line(bridge, payment, back, back)
+    assert sum(cents for _, cents, _ in listed(bridge)) == 700
+    # Both can't have all of it.
+    file_of(bridge, *(line_of(payment, back, REVERSAL_ITEM_TYPE) for back in ("3.00", "8.00")))
+    assert kinds(bridge).count("payment line refused") == 2
+    assert sum(cents for _, cents, _ in listed(bridge)) == 700

@@ -428,6 +428,16 @@ KINDS = f'kind = "Item Type"\n[sis_to_alma.kinds]\n{PAID}7 = "waive:OTHER"\n'
             ),
             "which fee is waived has to be told",
         ),
+        (
+            lambda text: text.replace("[sis_to_alma]\n", '[sis_to_alma]\nreversal_lines = "sum"\n'),
+            "is of no use while kinds has no reversal",
+        ),
+        (
+            lambda text: reversing(cumulative(text)).replace(
+                "[sis_to_alma]\n", '[sis_to_alma]\nreversal_lines = "sum"\n'
+            ),
+            "is of no use with cumulative = true",
+        ),
     ],
 )
 def test_settings_that_can_not_be_meant(tmp_path: Path, change, said: str) -> None:  # type: ignore[no-untyped-def]
@@ -574,7 +584,9 @@ def test_lines_of_days_that_no_later_file_holds_add_up(tmp_path: Path) -> None:
         file_of(bridge, line_of(payment, cents, REVERSAL_ITEM_TYPE))
     assert sorted(amounts(bridge)) == [
         ("payment taken back in PeopleSoft", 400),
-        ("payment with another amount", -700),
+        ("payment with another amount", -300),
+        # Or is it one line, which told of 4.00 and tells of 3.00?
+        ("taken back by two lines that no file has together", 300),
     ]
 
     # The library makes the fee anew: it waits, or the student would be charged twice.

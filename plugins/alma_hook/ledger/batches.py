@@ -82,12 +82,12 @@ class Target:
 
 
 _NUMBERS = ("line_no", "amount", "credit_item")
-_TYPES = {name: "BIGINT" if name in _NUMBERS else "TEXT" for name in ("line_no", *Line._fields, "state")}
+_COLUMNS = ("line_no", *Line._fields, "state")
 
 
 def _add_lines(tx: Tx, batch_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Add a batch's lines: the fields of ``Line``, ``line_no`` and ``state``."""
-    tx.insert("line", _TYPES, rows, batch_id=batch_id)
+    tx.insert("line", _COLUMNS, rows, batch_id=batch_id)
 
 
 def _touch(tx: Tx, batch_id: str) -> None:
@@ -109,7 +109,8 @@ def open_batch(
     """Fix the lines of a new batch and return its id. ``{sequence}`` in the file name is filled in.
 
     A live batch takes the next number; a rehearsal has numbers of its own, so it leaves no gap. A held
-    batch waits for a person's answer and is never sent; its fees are busy as those of any other.
+    batch waits for a person's answer and is never sent; its fees are busy as those of any other. That keeps their readings
+    from being planned from again; they are stale once the batch is delivered or given up.
     """
     counter = "last_batch" if live else "last_preview"
     tx.run(f"UPDATE institution SET {counter} = {counter} + 1 WHERE institution = :i")
@@ -140,8 +141,6 @@ def open_batch(
     _add_lines(
         tx, batch_id, [_row(line, n, "pending" if live else "preview") for n, line in enumerate(lines, 1)]
     )
-    if live:
-        _touch(tx, batch_id)
     tx.event(f"batch {batch_id}", state if live else "rehearsed", f"{kind}, {len(lines)} lines")
     return batch_id
 

@@ -35,7 +35,9 @@ OTHER_PAYMENTS = "payments in Alma differ from those posted"
 SHRUNKEN = "file has far fewer lines than the last one"
 OLDER = "file older than one taken in"
 GONE = "refused payment file is gone"
+NOT_TOGETHER = "taken back by two lines that no file has together"
 NO_PAYMENT = "no payment any more, by its kind"
+NO_REVERSAL = "taken back no more, by its kind"
 ANOTHER_AMOUNT = "payment with another amount"
 LINE_REFUSED = "payment line refused"
 BEFORE_OR_AFTER = "paid before the opening or after it"
@@ -114,11 +116,29 @@ def list_only(tx: Tx, subjects: Sequence[str], entries: Sequence[Listed]) -> Non
     open_all(tx, entries)
 
 
+def list_only_of_run(tx: Tx, fee_ids: Iterable[str], entries: Sequence[Listed]) -> None:
+    """List these and nothing else on these fees, all of which this run has read."""
+    subjects = {f"fee {fee_id}" for fee_id in fee_ids}
+    rows = tx.rows(
+        # See `fees.readings_of_run` for the CROSS JOIN.
+        "SELECT x.exception_id, x.kind, x.subject, x.amount, x.standing FROM reading r CROSS JOIN exception_item x "
+        "WHERE x.institution = r.institution AND x.subject = 'fee ' || r.fee_id AND (x.closed_at IS NULL OR x.standing = 1) "
+        "AND r.institution = :i AND r.run_id = :run",
+        run=tx.run_id,
+    )
+    _close_but(tx, [row for row in rows if row["subject"] in subjects], entries)
+    open_all(tx, entries)
+
+
 def close_others(tx: Tx, subjects: Sequence[str], keep: Iterable[Listed]) -> int:
     """Close what is listed on these subjects and not in ``keep``: the numbers meet again.
 
     What a person had settled of it is over too: should it come again, it is listed again.
     """
+    return _close_but(tx, _judged(tx, subjects), keep)
+
+
+def _close_but(tx: Tx, rows: Iterable[Row], keep: Iterable[Listed]) -> int:
     kept = {(entry.kind, entry.subject): entry.amount for entry in keep}
 
     def over(row: Row) -> bool:
@@ -126,8 +146,7 @@ def close_others(tx: Tx, subjects: Sequence[str], keep: Iterable[Listed]) -> int
         # A person's word is about one amount; an open entry takes the new one over.
         return place not in kept or bool(row["standing"] and kept[place] != row["amount"])
 
-    ended = [row for row in _judged(tx, subjects) if over(row)]
-    return _end(tx, ended, "the numbers agree again")
+    return _end(tx, [row for row in rows if over(row)], "the numbers agree again")
 
 
 def _judged(tx: Tx, subjects: Sequence[str]) -> list[Row]:
@@ -214,6 +233,14 @@ def is_open(tx: Tx, subject: str) -> bool:
     """Whether anything is listed on a subject."""
     sql = "SELECT 1 FROM exception_item WHERE institution = :i AND closed_at IS NULL AND subject = :s"
     return tx.one(sql, s=subject) is not None
+
+
+def ever(tx: Tx, kind: str, subject: str) -> bool:
+    """Whether a subject is listed under a kind, or once was."""
+    sql = (
+        "SELECT 1 FROM exception_item WHERE institution = :i AND kind = :kind AND subject = :subject LIMIT 1"
+    )
+    return tx.one(sql, kind=kind, subject=subject) is not None
 
 
 def judged_subjects(tx: Tx, kinds: Sequence[str]) -> list[str]:

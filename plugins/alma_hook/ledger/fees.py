@@ -71,7 +71,7 @@ def stage_report(tx: Tx, rows: Sequence[Mapping[str, Any]]) -> None:
 
     A fee may stand in several rows, one a transaction.
     """
-    tx.insert("reported_fee", {"fee_id": "TEXT", "user_id": "TEXT", "balance": "BIGINT"}, rows)
+    tx.insert("reported_fee", ("fee_id", "user_id", "balance"), rows)
 
 
 def nominate(tx: Tx, live: bool) -> tuple[int, int]:
@@ -234,12 +234,14 @@ def store_reading(
             "waived": others_waived,
             "made": fee.created_at,
             "group": user_group,
+            "payments": "".join(_told(str(t.external_id), t.cents) for t in own),
         },
     )
-    tx.many(
-        "INSERT INTO reading_payment VALUES (:i, :fee, :place, :id, :amount)",
-        [{"fee": fee.fee_id, "place": n, "id": t.external_id, "amount": t.cents} for n, t in enumerate(own)],
-    )
+
+
+def _told(external_id: str, cents: int) -> str:
+    """How a reading keeps one payment with our key."""
+    return f"{external_id}={cents} "
 
 
 def store_missing(tx: Tx, fee_id: str, version: int, problem: str) -> None:
@@ -266,6 +268,7 @@ def store_missing(tx: Tx, fee_id: str, version: int, problem: str) -> None:
             "waived": 0,
             "made": None,
             "group": None,
+            "payments": "",
         }
         _store(
             tx, fee_id, {**nothing, "version": version, "status": "MISSING", "reason": "", "problem": problem}
@@ -273,11 +276,10 @@ def store_missing(tx: Tx, fee_id: str, version: int, problem: str) -> None:
 
 
 def _store(tx: Tx, fee_id: str, values: Mapping[str, Any]) -> None:
-    for table in ("reading", "reading_payment"):
-        tx.run(f"DELETE FROM {table} WHERE institution = :i AND fee_id = :fee", fee=fee_id)
+    tx.run("DELETE FROM reading WHERE institution = :i AND fee_id = :fee", fee=fee_id)
     tx.run(
         "INSERT INTO reading VALUES (:i, :fee, :run, :now, :version, :emplid, :status, :type, :owner, :currency, "
-        ":original, :balance, :own, :reason, :problem, :others, :made, :group, :waived)",
+        ":original, :balance, :own, :reason, :problem, :others, :made, :group, :waived, :payments)",
         fee=fee_id,
         run=tx.run_id,
         now=tx.now,
@@ -350,12 +352,12 @@ def readings_of_run(tx: Tx) -> list[Row]:
     """Return this run's readings by fee id, each with its fee's position.
 
     That is what the view ``fee_position`` says of it, worked out for many at once; ``charge`` is the last one that was
-    sent, or ``None``.
+    sent, or ``None``; ``own``: key and cents of the payments with our key that it showed.
     """
     lines, carried, in_flight = _lines_of_run(tx), _carried_of_run(tx), _in_flight(tx)
     rows = tx.rows(
         "SELECT r.fee_id, r.read_at, r.fee_version, r.emplid, r.status, r.type, r.owner, r.currency, r.original, r.balance, "
-        "r.reason, r.problem, r.others_paid, r.others_waived, r.made_at, r.user_group, f.user_id, f.version "
+        "r.reason, r.problem, r.others_paid, r.others_waived, r.made_at, r.user_group, r.own_payments, f.user_id, f.version "
         "FROM reading r CROSS JOIN fee f WHERE f.institution = r.institution AND f.fee_id = r.fee_id "
         "AND r.institution = :i AND r.run_id = :run",
         run=tx.run_id,
@@ -366,10 +368,17 @@ def readings_of_run(tx: Tx) -> list[Row]:
             **lines.get(row["fee_id"], _NO_LINES),
             "carried": carried.get(row["fee_id"], 0),
             "in_flight": row["fee_id"] in in_flight,
+            "own": _own(row["own_payments"]),
         }
         for row in rows
     ]
     return sorted(found, key=lambda row: str(row["fee_id"]))
+
+
+def _own(told: str) -> tuple[tuple[str, int], ...]:
+    """Return the payments with our key that a reading showed, see ``_told``."""
+    parts = (each.partition("=") for each in told.split())
+    return tuple((external_id, int(cents)) for external_id, _, cents in parts)
 
 
 def _lines_of_run(tx: Tx) -> dict[str, Row]:
@@ -409,19 +418,6 @@ def _in_flight(tx: Tx) -> frozenset[str]:
     return frozenset(row["posted_to"] for row in tx.rows(sql))
 
 
-def own_payments_of_run(tx: Tx) -> dict[str, list[tuple[str, int]]]:
-    """Return, by fee, the payments with our key that this run's readings showed."""
-    rows = tx.rows(
-        "SELECT q.fee_id, q.place, q.external_id, q.amount FROM reading r CROSS JOIN reading_payment q "
-        "WHERE q.institution = r.institution AND q.fee_id = r.fee_id AND r.institution = :i AND r.run_id = :run",
-        run=tx.run_id,
-    )
-    found: dict[str, list[tuple[str, int]]] = {}
-    for row in sorted(rows, key=lambda row: (row["fee_id"], row["place"])):
-        found.setdefault(row["fee_id"], []).append((row["external_id"], int(row["amount"])))
-    return found
-
-
 def touch(tx: Tx, fee_ids: Iterable[str]) -> None:
     """Make every reading of these fees stale: their lines or payments have changed."""
     run_in_list(tx, "UPDATE fee SET version = version + 1 WHERE institution = :i AND fee_id", list(fee_ids))
@@ -439,24 +435,17 @@ def store_balance(tx: Tx, fee: Fee, external_id: str, values: Sequence[int]) -> 
 
     ``values``: its cents, several where Alma has applied it more than once.
     """
-    changed = tx.run(
-        "UPDATE reading SET balance = :balance, status = :status, own_paid = own_paid + :value "
-        "WHERE institution = :i AND fee_id = :fee AND NOT EXISTS (SELECT 1 FROM reading_payment q "
-        "WHERE q.institution = reading.institution AND q.fee_id = reading.fee_id AND q.external_id = :id)",
+    tx.run(
+        "UPDATE reading SET balance = :balance, status = :status, own_paid = own_paid + :value, "
+        "own_payments = own_payments || :payments "
+        "WHERE institution = :i AND fee_id = :fee AND own_payments NOT LIKE :known",
         balance=fee.balance,
         status=fee.status,
         value=sum(values),
+        payments="".join(_told(external_id, value) for value in values),
         fee=fee.fee_id,
-        id=external_id,
+        known=f"%{external_id}=%",
     )
-    for value in values if changed else ():
-        tx.run(
-            "INSERT INTO reading_payment SELECT :i, CAST(:fee AS TEXT), COALESCE(MAX(place), -1) + 1, "
-            "CAST(:id AS TEXT), CAST(:value AS BIGINT) FROM reading_payment WHERE institution = :i AND fee_id = :fee",
-            fee=fee.fee_id,
-            id=external_id,
-            value=value,
-        )
 
 
 def export_taken(tx: Tx, live: bool, name: str, sha256: str, modified: int) -> bool:

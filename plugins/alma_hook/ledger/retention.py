@@ -112,7 +112,7 @@ KINDS = (
         )
         + "AND NOT EXISTS (SELECT 1 FROM exception_item x WHERE x.institution = f.institution "
         "AND x.fee_id = f.fee_id AND x.closed_at IS NULL)",
-        tuple(f"DELETE FROM {table} WHERE {_OF_FEE}" for table in ("reading_payment", "reading", "fee")),
+        tuple(f"DELETE FROM {table} WHERE {_OF_FEE}" for table in ("reading", "fee")),
     ),
 )
 

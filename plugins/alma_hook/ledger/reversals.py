@@ -134,10 +134,13 @@ def observe(tx: Tx, file: Row, shown: Shown, limit: int) -> frozenset[str]:
     return frozenset(str(payment["payment_key"]) for payment, _ in found)
 
 
-def seen_once(tx: Tx, payment_key: str) -> bool:
-    """Whether one file has shown the payment lower, and no second one."""
-    sql = "SELECT 1 FROM reversal WHERE institution = :i AND payment_key = :key AND state = 'seen_once'"
-    return tx.one(sql, key=payment_key) is not None
+def seen_once(tx: Tx, payment_key: str) -> int:
+    """Return by how many cents one file has shown the payment lower, and no second one."""
+    sql = (
+        "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM reversal WHERE institution = :i AND payment_key = :key "
+        "AND state = 'seen_once'"
+    )
+    return int(tx.one(sql, key=payment_key))
 
 
 def _too_many(file: Row, shown: Shown, found: Sequence[tuple[Row, int]], limit: int) -> Fault:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -124,30 +123,36 @@ class Tx:
             self.run(f"ANALYZE {table}")
 
     def insert(
-        self, table: str, types: Mapping[str, str], rows: Sequence[Mapping[str, Any]], **same: str
+        self, table: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], **same: str
     ) -> None:
-        """Insert many rows at once. ``types``: their columns, with PostgreSQL's types; ``same``: texts that all of them have.
+        """Insert many rows at once, of these columns; ``same``: texts that all of them have.
 
-        PostgreSQL takes them in one statement, as JSON: most of the time would go into handing them over one by one.
+        PostgreSQL copies them: most of the time would go into handing them over one by one.
         """
-        names = ", ".join(types)
-        into = f"INSERT INTO {table} ({', '.join(['institution', *same])}, {names})"
         if not rows:
             return
+        names = f"{table} ({', '.join(['institution', *same, *columns])})"
+        alike = (self.institution, *same.values())
+        values = [(*alike, *map(row.__getitem__, columns)) for row in rows]
         if self.dialect == "sqlite":
-            given = ", ".join("?" * (1 + len(same) + len(types)))
-            alike = (self.institution, *same.values())
-            self._connection.exec_driver_sql(
-                f"{into} VALUES ({given})", [(*alike, *map(row.__getitem__, types)) for row in rows]
-            )
+            places = ", ".join("?" * len(values[0]))
+            self._connection.exec_driver_sql(f"INSERT INTO {names} VALUES ({places})", values)
         else:
-            given = ", ".join([":i", *(f"CAST(:{name} AS TEXT)" for name in same)])
-            columns = ", ".join(f"{name} {type_}" for name, type_ in types.items())
-            self.run(
-                f"{into} SELECT {given}, {names} FROM json_to_recordset(CAST(:rows AS JSON)) AS j({columns})",
-                rows=json.dumps(rows),
-                **same,
-            )
+            self._copy(f"COPY {names} FROM STDIN", values)
+
+    def _copy(self, statement: str, values: Sequence[tuple[Any, ...]]) -> None:
+        """Let psycopg copy rows, which SQLAlchemy has no way for; what goes wrong is told as by SQLAlchemy."""
+        dialect = self._connection.dialect
+        assert dialect.loaded_dbapi is not None
+        try:
+            cursor: Any = self._connection.connection.cursor()
+            with cursor, cursor.copy(statement) as copy:
+                for row in values:
+                    copy.write_row(row)
+        except dialect.loaded_dbapi.Error as error:
+            raise DBAPIError.instance(
+                statement, None, error, dialect.loaded_dbapi.Error, hide_parameters=True, dialect=dialect
+            ) from None
 
     def event(self, subject: str, what: str, detail: str = "") -> None:
         """Record who did what to a subject (``batch 000012``, ``fee 138...``), in this transaction."""
