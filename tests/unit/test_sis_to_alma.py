@@ -453,6 +453,18 @@ def test_a_fee_that_was_never_charged(small: Bridge) -> None:
     assert [kind for kind in kinds(small) if "charged" in kind] == ["no such fee was charged"] * 2
 
 
+def test_a_payment_on_a_fee_that_was_never_charged_holds_its_charge_and_no_dry_runs(small: Bridge) -> None:
+    """What dry runs take in was paid on charges of the process that is there today."""
+    student = small.far.students[0]
+    fee = small.far.alma.add_fee(student, 1000)
+    leave(small, (student.primary_id, "17", f"ALMA{fee.id}", "10.00"))
+    small.sis_to_alma()
+
+    assert small.alma_to_sis("all_users", live=False).charges == 1
+    assert small.alma_to_sis("all_users").charges == 0
+    assert kinds(small) == ["no such fee was charged", "paid in PeopleSoft and never charged"]
+
+
 def test_a_known_payment_with_another_amount_is_listed(small: Bridge) -> None:
     (fee,) = charged(small, 1000)
     emplid = fee.user.primary_id

@@ -222,6 +222,17 @@ def test_a_comment_that_comes_back_after_all_counts_once(tmp_path: Path) -> None
     assert (in_alma(fee), kinds(bridge)) == ([("WAIVE", 400, "GOODWILL")], [])
 
 
+def test_a_comment_that_does_not_come_back_any_more_is_listed(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    bridge.far.alma.behaviour.waive_comment_returned = False
+    bridge.alma_to_sis("all_users")
+    assert kinds(bridge) == ["payments in Alma differ from those posted"]
+    assert [posting.cents for posting in bridge.far.peoplesoft.postings] == [1000]
+
+
 def test_a_comment_that_does_not_come_back_stops_the_second_waiver(tmp_path: Path) -> None:
     bridge = made(tmp_path, "comment")
     bridge.far.alma.behaviour.waive_comment_returned = False
