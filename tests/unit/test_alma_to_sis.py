@@ -212,6 +212,50 @@ def test_the_business_unit_of_the_settings_stands_in_each_line(make_bridge: Make
     assert {line.split(",")[0] for line in file.read_text().splitlines()} == {"CAMPS"}
 
 
+@pytest.mark.parametrize(
+    ("layout", "told"),
+    [
+        (layouts.load("asu_oasis"), "the settings now have asu_oasis"),
+        (layouts.load("uta_csv").model_copy(update={"name": "default"}), "does not mark credits"),
+    ],
+    ids=["another", "another of its name"],
+)
+def test_what_was_planned_for_one_layout_is_written_in_no_other(
+    make_bridge: MakeBridge, layout: layouts.Layout, told: str
+) -> None:
+    """Unmarked, a credit would be loaded as a charge."""
+    bridge = make_bridge(fees=0)
+    fee = bridge.far.alma.add_fee(bridge.far.students[0], 2000)
+    run(bridge)
+    bridge.far.alma.waive_at_desk(fee.id, 500)
+    planned_for = bridge.layout
+    with bridge.working("out") as (ledger, lease):
+        for _, work in bridge.tasks_out("all_users")[:3]:
+            work(ledger, lease)
+        bridge.layout = layout
+        with pytest.raises(Fatal, match=told):
+            bridge.write(ledger, lease)
+    bridge.layout = planned_for
+    run(bridge, "all_users")
+    assert owed(bridge, fee) == 1500
+    assert_equal(bridge)
+
+
+def test_a_worker_overtaken_before_it_writes_leaves_the_file_to_the_other(make_bridge: MakeBridge) -> None:
+    bridge = make_bridge(fees=0)
+    bridge.far.alma.add_fee(bridge.far.students[0], 2000)
+    with bridge.working("out") as (ledger, lease):
+        for _, work in bridge.tasks_out("all_users")[:3]:
+            work(ledger, lease)
+        bridge.far.clock.advance(seconds=60 * LEASE_MINUTES + 60)
+        with bridge.working("out"):
+            pass
+        with pytest.raises(LeaseTaken):
+            bridge.write(ledger, lease)
+        with ledger.read() as tx:
+            assert [row["state"] for row in batches.in_states(tx, "planned", "written")] == ["planned"]
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_week_of_everything(make_bridge: MakeBridge, seed: int) -> None:
     bridge = make_bridge(seed=seed)

@@ -524,6 +524,7 @@ def test_a_credit_waits_for_as_many_days_as_the_settings_say() -> None:
         ("2026-11-22T08:00:00Z", date(2026, 11, 22)),
         # Without a zone it is UTC, wherever the worker stands.
         ("2026-11-22T07:59:59", date(2026, 11, 21)),
+        ("2026-11-22T09:00:00", date(2026, 11, 22)),
         ("yesterday", None),
         (None, None),
     ],

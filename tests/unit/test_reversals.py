@@ -13,6 +13,8 @@ from alma_hook.errors import Fatal, Retriable
 from alma_hook.ledger import exceptions, institutions, payments, story
 from alma_hook.ledger.exceptions import OVERPAID
 from alma_hook.ledger.reversals import BACK, TAKEN_BACK, excess
+from alma_hook.payment_intake import TakeInCounts
+from alma_hook.payments import PostCounts
 from alma_hook.repair import repair
 from simulator.alma import NOT_AT_DESK
 from simulator.alma_records import Fee
@@ -55,11 +57,11 @@ def pay(bridge: Bridge, fee: Fee, cents: int | None = None) -> Payment:
     return payment
 
 
-def night(bridge: Bridge, bounced: str = "omit") -> None:
-    """PeopleSoft writes its output, all payments, and the DAG runs."""
+def night(bridge: Bridge, bounced: str = "omit") -> tuple[TakeInCounts, PostCounts]:
+    """PeopleSoft writes its output, all payments, and the DAG runs; what it came to."""
     bridge.far.clock.advance(hours=24)
     bridge.far.write_query_output(bounced=bounced)
-    bridge.sis_to_alma()
+    return bridge.sis_to_alma()
 
 
 def applied(*fees: Fee) -> list[list[int]]:

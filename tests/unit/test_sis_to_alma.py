@@ -147,6 +147,9 @@ def test_part_and_full_payments(small_on_both: Bridge) -> None:
     assert (part.balance_cents, full.balance_cents, untouched.balance_cents) == (600, 0, 300)
     assert (part.status, full.status) == ("ACTIVE", "CLOSED")
     assert_posted_once(bridge, {part.id: [400], full.id: [2050], untouched.id: []})
+    life = told(bridge, full)
+    assert "of it paid by us 20.50" in life
+    assert "not posted" not in life
 
 
 @pytest.mark.parametrize("fault", [None, "drop_before"])
@@ -220,16 +223,17 @@ def test_a_posting_is_not_charged_back(small: Bridge) -> None:
 # -- payments that do not fit -------------------------------------------------------------------------
 
 
-def test_more_than_the_fee(small: Bridge) -> None:
+@pytest.mark.parametrize("more", [250, 1])
+def test_more_than_the_fee(small: Bridge, more: int) -> None:
     (fee,) = charged(small, 1000)
-    student_pays(small, fee, 1250)
+    student_pays(small, fee, 1000 + more)
 
     _, posted = post(small)
 
     assert (posted.cents, applied(fee), fee.status) == (1000, [1000], "CLOSED")
-    assert kinds(small) == ["paid more than Alma's balance"]
+    assert listed_cents(small) == [("paid more than Alma's balance", more)]
     assert post(small)[1].tried == 0
-    assert kinds(small) == ["paid more than Alma's balance"]
+    assert listed_cents(small) == [("paid more than Alma's balance", more)]
 
 
 def test_more_than_what_the_desk_has_left(small: Bridge) -> None:
@@ -379,6 +383,17 @@ def test_a_fee_that_the_bursar_export_took(close: bool, small: Bridge) -> None:
     assert kinds(small) == ["fee already settled in Alma" if close else "fee is EXPORTED in Alma"]
 
 
+def test_an_active_fee_of_which_nothing_is_left_is_paid_nothing(small: Bridge) -> None:
+    (fee,) = charged(small, 1000)
+    student_pays(small, fee)
+    small.far.alma.pay_at_desk(fee.id)
+    fee.status = "ACTIVE"  # not closed yet
+
+    _, posted = post(small)
+
+    assert (posted.tried, applied(fee), kinds(small)) == (0, [], ["fee already settled in Alma"])
+
+
 def test_a_purged_user(small: Bridge) -> None:
     gone, stays = charged(small, 1000, 500)
     student_pays(small, gone)
@@ -436,6 +451,18 @@ def test_a_fee_that_was_never_charged(small: Bridge) -> None:
 
     assert applied(unmapped) == []
     assert [kind for kind in kinds(small) if "charged" in kind] == ["no such fee was charged"] * 2
+
+
+def test_a_payment_on_a_fee_that_was_never_charged_holds_its_charge_and_no_dry_runs(small: Bridge) -> None:
+    """What dry runs take in was paid on charges of the process that is there today."""
+    student = small.far.students[0]
+    fee = small.far.alma.add_fee(student, 1000)
+    leave(small, (student.primary_id, "17", f"ALMA{fee.id}", "10.00"))
+    small.sis_to_alma()
+
+    assert small.alma_to_sis("all_users", live=False).charges == 1
+    assert small.alma_to_sis("all_users").charges == 0
+    assert kinds(small) == ["no such fee was charged", "paid in PeopleSoft and never charged"]
 
 
 def test_a_known_payment_with_another_amount_is_listed(small: Bridge) -> None:
@@ -931,6 +958,7 @@ def test_a_desk_payment_between_reading_and_posting(small: Bridge) -> None:
 
     small.far.api.before_call = at_the_desk
     post(small)
+    assert "; Alma's answer does not show the payment." in told(small, fee)
     small.far.clock.advance(seconds=QUIET)
     post(small)
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
 
 from alma_hook import campus, payments
 from alma_hook.alma import AlmaApi, Request
 from alma_hook.alma_answers import Reply
-from alma_hook.errors import AlmaHookError, Retriable, SendingStopped, SettingsError
+from alma_hook.errors import AlmaHookError, LeaseTaken, Retriable, SendingStopped, SettingsError
 from alma_hook.ledger import Row, exceptions
 from simulator.alma_records import Fee
 from simulator.peoplesoft_records import Payment
 from simulator.query_output import REVERSAL_ITEM_TYPE
 from tests.bridge import SETTINGS, Bridge
 from tests.unit.test_applied import raised
+from tests.unit.test_at_the_limit import post as post_at_once
 from tests.unit.test_guard import copied, lose, put_back, repaired
 from tests.unit.test_older_copies import copy_after, person
 from tests.unit.test_reversals import charged, cumulative, equalise, kinds, listed, night, pay, resolve
@@ -162,9 +164,9 @@ def test_an_unclear_answer_is_looked_for_or_left_to_a_person(
     bridge.far.faults.clear()
     there = in_alma(fee)
     night(bridge)
-    night(bridge)
+    _, posted = night(bridge)
     if bridge.campus.sis_to_alma.waivers_shown_by == "ledger":
-        assert in_alma(fee) == there
+        assert (in_alma(fee), posted.waiting) == (there, 1)
         assert kinds(bridge) == ["waiver of unclear outcome"]
         word = "mark-waived" if there else "mark-not-waived"
         assert person(bridge, monkeypatch, word, number(bridge, "waiver of unclear outcome")) == 0
@@ -220,6 +222,17 @@ def test_a_comment_that_comes_back_after_all_counts_once(tmp_path: Path) -> None
     assert (in_alma(fee), kinds(bridge)) == ([("WAIVE", 400, "GOODWILL")], [])
 
 
+def test_a_comment_that_does_not_come_back_any_more_is_listed(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    night(bridge)
+    bridge.far.alma.behaviour.waive_comment_returned = False
+    bridge.alma_to_sis("all_users")
+    assert kinds(bridge) == ["payments in Alma differ from those posted"]
+    assert [posting.cents for posting in bridge.far.peoplesoft.postings] == [1000]
+
+
 def test_a_comment_that_does_not_come_back_stops_the_second_waiver(tmp_path: Path) -> None:
     bridge = made(tmp_path, "comment")
     bridge.far.alma.behaviour.waive_comment_returned = False
@@ -240,6 +253,41 @@ def test_a_comment_that_does_not_come_back_stops_the_second_waiver(tmp_path: Pat
         [("WAIVE", 700, "GOODWILL")],
     ]
     even(bridge)
+
+
+def test_the_first_waiver_ever_is_read_back_before_there_is_a_second(tmp_path: Path) -> None:
+    """Though payments were read back long ago, and however many accounts are posted at once."""
+    bridge = made(tmp_path, "comment")
+    bridge.far.alma.behaviour.waive_comment_returned = False
+    first, *others = charged(bridge, 100, 200, 300, 400)
+    pay(bridge, first)
+    night(bridge)
+    for fee in others:
+        waive(bridge, fee)
+    bridge.far.clock.advance(hours=24)
+    bridge.far.write_query_output()
+    two = Barrier(2)
+
+    def send(request: Request) -> Reply:
+        if request.method == "POST":
+            with suppress(BrokenBarrierError):
+                two.wait(0.5)
+        return bridge.send(request)
+
+    with pytest.raises(SendingStopped, match="does not come back with the fee"):
+        post_at_once(bridge, AlmaApi(send, pause=lambda _: None))
+    assert sum(len(in_alma(fee)) for fee in others) == 1
+
+
+def test_once_a_waiver_was_read_back_the_next_one_costs_a_reading_and_a_call(tmp_path: Path) -> None:
+    bridge = made(tmp_path, "comment")
+    first, second = charged(bridge, 100, 1000)
+    waive(bridge, first)
+    night(bridge)
+    waive(bridge, second, 400)
+    before = bridge.far.api.call_count()
+    night(bridge)
+    assert [call.method for call in list(bridge.far.api.calls)[before:]] == ["GET", "POST"]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -919,6 +967,39 @@ def in_doubt(bridge: Bridge, *, waived: bool) -> Fee:
     bridge.far.faults.clear()
     assert (in_alma(fee), kinds(bridge)) == ([], ["outcome of the posting unclear"])
     return fee
+
+
+def waiting(tmp_path: Path) -> tuple[Bridge, Fee]:
+    """A waiver of 4.00 that was taken for a payment, and waits while its fee is in dispute; then the settings are right."""
+    bridge = made(tmp_path, "comment")
+    corrected(bridge, RIGHT, PAYS)
+    (fee,) = charged(bridge, 1000)
+    waive(bridge, fee, 400)
+    bridge.far.alma.dispute(fee.id)
+    night(bridge)
+    bridge.far.alma.restore(fee.id)
+    return bridge, fee
+
+
+@pytest.mark.parametrize("now", ["waive:GOODWILL", "ignore"])
+def test_what_waits_is_what_the_settings_say_by_then_without_another_file(tmp_path: Path, now: str) -> None:
+    bridge, fee = waiting(tmp_path)
+    corrected(bridge, PAYS, f'{WAIVER} = "{now}"\n77 = "waive:GOODWILL"')
+    bridge.sis_to_alma()
+    assert in_alma(fee) == ([] if now == "ignore" else [("WAIVE", 400, "GOODWILL")])
+    assert kinds(bridge) == []
+
+
+def test_a_worker_overtaken_before_it_posts_lets_what_waits_be_what_it_was(tmp_path: Path) -> None:
+    bridge, _ = waiting(tmp_path)
+    corrected(bridge, PAYS, RIGHT)
+    with bridge.working("back") as (ledger, lease):
+        bridge.far.clock.advance(seconds=16 * 60)
+        with bridge.working("back"):
+            before = [rows_of(bridge, table) for table in ("payment", "event")]
+        with pytest.raises(LeaseTaken):
+            payments.post(ledger, lease, bridge.campus, bridge.api, bridge.folder, bridge.marks)
+    assert [rows_of(bridge, table) for table in ("payment", "event")] == before
 
 
 @pytest.mark.parametrize("told_again", [True, False])
