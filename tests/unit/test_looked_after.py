@@ -128,9 +128,9 @@ def reading_payments(readings: Iterable[Mapping[str, Any]]) -> list[dict[str, An
 def undo_the_newest(tx: Tx) -> None:
     """What is in a reading's column goes back into a table of its own."""
     old = [statement for _, _, sql in migrations()[:-1] for statement in store._statements(sql)]
-    table, view = (
+    table, view, index = (
         [statement for statement in old if statement.startswith(f"CREATE {begin} ")][-1]
-        for begin in ("TABLE reading_payment", "VIEW fee_wanted")
+        for begin in ("TABLE reading_payment", "VIEW fee_wanted", "INDEX line_of_item")
     )
     tx.run(table)
     tx.many(
@@ -141,6 +141,9 @@ def undo_the_newest(tx: Tx) -> None:
         "DROP VIEW fee_wanted",
         view,
         "ALTER TABLE reading DROP COLUMN own_payments",
+        "DROP INDEX line_of_item_unsent",
+        "DROP INDEX line_of_item",
+        index,
     ):
         tx.run(statement)
 

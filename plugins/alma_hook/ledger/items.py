@@ -123,17 +123,20 @@ def lines(tx: Tx, fee_ids: Sequence[str] = (), *, unseen: bool = False) -> dict[
     sql = (
         "SELECT l.item_fee, l.batch_id, l.line_no, l.kind, l.amount, l.state, l.confirmed_at, l.credit_item, b.delivered_at "
         "FROM line l JOIN batch b ON b.institution = l.institution AND b.batch_id = l.batch_id "
-        "WHERE l.institution = :i AND l.state IN ('sent', 'pending') AND l.item_fee"
+        "WHERE l.institution = :i AND l.state"
     )
+    # Each has an index of its own.
+    by_state = (f"{sql} = 'sent' AND l.item_fee", f"{sql} = 'pending' AND l.state <> 'sent' AND l.item_fee")
     found: dict[str, list[Sent]] = {}
     rows: list[Row] = []
-    if unseen:
-        rows = tx.rows(
-            f"{sql} IN (SELECT u.item_fee FROM line u WHERE u.institution = :i AND u.state = 'sent' "
+    for each in by_state if unseen else ():
+        rows += tx.rows(
+            f"{each} IN (SELECT u.item_fee FROM line u WHERE u.institution = :i AND u.state = 'sent' "
             "AND u.confirmed_at IS NULL AND u.credit_item = 0)"
         )
     have = {row["item_fee"] for row in rows}
-    rows += in_list(tx, sql, [fee_id for fee_id in fee_ids if fee_id not in have])
+    for each in by_state:
+        rows += in_list(tx, each, [fee_id for fee_id in fee_ids if fee_id not in have])
     for row in sorted(rows, key=lambda row: (row["batch_id"], row["line_no"])):
         at = row["delivered_at"] if row["state"] == "sent" else None
         found.setdefault(row["item_fee"], []).append(
@@ -298,7 +301,7 @@ def ever_sent_otherwise(tx: Tx, fee_ids: Sequence[str]) -> dict[str, list[str]]:
     """Return, by fee of the item, lines that count no more and may be loaded all the same, as ``batch/line``."""
     sql = (
         "SELECT l.item_fee, l.batch_id, l.line_no FROM line l WHERE l.institution = :i "
-        f"AND {_MAY_BE_LOADED_ALL_THE_SAME} AND l.item_fee"
+        f"AND l.state <> 'sent' AND {_MAY_BE_LOADED_ALL_THE_SAME} AND l.item_fee"
     )
     found: dict[str, list[str]] = {}
     for row in in_list(tx, sql, fee_ids):

@@ -101,7 +101,8 @@ KINDS = (
             f"AND NOT EXISTS (SELECT 1 FROM {table} t WHERE t.institution = f.institution AND t.{column} = f.fee_id{more}) "
             for table, column, more in (
                 ("line", "fee_id", " AND t.state <> 'preview'"),
-                ("line", "item_fee", " AND t.state <> 'preview'"),
+                ("line", "item_fee", " AND t.state = 'sent'"),
+                ("line", "item_fee", " AND t.state <> 'sent' AND t.state <> 'preview'"),
                 ("payment", "fee_id", ""),
                 ("payment", "posted_to", ""),
                 ("carry", "to_fee", ""),

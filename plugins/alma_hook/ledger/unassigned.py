@@ -70,11 +70,12 @@ def _known_to_alma(tx: Tx) -> dict[str, dict[str, Row]]:
     For each EMPLID that their fees were ever charged to: such a one was paid.
     """
     found: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in tx.rows(
-        "SELECT DISTINCT l.emplid, p.external_id, p.fee_id, p.amount, p.payment_no FROM payment p "
+    of_lines = (
+        "SELECT l.emplid, p.external_id, p.fee_id, p.amount, p.payment_no FROM payment p "
         "JOIN line l ON l.institution = p.institution AND l.item_fee = p.fee_id "
-        f"WHERE p.institution = :i AND p.payment_key LIKE '{reversals.LOST}%' ORDER BY p.payment_no"
-    ):
+        f"WHERE p.institution = :i AND p.payment_key LIKE '{reversals.LOST}%' AND l.state"
+    )
+    for row in tx.rows(f"{of_lines} = 'sent' UNION {of_lines} <> 'sent' ORDER BY payment_no"):
         found[row["emplid"]][row["external_id"]] = row
     return found
 

@@ -1,4 +1,4 @@
--- A reading and what it showed of our payments are one row: a plan of a large run has fewer to look for.
+-- What a plan of a large run looks for, and writes, lies closer together.
 
 -- own_payments: the payments in a reading that carry our key, in the payload's order, each as "KEY=cents ".
 ALTER TABLE reading ADD COLUMN own_payments TEXT NOT NULL DEFAULT '';
@@ -39,3 +39,16 @@ WHERE e.expected <> 0 OR e.in_flight > 0
        WHERE x.institution = e.institution AND x.fee_id = e.fee_id AND x.subject = 'fee ' || e.fee_id
          AND x.closed_at IS NULL);
 DROP TABLE reading_payment;
+
+-- Lines that were sent are found by their item; the few others have an index of their own, so that a plan need not look for
+-- the place of each of its lines among all that ever were.
+DROP INDEX line_of_item;
+CREATE INDEX line_of_item ON line (institution, item_fee) WHERE state = 'sent';
+CREATE INDEX line_of_item_unsent ON line (institution, item_fee) WHERE state <> 'sent';
+
+-- Of indexes that serve alike SQLite takes the newest: those with few lines.
+DROP INDEX line_unconfirmed;
+CREATE INDEX line_unconfirmed ON line (institution, batch_id) WHERE state = 'sent' AND confirmed_at IS NULL;
+DROP INDEX line_unseen;
+CREATE INDEX line_unseen ON line (institution, fee_id)
+    WHERE state = 'sent' AND kind = 'charge' AND confirmed_at IS NULL;
