@@ -499,14 +499,16 @@ def _take_in_file(
     # What an older file says is no news.
     entries.correct(tx, [found[0] for found in by_key.values()] if news else [])
     entries.follow_kinds(tx, campus.sis_to_alma.reasons, campus.sis_to_alma.ignored)
+    over = [
+        _subject(key)
+        for key, cents in {**dict.fromkeys(told.silent.keys() - grown.keys(), 0), **shown.cents}.items()
+        if cents <= known.get(key, 0) and not reversals.seen_once(tx, key)
+    ]
     exceptions.close_kind(
         tx,
         exceptions.ANOTHER_AMOUNT,
-        [
-            _subject(key)
-            for key, cents in {**dict.fromkeys(told.silent.keys() - grown.keys(), 0), **shown.cents}.items()
-            if cents <= known.get(key, 0) and not reversals.seen_once(tx, key)
-        ],
+        # A payment that has grown was lower before: an older file does not tell that it is so again.
+        over if news else exceptions.listed_below_nought(tx, exceptions.ANOTHER_AMOUNT, over),
         "the amount is the known one again, or stands as taken back",
     )
     _taken(tx, row, lines, len(new), len(file.refused), counts)

@@ -486,6 +486,24 @@ def test_a_payment_that_has_grown_is_listed_though_the_line_that_took_it_back_is
     assert posted(fee) == [1000]
 
 
+@pytest.mark.parametrize("with_line", [False, True])
+def test_that_a_payment_has_grown_stays_listed_when_an_older_window_is_run_again(
+    tmp_path: Path, with_line: bool
+) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 2000)
+    payment = pay(bridge, fee, 1000)
+    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
+    file_of(bridge, paid)
+    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
+    for _ in range(2):
+        file_of(bridge, back)
+    file_of(bridge, line_of(payment, "12.00"))
+    assert amounts(bridge) == [(BACK, 400), (ANOTHER, 200)]
+    late_file(bridge, paid, *([back] if with_line else []), hours=12)
+    assert amounts(bridge) == [(BACK, 400), (ANOTHER, 200)]
+
+
 def test_what_one_file_shows_lower_is_listed_without_what_stands_as_taken_back_by_then(
     tmp_path: Path,
 ) -> None:

@@ -175,6 +175,12 @@ def close_kind(tx: Tx, kind: str, subjects: Sequence[str], resolution: str) -> N
     _end(tx, [row for row in _judged(tx, subjects) if row["kind"] == kind], resolution)
 
 
+def listed_below_nought(tx: Tx, kind: str, subjects: Sequence[str]) -> list[str]:
+    """Return those of these subjects that are listed under a kind with less than nought, or were settled so by a person."""
+    rows = _judged(tx, subjects)
+    return [row["subject"] for row in rows if row["kind"] == kind and int(row["amount"]) < 0]
+
+
 def close_subject(tx: Tx, subject: str, resolution: str, by: str = "system") -> None:
     """Close all that is listed on one subject, or was settled by a person."""
     _end(tx, _judged(tx, [subject]), resolution, by)
