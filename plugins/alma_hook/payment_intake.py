@@ -442,7 +442,7 @@ def _take_in_file(
     # Paid and taken back before it was heard of.
     new = [payment for payment in new if payment.amount]
     shown = _shown(file, told, campus, news=news)
-    reversals.observe(tx, row, shown, campus.sis_to_alma.reversal_limit)
+    lower = reversals.observe(tx, row, shown, campus.sis_to_alma.reversal_limit)
     unheard: list[int] = []
     if campus.sis_to_alma.cumulative and not news:
         unheard = [payment.amount for payment in new]
@@ -494,7 +494,9 @@ def _take_in_file(
     ]
     listed += [_refused(row, line) for line in file.refused]
     listed += strange
-    listed += _not_together(tx, row, back, new_lines, campus)
+    # Of known lines more may count than before: the settings said until now that they sum up, or that each file lists all.
+    telling = [line for line in back if line in new_lines or line.payment_key in lower]
+    listed += _not_together(tx, row, back, telling, campus)
     exceptions.open_all(tx, listed)
     # What an older file says is no news.
     entries.correct(tx, [found[0] for found in by_key.values()] if news else [])
@@ -516,9 +518,11 @@ def _take_in_file(
 
 
 def _not_together(
-    tx: Tx, row: Row, lines: Sequence[Line], new: Sequence[Line], campus: Campus
+    tx: Tx, row: Row, lines: Sequence[Line], telling: Sequence[Line], campus: Campus
 ) -> list[Listed]:
-    """List new lines in a window that lacks what took back the same payment before; ``lines``: all of the file.
+    """List lines in a window that lacks what took back the same payment before; ``lines``: all of the file.
+
+    ``telling``: those by which more was taken back than before, new ones above all.
 
     It may be one line that sums up and has grown, which the settings then should say; or the older one is of a day that
     the window leaves out.
@@ -545,7 +549,7 @@ def _not_together(
             "grows, set sis_to_alma.reversal_lines and let it be run for its days again; if both are true, settle it",
             payment_key=line.payment_key,
         )
-        for line in new
+        for line in telling
         if lacking[line.payment_key]
     ]
 

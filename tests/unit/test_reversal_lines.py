@@ -679,3 +679,30 @@ def test_of_lines_that_sum_up_the_largest_counts_in_whatever_order_they_come(
     file_of(bridge, *(line_of(payment, back, REVERSAL_ITEM_TYPE) for back in ("3.00", "8.00")))
     assert kinds(bridge).count("payment line refused") == 2
     assert sum(cents for _, cents, _ in listed(bridge)) == 700
+
+
+@pytest.mark.parametrize("before", ["sum", "cumulative"])
+@pytest.mark.parametrize("waits", [True, False])
+def test_known_lines_of_which_more_counts_by_other_settings_are_listed(
+    tmp_path: Path, waits: bool, before: str
+) -> None:
+    """The lines were taken in when the largest counted, or those of the newest file alone."""
+    now = SUM if before == "sum" else ("[sis_to_alma]\n", "[sis_to_alma]\ncumulative = true\n")
+    bridge = Bridge(tmp_path, students=1, fees=0, settings=lambda text: reversing(text).replace(*now))
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    if waits:
+        bridge.far.alma.dispute(fee.id)
+    file_of(bridge, line_of(payment, "10.00"))
+    told_by_one_line(bridge, payment, "3.00", "3.00", "7.00", "7.00")
+    bridge.far.peoplesoft.bounce(payment.payment_id, 700)
+    corrected(bridge, now[1], now[0])
+    told_by_one_line(bridge, payment, "7.00", "7.00")
+    assert (NOT_TOGETHER, 300) in amounts(bridge)
+    corrected(bridge, *SUM)
+    if waits:
+        bridge.far.alma.restore(fee.id)
+    told_by_one_line(bridge, payment, "7.00")
+    equalise(bridge)
+    assert NOT_TOGETHER not in kinds(bridge)
+    assert posted(fee) == ([300] if waits else [1000])
