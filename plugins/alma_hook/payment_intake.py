@@ -422,6 +422,7 @@ def _take_in_file(
     known = entries.known(tx, [payment.payment_key for payment in (*file.payments, *file.reversals)])
     back = _lines(file.reversals)
     new_lines = reversal_lines.keep(tx, back, campus.sis_to_alma.no_reversals)
+    back = reversal_lines.as_kept(tx, back)
     unheard_of = {line.payment_key for line in new_lines}
     told = _told(tx, file, known, back, campus)
     by_key: dict[str, list[entries.Payment]] = {}
@@ -529,6 +530,8 @@ def _not_together(
     """
     settings = campus.sis_to_alma
     if settings.cumulative:
+        over = exceptions.judged_subjects(tx, [exceptions.NOT_TOGETHER])
+        exceptions.close_kind(tx, exceptions.NOT_TOGETHER, over, "the lines of the newest file count alone")
         return []
     lacking = (
         Counter() if settings.reversals_sum_up else reversal_lines.apart(tx, lines, settings.no_reversals)

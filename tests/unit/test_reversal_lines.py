@@ -706,3 +706,18 @@ def test_known_lines_of_which_more_counts_by_other_settings_are_listed(
     equalise(bridge)
     assert NOT_TOGETHER not in kinds(bridge)
     assert posted(fee) == ([300] if waits else [1000])
+
+
+@pytest.mark.parametrize("now", ['date_format = "%d/%m/%Y"', "cumulative = true"])
+def test_what_no_file_had_together_is_off_the_list_by_other_settings_too(tmp_path: Path, now: str) -> None:
+    bridge = windows(tmp_path)
+    (fee,) = charged(bridge, 1000)
+    payment = pay(bridge, fee)
+    paid = line_of(payment, "10.00")
+    first, second = (line_of(payment, cents, REVERSAL_ITEM_TYPE) for cents in ("3.00", "2.00"))
+    for row in (paid, first, second):
+        file_of(bridge, row)
+    assert NOT_TOGETHER in kinds(bridge)
+    corrected(bridge, "[sis_to_alma]\n", f"[sis_to_alma]\n{now}\n")
+    file_of(bridge, paid, first, second)
+    assert NOT_TOGETHER not in kinds(bridge)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from alma_hook.ledger.store import Row, Tx, in_list
 
@@ -57,6 +57,15 @@ def keep(tx: Tx, lines: Sequence[Line], others: frozenset[str]) -> list[Line]:
         changed,
     )
     return new
+
+
+def as_kept(tx: Tx, lines: Sequence[Line]) -> list[Line]:
+    """Return lines that are kept with the keys that they were kept by: their days may have been read otherwise then."""
+    keys = {
+        (row["payment_key"], row["text_key"]): row["line_key"]
+        for row in _of(tx, {line.payment_key for line in lines})
+    }
+    return [replace(line, key=keys.get((line.payment_key, line.text_key), line.key)) for line in lines]
 
 
 def apart(tx: Tx, lines: Sequence[Line], others: frozenset[str]) -> Counter[str]:
