@@ -198,7 +198,7 @@ MEANINGS = {
     "paid is in every file.",
     "sis_to_alma.reversal_lines": "Where files hold windows, and `kinds` has a `reversal`. `each`: each time that something is "
     "taken back of a payment is a line of its own. `sum`: one line has all that was ever taken back of it, and grows; the "
-    "largest counts.",
+    "largest counts. `sum` is refused elsewhere.",
     "sis_to_alma.reversal_limit": "A file that lacks, or shows lower, more known payments than this for the first time is "
     "refused as a whole.",
     "sis_to_alma.max_drop": "Percent. A file that should list all (`cumulative`, `items.complete`) with that many fewer lines "

@@ -550,6 +550,8 @@ def _not_together(
             f"{row['name']} takes {amount(line.cents)} of a payment back and lacks the {amount(lacking[line.payment_key])} "
             "taken back of it before: both count. If the query tells all that was taken back of a payment in one line, which "
             "grows, set sis_to_alma.reversal_lines and let it be run for its days again; if both are true, settle it",
+            # Lines that take back name their payment's fee.
+            fee_id=line.payment_key.rpartition(":")[2],
             payment_key=line.payment_key,
         )
         for line in telling

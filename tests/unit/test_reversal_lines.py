@@ -649,8 +649,8 @@ def test_two_lines_that_are_both_true_are_settled_by_a_person_or_by_a_file_that_
     file_of(bridge, line_of(payment, "10.00"))
     for row in (first, first, second, second):
         file_of(bridge, row)
-    ((exception_id, cents, _),) = listed(bridge, NOT_TOGETHER)
-    assert cents == 200
+    ((_, *told),) = listed(bridge, NOT_TOGETHER)
+    assert told == [200, fee.id]
     file_of(bridge, first, second)
     assert listed(bridge, NOT_TOGETHER) == []
     third = line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
