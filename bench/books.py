@@ -180,6 +180,8 @@ def run(url: str, folder: Path, count: int, changed: int, *, report: bool = True
         if ledger.engine.dialect.name == "postgresql":
             # What it does each five minutes; to read so many accounts takes longer.
             _tell(ledger, "CHECKPOINT")
+        # The plan is a task of its own: it opens the ledger anew.
+        ledger.close()
         counts = None
 
         def plan() -> None:
