@@ -420,9 +420,7 @@ def _take_in_file(
 ) -> None:
     news = reversals.newest(tx, row)
     known = entries.known(tx, [payment.payment_key for payment in (*file.payments, *file.reversals)])
-    back = _lines(file.reversals)
-    new_lines = frozenset(reversal_lines.keep(tx, back, campus.sis_to_alma.no_reversals))
-    back = reversal_lines.as_kept(tx, back)
+    back, new_lines = reversal_lines.keep(tx, _lines(file.reversals), campus.sis_to_alma.no_reversals)
     unheard_of = {line.payment_key for line in new_lines}
     told = _told(tx, file, known, back, campus)
     by_key: dict[str, list[entries.Payment]] = {}

@@ -466,10 +466,8 @@ def test_a_file_without_the_line_is_no_second_witness_of_it(tmp_path: Path, was_
     assert amounts(bridge) == ([(BACK, 400)] if was_posted else [])
 
 
-def test_a_payment_that_has_grown_is_listed_though_the_line_that_took_it_back_is_not_beside_it(
-    tmp_path: Path,
-) -> None:
-    bridge = windows(tmp_path)
+def grown(bridge: Bridge) -> tuple[Fee, str, str]:
+    """A payment of 10.00 of which 4.00 were taken back is told as 12.00; its fee, its own line of before, and the other."""
     (fee,) = charged(bridge, 2000)
     payment = pay(bridge, fee, 1000)
     paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
@@ -479,6 +477,14 @@ def test_a_payment_that_has_grown_is_listed_though_the_line_that_took_it_back_is
         file_of(bridge, back)
     assert amounts(bridge) == [(BACK, 400)]
     file_of(bridge, line_of(payment, "12.00"))
+    return fee, paid, back
+
+
+def test_a_payment_that_has_grown_is_listed_though_the_line_that_took_it_back_is_not_beside_it(
+    tmp_path: Path,
+) -> None:
+    bridge = windows(tmp_path)
+    fee, paid, _ = grown(bridge)
     assert amounts(bridge) == [(BACK, 400), (ANOTHER, 200)]
     # The rise was taken off the item again.
     file_of(bridge, paid)
@@ -491,14 +497,7 @@ def test_that_a_payment_has_grown_stays_listed_when_an_older_window_is_run_again
     tmp_path: Path, with_line: bool
 ) -> None:
     bridge = windows(tmp_path)
-    (fee,) = charged(bridge, 2000)
-    payment = pay(bridge, fee, 1000)
-    paid, back = line_of(payment, "10.00"), line_of(payment, "4.00", REVERSAL_ITEM_TYPE)
-    file_of(bridge, paid)
-    bridge.far.peoplesoft.bounce(payment.payment_id, 400)
-    for _ in range(2):
-        file_of(bridge, back)
-    file_of(bridge, line_of(payment, "12.00"))
+    _, paid, back = grown(bridge)
     assert amounts(bridge) == [(BACK, 400), (ANOTHER, 200)]
     late_file(bridge, paid, *([back] if with_line else []), hours=12)
     assert amounts(bridge) == [(BACK, 400), (ANOTHER, 200)]

@@ -26,8 +26,8 @@ class Line:
     kind: str | None = None
 
 
-def keep(tx: Tx, lines: Sequence[Line], others: frozenset[str]) -> list[Line]:
-    """Keep these lines; return those that were not known.
+def keep(tx: Tx, lines: Sequence[Line], others: frozenset[str]) -> tuple[list[Line], frozenset[Line]]:
+    """Keep these lines; return them with the keys that they are kept by, and those among them that were not known.
 
     Known by either key it is the same line: its day may be read otherwise since, or written otherwise. What it was first said
     to be it stays, unless that is one of the kinds that the settings call something else (``others``).
@@ -35,13 +35,16 @@ def keep(tx: Tx, lines: Sequence[Line], others: frozenset[str]) -> list[Line]:
     kept = _of(tx, {line.payment_key for line in lines})
     by_key = {(row["payment_key"], row["line_key"]): row for row in kept}
     by_text = {(row["payment_key"], row["text_key"]): row for row in kept}
+    there: list[Line] = []
     new: list[Line] = []
     changed: list[dict[str, str | None]] = []
     for line in lines:
         known = by_text.get((line.payment_key, line.text_key)) or by_key.get((line.payment_key, line.key))
         if known is None:
+            there.append(line)
             new.append(line)
             continue
+        there.append(replace(line, key=known["line_key"]))
         kind = line.kind if known["kind"] in others else known["kind"]
         if (known["text_key"], known["kind"]) != (line.text_key, kind):
             place = {"payment": line.payment_key, "line": known["line_key"]}
@@ -56,16 +59,7 @@ def keep(tx: Tx, lines: Sequence[Line], others: frozenset[str]) -> list[Line]:
         "WHERE institution = :i AND payment_key = :payment AND line_key = :line",
         changed,
     )
-    return new
-
-
-def as_kept(tx: Tx, lines: Sequence[Line]) -> list[Line]:
-    """Return lines that are kept with the keys that they were kept by: their days may have been read otherwise then."""
-    keys = {
-        (row["payment_key"], row["text_key"]): row["line_key"]
-        for row in _of(tx, {line.payment_key for line in lines})
-    }
-    return [replace(line, key=keys.get((line.payment_key, line.text_key), line.key)) for line in lines]
+    return there, frozenset(new)
 
 
 def apart(tx: Tx, lines: Sequence[Line], others: frozenset[str]) -> Counter[str]:
